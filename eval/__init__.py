@@ -1,0 +1,1 @@
+"""Benchmarks: each loads, prompts and scores; runs through lm-eval."""

@@ -1,0 +1,1 @@
+"""Recipes that train: the stages and the stand-ins for the hub's weights."""
