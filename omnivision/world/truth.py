@@ -50,6 +50,7 @@ class Chart:
     colors: tuple[str, ...]  # colour name per series (or per slice for pies)
     language: str = "en"
     source: str = ""  # package and table
+    slice_id: str = ""  # names the slice apart from drawing, order and language: never in both train and evaluation
     seed: int = 0
 
 
