@@ -1,0 +1,211 @@
+"""A set of functions that a model can call: names, descriptions, schemas, and one token each."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import jsonschema
+import referencing
+
+from omnivision.constants import FUNCTION_FILE, FUNCTION_PREFIX
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions.schema import callable_schema
+
+IRRELEVANT = "irrelevant"  # the answer to a request that no function of the set serves (Octopus v2)
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function.
+
+    Args:
+        name: unique in its set.
+        description: what it does; the row of its token starts from these words.
+        parameters: JSON schema of the arguments (an object), properties in their written order.
+
+    Raises:
+        ConfigError: the schema is not one, or refers to something outside itself (a reference
+            would be fetched from the network while a model's output is being checked).
+    """
+
+    name: str
+    description: str
+    parameters: dict = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def __post_init__(self) -> None:
+        where = f"function {self.name!r}"
+        try:
+            jsonschema.Draft202012Validator.check_schema(self.parameters)
+        except jsonschema.SchemaError as error:
+            raise ConfigError(f"not a JSON schema: {error.message}", where, "Mend 'parameters'.") from error
+        for reference in _references(self.parameters):
+            if not reference.startswith("#"):
+                raise ConfigError(f"outside reference {reference!r}", where, "Copy the definition into the schema.")
+        if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
+            raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Names in the schema's order."""
+        return tuple(self.parameters.get("properties", {}))
+
+    @cached_property
+    def _validator(self) -> jsonschema.Draft202012Validator:
+        # An empty registry never fetches; jsonschema's default one would.
+        return jsonschema.Draft202012Validator(self.parameters, registry=referencing.Registry())
+
+    def faults(self, arguments: dict) -> list[tuple[str, str]]:
+        """What is wrong with arguments: (kind, message) pairs, empty when they are valid.
+
+        An argument that the schema does not name is a fault unless the schema opens itself with
+        additionalProperties: a made-up argument must not reach a function.
+        """
+        found = []
+        if not self.parameters.get("additionalProperties", False):
+            for name in arguments:
+                if name not in self.argument_names:
+                    found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))
+        try:
+            found += [("schema", error.message) for error in self._validator.iter_errors(arguments)]
+        except (RecursionError, referencing.exceptions.Unresolvable) as error:
+            found.append(("schema", f"the schema of {self.name} cannot be applied: {error}"))
+        return found
+
+    def to_tool(self) -> dict:
+        """The OpenAI tool form."""
+        body = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": body}
+
+
+@dataclass(frozen=True)
+class FunctionSet:
+    """Functions in the order of their tokens: function i is <prefix_i>, the end is <prefix_end>.
+
+    The function `irrelevant` is always there; it is added last unless the set has it already, so
+    the position of every function is kept by save, load and `extended`.
+    """
+
+    functions: tuple[Function, ...]
+    prefix: str = FUNCTION_PREFIX
+
+    def __post_init__(self) -> None:
+        if not self.prefix.isidentifier():
+            raise ConfigError(f"prefix {self.prefix!r} is not a plain word", "function set", "Use letters and digits.")
+        functions = tuple(self.functions)
+        if IRRELEVANT not in {function.name for function in functions}:
+            functions += (Function(IRRELEVANT, "The request fits none of the other functions."),)
+        object.__setattr__(self, "functions", functions)
+        seen: set[str] = set()
+        for function in functions:
+            if function.name in seen:
+                raise ConfigError(f"two functions named {function.name!r}", "function set", "Rename one.")
+            seen.add(function.name)
+
+    @classmethod
+    def from_json(cls, source: str | Path | list | dict, prefix: str | None = None) -> FunctionSet:
+        """Read tools in OpenAI's format.
+
+        Args:
+            source: a file, a list of tools, or {"prefix": ..., "functions": [tools]}. A tool is
+                {"type": "function", "function": {name, description, parameters}} or its inside.
+            prefix: overrides the file's.
+
+        Raises:
+            ConfigError: no such file, not JSON, or a tool without a name.
+        """
+        where = "function list"
+        if isinstance(source, (str, Path)):
+            where = str(source)
+            source = _read_json(Path(source))
+        if isinstance(source, dict):
+            prefix = prefix or source.get("prefix")
+            source = source.get("functions")
+        if not isinstance(source, list):
+            raise ConfigError("not a list of functions", where, "Give tools in OpenAI's format, as a JSON list.")
+        functions = [_read_tool(tool, f"{where}, entry {index}") for index, tool in enumerate(source)]
+        return cls(tuple(functions), prefix or FUNCTION_PREFIX)
+
+    @classmethod
+    def from_callables(cls, *functions: Callable, prefix: str = FUNCTION_PREFIX) -> FunctionSet:
+        """Describe plain Python functions by their type hints and docstrings."""
+        return cls(tuple(Function(function.__name__, *callable_schema(function)) for function in functions), prefix)
+
+    def extended(self, more: Iterable[Function]) -> FunctionSet:
+        """A larger set; the functions that are here keep their tokens, the new ones follow."""
+        return FunctionSet(self.functions + tuple(more), self.prefix)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write functions.json beside a checkpoint."""
+        file = Path(folder) / FUNCTION_FILE
+        content = {"prefix": self.prefix, "functions": [function.to_tool() for function in self.functions]}
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, file)
+        return file
+
+    @classmethod
+    def load(cls, folder: str | Path) -> FunctionSet:
+        """Read the functions.json of a checkpoint."""
+        return cls.from_json(Path(folder) / FUNCTION_FILE)
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    def token(self, name: str) -> str:
+        """The functional token of a function."""
+        return f"<{self.prefix}_{self.position(name)}>"
+
+    def position(self, name: str) -> int:
+        """Place of a function in the set."""
+        for index, function in enumerate(self.functions):
+            if function.name == name:
+                return index
+        known = ", ".join(function.name for function in self.functions)
+        raise DataError(f"no function named {name!r}", "function set", f"Known: {known}.")
+
+    def __getitem__(self, name: str) -> Function:
+        return self.functions[self.position(name)]
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """One functional token per function, in order, without the end token."""
+        return tuple(f"<{self.prefix}_{index}>" for index in range(len(self.functions)))
+
+    @property
+    def end_token(self) -> str:
+        """The token that closes a call."""
+        return f"<{self.prefix}_end>"
+
+
+def _read_json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("no function file", str(file), "Give a JSON list of tools in OpenAI's format.") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"not a readable JSON file: {error}", str(file), "Mend or replace the file.") from error
+
+
+def _read_tool(tool: object, where: str) -> Function:
+    body = tool.get("function", tool) if isinstance(tool, dict) else None
+    if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
+        raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
+    # OpenAI allows a function without parameters to leave the schema out or null.
+    parameters = body.get("parameters") or {"type": "object", "properties": {}}
+    return Function(body["name"], str(body.get("description") or body["name"]), parameters)
+
+
+def _references(schema: object) -> Iterable[str]:
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in ("$ref", "$dynamicRef") and isinstance(value, str):
+                yield value
+            yield from _references(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _references(value)

@@ -1,0 +1,112 @@
+"""From a Python function's type hints and docstring to a JSON schema of its arguments."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import types
+import typing
+from collections.abc import Callable
+
+from omnivision.errors import ConfigError
+
+_SIMPLE = {
+    str: {"type": "string"},
+    bool: {"type": "boolean"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    type(None): {"type": "null"},
+    list: {"type": "array"},
+    dict: {"type": "object"},
+    typing.Any: {},
+}
+
+
+def callable_schema(function: Callable) -> tuple[str, dict]:
+    """Describe a function to a model.
+
+    Args:
+        function: every parameter needs a type hint; the docstring's first paragraph says what the
+            function does, an "Args:" section (lines "name: text") says what each argument is.
+
+    Returns:
+        The description and the JSON schema of the arguments, in the order of the signature.
+
+    Raises:
+        ConfigError: a parameter without a hint, a hint that JSON cannot express, or a parameter
+            that cannot be passed by name.
+    """
+    where = f"function {function.__name__}"
+    hints = typing.get_type_hints(function)
+    description, about = _read_docstring(inspect.getdoc(function) or "")
+    if not description:
+        raise ConfigError(
+            "a function without a docstring", where, "Say in one line what it does: the token starts from it."
+        )
+    properties, required = {}, []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise ConfigError(
+                f"parameter '{parameter}' cannot be passed by name", where, "Use named parameters only."
+            )
+        if name not in hints:
+            raise ConfigError(f"parameter '{name}' has no type hint", where, "Add one, such as str or list[int].")
+        schema = hint_schema(hints[name], f"{where}, parameter '{name}'")
+        if name in about:
+            schema = {**schema, "description": about[name]}
+        if parameter.default is parameter.empty:
+            required.append(name)
+        elif isinstance(parameter.default, (str, bool, int, float)):
+            schema = {**schema, "default": getattr(parameter.default, "value", parameter.default)}
+        properties[name] = schema
+    return description, {"type": "object", "properties": properties, "required": required}
+
+
+def hint_schema(hint: object, where: str) -> dict:
+    """JSON schema of one type hint (str, bool, int, float, list, dict, Literal, Enum, unions)."""
+    if hint in _SIMPLE:
+        return dict(_SIMPLE[hint])
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is list:
+        return {"type": "array", "items": hint_schema(inner[0], where)}
+    if origin is dict and inner[0] is str:
+        return {"type": "object", "additionalProperties": hint_schema(inner[1], where)}
+    if origin is typing.Literal:
+        return {"enum": list(inner)}
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return {"enum": [member.value for member in hint]}
+    if origin in (typing.Union, types.UnionType):
+        return {"anyOf": [hint_schema(one, where) for one in inner]}
+    raise ConfigError(
+        f"type hint {hint!r} has no JSON form",
+        where,
+        "Use str, int, float, bool, list[...], dict[str, ...], Literal, Enum or a union of them.",
+    )
+
+
+def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """First paragraph on one line, and the entries of the "Args:" section."""
+    lines = text.splitlines()
+    summary = []
+    for line in lines:
+        if not line.strip():
+            break
+        summary.append(line.strip())
+    about: dict[str, str] = {}
+    inside, margin, current = False, None, None
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if line.strip() in ("Args:", "Arguments:", "Parameters:"):
+            inside, margin, current = True, None, None
+        elif inside and line.strip():
+            if indent == 0:
+                inside = False
+                continue
+            margin = indent if margin is None else margin
+            if indent <= margin and ":" in line:
+                name, _, rest = line.strip().partition(":")
+                current = name.partition("(")[0].strip()
+                about[current] = rest.strip()
+            elif current is not None:
+                about[current] = f"{about[current]} {line.strip()}".strip()
+    return " ".join(summary), about

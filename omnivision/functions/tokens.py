@@ -1,0 +1,104 @@
+"""Functional tokens in a tokenizer and in a language model's tables.
+
+V = vocabulary rows, D = language model width, T = tokens of a description
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import AddedToken
+
+from omnivision.errors import ConfigError
+from omnivision.functions.function_set import FunctionSet
+
+
+@dataclass(frozen=True)
+class FunctionalTokens:
+    """Ids of a function set in one tokenizer."""
+
+    functions: tuple[int, ...]  # in the order of the set
+    end: int
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What install_tokens did."""
+
+    tokens: FunctionalTokens
+    added: int  # tokens that were new to the tokenizer
+    spare_rows_used: int  # rows that lay ready beyond the tokenizer's length
+    rows_before: int
+    rows_after: int  # equal to rows_before unless the spare rows were too few
+
+
+def functional_tokens(tokenizer, function_set: FunctionSet) -> FunctionalTokens:
+    """Look the ids up.
+
+    Raises:
+        ConfigError: the tokenizer does not know a token (the set was never installed there).
+    """
+    ids = []
+    known = tokenizer.get_added_vocab()
+    for token in (*function_set.tokens, function_set.end_token):
+        if token not in known:
+            raise ConfigError(
+                f"the tokenizer does not know {token}",
+                "functional tokens",
+                "Train the stage 'functions' first, or take the functions.json that lies beside the checkpoint.",
+            )
+        ids.append(known[token])
+    return FunctionalTokens(tuple(ids[:-1]), ids[-1])
+
+
+def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
+    """Give every function its token; may be called again with an extended set.
+
+    Rows that already carry a functional token are left as they are, so that trained functions
+    keep what they learnt. New rows lie first in the spare rows of the table (Qwen2.5 has 271: a
+    plain resize to len(tokenizer) would shrink it) and enlarge it only past them. They start from
+    the mean embedding of the description's tokens: near the words that ask for the function.
+
+    Args:
+        model: anything with get_input_embeddings, get_output_embeddings, resize_token_embeddings.
+        tokenizer: its tokenizer; the tokens become special, so text never turns into them where
+            split_special_tokens is set.
+        function_set: the functions.
+
+    Returns:
+        Ids and how the table was used.
+
+    Source: Octopus v2 (functional tokens); spare rows: Qwen2.5 config.json, 151,936 rows for 151,665 ids.
+    """
+    about = {token: function.description for token, function in zip(function_set.tokens, function_set.functions)}
+    about[function_set.end_token] = "The end of the call."
+    new = {token: text for token, text in about.items() if token not in tokenizer.get_added_vocab()}
+    # Encoded before the tokens exist and with special tokens split: a description is plain text.
+    texts = {token: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for token, text in new.items()}
+    rows_before = model.get_input_embeddings().weight.shape[0]
+    spare = max(0, rows_before - len(tokenizer))
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
+    if len(tokenizer) > rows_before:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ids = tokenizer.get_added_vocab()
+    with torch.no_grad():
+        for weight_VD in _tables(model):
+            for token, text_T in texts.items():
+                weight_VD[ids[token]] = weight_VD[text_T].float().mean(dim=0).to(weight_VD.dtype)
+    return Installed(
+        tokens=functional_tokens(tokenizer, function_set),
+        added=len(new),
+        spare_rows_used=min(spare, len(new)),
+        rows_before=rows_before,
+        rows_after=model.get_input_embeddings().weight.shape[0],
+    )
+
+
+def _tables(model) -> list[torch.Tensor]:
+    """The input table and, where it is a table of its own, the output table."""
+    tables = [model.get_input_embeddings().weight]
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not tables[0]:
+        tables.append(head.weight)
+    return tables
