@@ -36,6 +36,7 @@ class Scene:
     items: tuple[Item, ...]
     seed: int = 0  # background, distractor texture
     sign: str | None = None  # a short word written on a sign in the scene, if any
+    sign_at: tuple[float, float] | None = None  # centre of that sign, in fractions of the side
 
 
 @dataclass(frozen=True)
