@@ -1,0 +1,68 @@
+"""`omnivision chat`: one question about one picture, the answer streamed as it is generated."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+EXAMPLE = 'example: omnivision chat --model runs/quickstart/sft/final --image photo.jpg "How many cups are there?"'
+
+
+def main(argv: list[str]) -> int:
+    """Answers one question; the answer is all that stands on stdout."""
+    parser = argparse.ArgumentParser(prog="omnivision chat", description="An answer about a picture, streamed.", epilog=EXAMPLE)
+    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint in the hub's layout, a run's final/ folder")
+    parser.add_argument("--image", required=True, metavar="FILE", help="JPEG, PNG or WebP")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, not streamed")
+    parser.add_argument("question")
+    options = parser.parse_args(argv)
+    if options.max_new_tokens < 1:
+        parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
+
+    from omnivision.data.image import open_image
+    from omnivision_cli.checkpoints import load_checkpoint, model_folder
+
+    model_folder(options.model)  # both inputs are judged before anything slow begins
+    picture = open_image(options.image)
+    model, processor = load_checkpoint(options.model)
+    started = time.perf_counter()
+    ids = answer_ids(model, processor, picture, options.question, options.max_new_tokens, stream=not options.json)
+    if options.json:
+        text = processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        print(json.dumps({"model": options.model, "image": options.image, "question": options.question, "answer": text,
+                          "tokens": len(ids), "seconds": round(time.perf_counter() - started, 3)}, ensure_ascii=False))
+    return 0
+
+
+def answer_ids(model, processor, picture, question: str, max_new_tokens: int, stream: bool) -> list[int]:
+    """Greedy answer to one question.
+
+    Args:
+        model, processor: as load_checkpoint gives them.
+        picture: a PIL image.
+        question: taken as text: control tokens typed into it stay letters.
+        max_new_tokens: longest answer.
+        stream: whether to print words on stdout as they come.
+
+    Returns:
+        The generated ids, without the prompt and the end of the turn.
+    """
+    import torch
+    from transformers import TextStreamer
+
+    from omnivision.constants import END_OF_TEXT, TURN_END
+
+    tokenizer = processor.tokenizer
+    messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
+    inputs = processor.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    ends = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+    with torch.inference_mode():
+        output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer,
+                                eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    sys.stdout.flush()
+    ids = output[0, inputs["input_ids"].shape[1]:].tolist()
+    return [one for one in ids if one not in ends]

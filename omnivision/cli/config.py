@@ -1,0 +1,57 @@
+"""`omnivision config show|schema`: a recipe's configuration with every default, and the keys it knows."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from pathlib import Path
+
+# recipe: the dataclass its YAML fills
+RECIPES = {
+    "vision": "omnivision_train.vision:VisionConfig",
+}
+EXAMPLE = "example: omnivision config show --config train/configs/vision.yaml seed=2"
+
+
+def main(argv: list[str]) -> int:
+    """Prints YAML (show) or a JSON schema; with --json one object in both cases."""
+    parser = argparse.ArgumentParser(prog="omnivision config", description="A resolved configuration, or every key of a recipe.", epilog=EXAMPLE)
+    parser.add_argument("action", choices=("show", "schema"))
+    parser.add_argument("--config", metavar="FILE", help="a recipe's YAML")
+    parser.add_argument("--recipe", choices=sorted(RECIPES), help="which recipe (default: what the file is named after)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_intermixed_args(argv)  # overrides may stand before and after flags
+
+    from omnivision.config_files import dump_config, load_config, schema
+
+    recipe = options.recipe or _recipe_of(options.config)
+    if recipe is None and options.action == "show":
+        from omnivision.errors import ConfigError
+
+        raise ConfigError("Which recipe the configuration is for cannot be told", options.config or "command line",
+                          f"Add --recipe {'|'.join(sorted(RECIPES))}.")
+    if options.action == "schema":
+        print(json.dumps({name: schema(_load(name)) for name in ([recipe] if recipe else RECIPES)}, indent=None if options.json else 2))
+        return 0
+    text = dump_config(load_config(_load(recipe), options.config, options.overrides))
+    if options.json:
+        import yaml
+
+        print(json.dumps({"recipe": recipe, "config": yaml.safe_load(text)}, ensure_ascii=False))
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def _recipe_of(path: str | None) -> str | None:
+    """`train/configs/vision.yaml` is for `vision`, and so are `vision-long.yaml` and `vision_2.yaml`."""
+    stem = Path(path).stem.replace("_", "-").split("-")[0] if path else None
+    return stem if stem in RECIPES else None
+
+
+def _load(recipe: str) -> type:
+    module, name = RECIPES[recipe].split(":")
+    return getattr(importlib.import_module(module), name)
