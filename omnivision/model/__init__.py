@@ -1,0 +1,1 @@
+"""The model in transformers' own form: configuration, tower loading, projector, fusion, processor, builder."""

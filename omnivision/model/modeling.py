@@ -1,0 +1,221 @@
+"""The model: pixels -> vision tower -> projector -> fusion -> language model -> head -> loss.
+
+Legend: B rows, L positions, D language width, V vocabulary, I images of the batch, P patches, C vision width,
+T image tokens of one image, S supervised positions of the batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.siglip.modeling_siglip import SiglipVisionModel
+from transformers.utils import can_return_tuple
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision.model.configuration import OmniVisionConfig
+from omnivision.model.projector import Projector
+
+
+class OmniVisionPreTrainedModel(PreTrainedModel):
+    """What transformers, accelerate and TRL ask of a model class."""
+
+    config_class = OmniVisionConfig
+    config: OmniVisionConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SiglipVisionEmbeddings", "SiglipEncoderLayer"]  # the language model adds its own
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if not isinstance(module, Projector):
+            return super()._init_weights(module)
+        embedding_std = getattr(self.config.text_config, "initializer_range", 0.02)
+        for layer, std in module.initial_stds(embedding_std).items():
+            init.normal_(layer.weight, std=std)
+            init.zeros_(layer.bias)
+
+
+class OmniVisionModel(OmniVisionPreTrainedModel):
+    """Vision tower, projector and the language model without its head; returns `last_hidden_state`."""
+
+    def __init__(self, config: OmniVisionConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = SiglipVisionModel._from_config(config.vision_config)
+        self.projector = Projector(config.projector_layout, config.projector_group, config.patch_grid,
+                                   config.vision_config.hidden_size, config.projector_hidden_size,
+                                   config.text_config.hidden_size, config.projector_gelu)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_vision_features(self, pixel_values: Tensor) -> Tensor:
+        """Unpooled tower features, without running blocks or a pooling head whose result nobody reads.
+
+        Args:
+            pixel_values: (I, 3, height, width), scaled to [-1, 1].
+
+        Returns:
+            (I, P, C): the block `vision_feature_layer`, after post-LN where the config says so.
+        """
+        tower = self.vision_tower
+        hidden_IPC = tower.embeddings(pixel_values)
+        used = tower.config.num_hidden_layers + 1 + self.config.vision_feature_layer
+        for block in tower.encoder.layers[:used]:
+            hidden_IPC = block(hidden_IPC, attention_mask=None)
+        return tower.post_layernorm(hidden_IPC) if self.config.vision_post_layernorm else hidden_IPC
+
+    def get_image_features(self, pixel_values: Tensor | None = None, image_features: Tensor | None = None,
+                           **kwargs: Any) -> Tensor:
+        """Image tokens (I, T, D) from pixels, or from cached tower features (I, P, C)."""
+        if image_features is None:
+            image_features = self.get_vision_features(pixel_values)
+        return self.projector(image_features)
+
+    def fuse(self, embeds_BLD: Tensor, input_ids: Tensor | None, image_tokens_ITD: Tensor) -> Tensor:
+        """Puts the image tokens in the places of the image placeholders, in order.
+
+        Raises:
+            ValueError: the two counts differ (tokens cut by truncation, or an image too many or too few).
+        """
+        if input_ids is None:
+            raise ValueError("Images were given with inputs_embeds: pass input_ids, so that the placeholders can be found.")
+        places_BL = input_ids == self.config.image_token_id
+        expected, given = int(places_BL.sum()), image_tokens_ITD.shape[0] * image_tokens_ITD.shape[1]
+        if expected != given:
+            raise ValueError(
+                f"The text holds {expected} image placeholders (id {self.config.image_token_id}) but the images give "
+                f"{given} image tokens ({image_tokens_ITD.shape[0]} images of {image_tokens_ITD.shape[1]}). "
+                "Pass one image per placeholder group, and never truncate inside one.")
+        image_tokens_ITD = image_tokens_ITD.to(embeds_BLD.device, embeds_BLD.dtype)
+        return embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
+
+    def run_blank_image(self, embeds_BLD: Tensor, image_features: Tensor | None) -> Tensor:
+        """Runs one blank image and adds nothing, so that a rank with text only keeps step with the others.
+
+        Under ZeRO-2 and ZeRO-3 every rank must use the same modules in the same order, or the job hangs or dies.
+        An empty `image_features` (0, P, C) says that the others feed cached features, not pixels.
+        """
+        vision = self.config.vision_config
+        if image_features is None:
+            blank = embeds_BLD.new_zeros(1, vision.num_channels, vision.image_size, vision.image_size)
+            tokens = self.get_image_features(pixel_values=blank)
+        else:
+            tokens = self.get_image_features(image_features=embeds_BLD.new_zeros(1, *image_features.shape[1:]))
+        return embeds_BLD + 0 * tokens.sum().to(embeds_BLD.dtype)
+
+    @can_return_tuple
+    def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None,
+                attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+                past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
+                image_features: Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPast:
+        """Args as in OmniVisionForConditionalGeneration.forward; returns the hidden states (B, L, D)."""
+        # text embedding: first, so that ranks with and without images use the modules in one order
+        embeds_BLD = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        images = next((x for x in (image_features, pixel_values) if x is not None and len(x)), None)
+        if images is not None:
+            # vision tower (or cached features) -> projector -> fusion
+            image_tokens_ITD = self.get_image_features(pixel_values, image_features)
+            embeds_BLD = self.fuse(embeds_BLD, input_ids, image_tokens_ITD)
+        elif self.training and past_key_values is None:
+            embeds_BLD = self.run_blank_image(embeds_BLD, image_features)
+        # language model
+        return self.language_model(inputs_embeds=embeds_BLD, attention_mask=attention_mask, position_ids=position_ids,
+                                   past_key_values=past_key_values, **kwargs)
+
+
+class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMixin):
+    """OmniVisionModel with the language model's head: logits, loss, generate."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: OmniVisionConfig) -> None:
+        super().__init__(config)
+        self.model = OmniVisionModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.lm_head = value
+
+    def get_image_features(self, pixel_values: Tensor | None = None, image_features: Tensor | None = None,
+                           **kwargs: Any) -> Tensor:
+        """Image tokens (I, T, D); see OmniVisionModel."""
+        return self.model.get_image_features(pixel_values, image_features)
+
+    @can_return_tuple
+    def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None,
+                attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
+                past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
+                image_features: Tensor | None = None, labels: Tensor | None = None, logits_to_keep: int | Tensor = 0,
+                num_items_in_batch: int | Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
+        """One pass over the road.
+
+        Args:
+            input_ids: (B, L), with T image placeholders for every image.
+            pixel_values: (I, 3, height, width), the images of all rows in order.
+            image_features: (I, P, C), cached outputs of the tower, in place of pixels.
+            labels: (B, L), IGNORE_INDEX where nothing is supervised. With labels only the supervised positions
+                go through the head (of 151,936 rows for Qwen2.5), and `logits` is None.
+            logits_to_keep: how many last positions get logits; 0 is all.
+            num_items_in_batch: supervised tokens over accumulation and ranks, where the trainer counted them.
+
+        Raises:
+            ValueError: image placeholders and image tokens differ in number.
+        """
+        outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
+                             position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
+                             image_features=image_features, **kwargs)
+        hidden_BLD, loss, logits = outputs.last_hidden_state, None, None
+        if labels is not None:
+            loss = self.supervised_loss(hidden_BLD, labels, num_items_in_batch)
+        else:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_BLD[:, keep])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
+                                      hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    def supervised_loss(self, hidden_BLD: Tensor, labels_BL: Tensor, count: int | Tensor | None) -> Tensor:
+        """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none."""
+        targets_BL = labels_BL[:, 1:].to(hidden_BLD.device)
+        supervised_BL = targets_BL != IGNORE_INDEX
+        logits_SV = self.lm_head(hidden_BLD[:, :-1][supervised_BL]).float()
+        total = nn.functional.cross_entropy(logits_SV, targets_BL[supervised_BL], reduction="sum")
+        if count is None:
+            count = supervised_BL.sum().clamp(min=1)
+        return total / (count.to(total.device) if isinstance(count, Tensor) else count)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False,
+                                      **kwargs: Any) -> dict[str, Any]:
+        """Passes images with the prompt only: in later steps the cache holds them."""
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("pixel_values", None)
+            inputs.pop("image_features", None)
+        return inputs

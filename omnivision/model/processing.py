@@ -1,0 +1,153 @@
+"""OmniVisionProcessor: images and conversations to model inputs, and the one way in for untrusted text.
+
+Messages that go through `apply_chat_template(tokenize=True)` are safe: nothing a user types becomes a control token.
+`processor(text=..., images=...)` and `apply_chat_template(tokenize=False)` work on one string, in which the template's
+control tokens and typed ones cannot be told apart: give them trusted text only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import BatchFeature, ProcessorMixin
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
+from omnivision.data.image import open_image
+from omnivision.model.conversation import default_template, encode_messages
+
+
+def siglip_image_processor(image_size: int, mean: Sequence[float] = (0.5, 0.5, 0.5),
+                           std: Sequence[float] = (0.5, 0.5, 0.5)) -> SiglipImageProcessorPil:
+    """SigLIP's preprocessing: bicubic squash to a square, then (x - mean) / std.
+
+    The PIL backend resizes with Pillow, as open_clip does; transformers' other backend differs by up to 0.0078.
+    """
+    return SiglipImageProcessorPil(size={"height": image_size, "width": image_size}, resample=3,
+                                   image_mean=list(mean), image_std=list(std))
+
+
+class OmniVisionProcessor(ProcessorMixin):
+    """Image processor, tokenizer and chat template in one.
+
+    Args:
+        image_processor: SigLIP's; any backend is turned into the PIL one, for the same pixels everywhere.
+        tokenizer: with the image placeholder among its tokens.
+        chat_template: the project's where None.
+        image_seq_length: placeholders of one image (saved with the processor).
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None,
+                 image_seq_length: int = 81) -> None:
+        if not isinstance(image_processor, SiglipImageProcessorPil):
+            settings = image_processor.to_dict()
+            image_processor = siglip_image_processor(settings["size"]["height"], settings["image_mean"], settings["image_std"])
+        self.image_seq_length = image_seq_length
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or default_template())
+
+    def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
+        """The placeholders of one image."""
+        return self.image_token * self.image_seq_length
+
+    def _get_num_multimodal_tokens(self, image_sizes: list | None = None, **kwargs: Any) -> Any:
+        from transformers.processing_utils import MultiModalData
+
+        count = len(image_sizes or [])
+        return MultiModalData(num_image_tokens=[self.image_seq_length] * count, num_image_patches=[1] * count)
+
+    def pixels(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
+        """Model-ready pixels (I, 3, size, size) of pictures or of image files."""
+        opened = [open_image(image) if isinstance(image, str | Path) else image for image in images]
+        return self.image_processor(opened, return_tensors="pt")["pixel_values"]
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False,
+                            add_generation_prompt: bool = False, continue_final_message: bool = False,
+                            return_assistant_tokens_mask: bool = False, return_tensors: str | None = None,
+                            return_dict: bool = False, processor_kwargs: dict | None = None, **kwargs: Any) -> Any:
+        """Renders conversations, or with tokenize=True encodes them safely.
+
+        Args:
+            conversation: messages {"role", "content"}, or a list of such conversations. Content is a string or parts
+                {"type": "text", "text"} and {"type": "image", "image" | "path": picture or file}.
+            processor_kwargs: "images" (one list per conversation, where the parts hold none), "padding",
+                "padding_side", "max_length".
+
+        Returns:
+            The text; with tokenize=True the ids, one list per conversation, or with return_dict=True a BatchFeature
+            of input_ids, attention_mask, pixel_values and, if asked for, assistant_masks.
+
+        Raises:
+            ValueError: images and image parts differ in number; max_length would cut a conversation.
+        """
+        if not tokenize:
+            return super().apply_chat_template(
+                conversation, chat_template, tokenize=False, add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **kwargs)
+        if continue_final_message:
+            raise ValueError("continue_final_message works with tokenize=False only.")
+        options = {**kwargs, **(processor_kwargs or {})}
+        batched = not (conversation and isinstance(conversation[0], dict))
+        conversations = conversation if batched else [conversation]
+        outside = options.get("images") if batched else ([options["images"]] if options.get("images") else None)
+        rows, pictures = [], []
+        for index, messages in enumerate(conversations):
+            numbered, bodies, images = _numbered(messages)
+            images = images or list((outside or {index: []})[index] or [])
+            places = sum(part["type"] == "image" for message in numbered for part in message["content"])
+            if places != len(images):
+                raise ValueError(f"Conversation {index} has {places} image parts and {len(images)} images: give one image per part.")
+            rows.append(encode_messages(self.tokenizer, numbered, bodies, chat_template or self.chat_template,
+                                        self.image_seq_length, add_generation_prompt))
+            pictures += images
+        features = self._batch(rows, options, None if return_tensors == "auto" else return_tensors, return_assistant_tokens_mask)
+        if not return_dict:
+            return features["input_ids"]
+        if pictures:
+            features["pixel_values"] = self.pixels(pictures)
+        return features
+
+    def _batch(self, rows: list, options: dict, tensors: str | None, with_masks: bool) -> BatchFeature:
+        longest, limit = max(len(row.input_ids) for row in rows), options.get("max_length")
+        if limit is not None and longest > limit and options.get("truncation", True):
+            raise ValueError(f"A conversation has {longest} tokens and max_length is {limit}: cutting it could cut image "
+                             "tokens or the answer. Raise max_length or shorten the conversation.")
+        padding = options.get("padding", tensors is not None and len(rows) > 1)
+        multiple = options.get("pad_to_multiple_of") or 1
+        width = -(-(limit if padding == "max_length" and limit else longest) // multiple) * multiple
+        left = options.get("padding_side", self.tokenizer.padding_side) == "left"
+
+        def pad(values: list[int], filler: int) -> list[int]:
+            rest = [filler] * (width - len(values) if padding else 0)
+            return rest + values if left else values + rest
+
+        data = {"input_ids": [pad(row.input_ids, self.tokenizer.pad_token_id) for row in rows],
+                "attention_mask": [pad([1] * len(row.input_ids), 0) for row in rows]}
+        if with_masks:
+            data["assistant_masks"] = [pad([int(x != IGNORE_INDEX) for x in row.labels], 0) for row in rows]
+        return BatchFeature(data, tensor_type=tensors)
+
+
+def _numbered(messages: Sequence[dict[str, Any]]) -> tuple[list[dict], list[str], list[Any]]:
+    """Messages with numbers for texts, the texts, and the images that the parts hold."""
+    numbered, bodies, images = [], [], []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        out = []
+        for part in parts:
+            if part["type"] == "text":
+                bodies.append(part["text"])
+                out.append({"type": "text", "text": len(bodies) - 1})
+            else:
+                images += [part[key] for key in ("image", "path", "url") if part.get(key) is not None][:1]
+                out.append({"type": part["type"]})
+        numbered.append({"role": message["role"], "content": out})
+    return numbered, bodies, images
