@@ -1,0 +1,124 @@
+"""Image-grounded actions: the right function, the right arguments, and no call where none fits.
+
+`official` wants equal arguments; `normalised` forgives case, spacing and the schema's own synonyms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omnivision.errors import DataError
+
+from .answer import Answer
+
+VARIANTS = ("official", "normalised")
+MAX_NEW_TOKENS = 48
+METRICS = ("function", "strict", "lenient", "format_valid", "over_call", "missed_call")
+NO_CALL = "irrelevant"  # the function that stands for "none of these fits"
+
+
+def prompt(row: dict) -> str:
+    """The request as it is."""
+    return row["text"]
+
+
+def real_calls(calls: list[dict]) -> list[dict]:
+    """The calls that do something: "irrelevant" stands for no call at all."""
+    return [call for call in calls if call["name"] != NO_CALL]
+
+
+def lenient_form(value, synonyms: dict[str, str] | None = None):
+    """A value without case and extra spacing, each synonym replaced by its canonical word.
+
+    Args:
+        value: an argument; containers are treated item by item, numbers equal their digits (2 and "2").
+        synonyms: synonym -> canonical word, both lower case.
+    """
+    if isinstance(value, dict):
+        return {key: lenient_form(item, synonyms) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [lenient_form(item, synonyms) for item in value]
+    word = " ".join(str(value).split()).casefold()
+    word = word.removesuffix(".0") if isinstance(value, float) else word
+    return (synonyms or {}).get(word, word)
+
+
+def synonyms_of(functions: list[dict]) -> dict[tuple[str, str], dict[str, str]]:
+    """Synonyms a function table declares: `"synonyms": {canonical: [others]}` beside a property's type.
+
+    Returns:
+        (function, argument) -> {synonym: canonical}, lower case.
+    """
+    found = {}
+    for function in functions:
+        function = function.get("function", function)
+        for argument, schema in function.get("parameters", {}).get("properties", {}).items():
+            pairs = schema.get("synonyms", {})
+            found[function["name"], argument] = {
+                other.casefold(): canonical.casefold() for canonical, others in pairs.items() for other in others
+            }
+    return found
+
+
+def grade(row: dict, answer: Answer) -> dict[str, dict]:
+    """Grade the calls read from the generated ids.
+
+    Args:
+        row: a request with its true `calls` (empty, or one "irrelevant", where none fits) and optionally the
+            `functions` it chose from.
+        answer: what `OmniVisionLM` returns; a plain string carries no ids.
+
+    Returns:
+        Per variant: `said` (the calls), `score`, `valid`, and `function`, `strict`, `lenient`, `over`, `missed`.
+
+    Raises:
+        DataError: the answer has no ids (another harness's text), so calls cannot be told from typed words.
+    """
+    if not isinstance(answer, Answer):
+        raise DataError("Actions are scored from generated ids, and this answer is text only", str(row.get("question_id")),
+                        "Use the model type `omnivision` (omnivision eval actions) instead of hf-multimodal.")
+    true, said = real_calls(row["calls"]), real_calls(answer.calls or [])
+    synonyms = synonyms_of(row.get("functions", []))
+    same_names = [c["name"] for c in said] == [c["name"] for c in true]
+    valid = answer.fault is None
+    strict = valid and same_names and all(s["arguments"] == t["arguments"] for s, t in zip(said, true, strict=True))
+    lenient = valid and same_names and all(
+        _lenient_arguments(s, synonyms) == _lenient_arguments(t, synonyms) for s, t in zip(said, true, strict=True)
+    )
+    facts = {
+        "said": said, "valid": valid, "function": float(valid and same_names), "strict": float(strict),
+        "lenient": float(lenient), "over": float(bool(said) and not true), "missed": float(bool(true) and not said),
+    }
+    return {"official": {"score": float(strict), **facts}, "normalised": {"score": float(lenient), **facts}}
+
+
+def columns(row: dict, graded: dict) -> tuple[float, ...]:
+    """Counts of one request: score, asked, function, strict, lenient, valid, over, none fits, missed, a call fits."""
+    needs_call = bool(real_calls(row["calls"]))
+    return (
+        graded["score"], 1.0, graded["function"], graded["strict"], graded["lenient"], float(graded["valid"]),
+        graded["over"], float(not needs_call), graded["missed"], float(needs_call),
+    )
+
+
+def headline(totals_BK: np.ndarray) -> np.ndarray:
+    """Requests whose function and arguments are right, in 0-100, score_B."""
+    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
+
+
+def metrics(totals_K: np.ndarray) -> dict[str, float]:
+    """Rates in 0-100; over-calls among requests no action fits, missed calls among the others."""
+    score, asked, function, strict, lenient, valid, over, none_fits, missed, fits = (float(v) for v in totals_K)
+    asked = max(asked, 1)
+    return {
+        "right": 100 * score / asked,
+        "function": 100 * function / asked, "strict": 100 * strict / asked, "lenient": 100 * lenient / asked,
+        "format_valid": 100 * valid / asked, "valid_rate": 100 * valid / asked,
+        "over_call": 100 * over / max(none_fits, 1), "missed_call": 100 * missed / max(fits, 1),
+    }
+
+
+def _lenient_arguments(call: dict, synonyms: dict) -> dict:
+    return {
+        name: lenient_form(value, synonyms.get((call["name"], name))) for name, value in call["arguments"].items()
+    }

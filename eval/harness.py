@@ -1,0 +1,29 @@
+"""lm-eval's own command with our model known to it: `python -m omnivision_eval.harness run ...`.
+
+Plain `lm-eval` cannot open a checkpoint of ours by its folder, because nothing imports omnivision before it loads
+the model. Example, the same score as `omnivision eval pope_random`:
+
+    python -m omnivision_eval.harness run --model hf-multimodal \
+        --model_args pretrained=runs/NAME/sft/final,convert_img_format=True --apply_chat_template \
+        --include_path eval/tasks --tasks world_pope_random --metadata '{"data_dir": "world"}'
+
+`--model omnivision --model_args pretrained=DIR` uses our generation instead, and is the only one that can score
+world_actions.
+"""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    """Registers the model classes, then hands over to lm-eval."""
+    import omnivision  # noqa: F401 - transformers' Auto classes
+
+    from . import lm  # noqa: F401 - lm-eval's registry
+
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

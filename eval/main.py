@@ -1,0 +1,65 @@
+"""`omnivision eval`: benchmarks on a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .benchmarks import GROUPS, MODULES
+
+EXAMPLE = "example: omnivision eval pope chartqa --model runs/NAME/sft/final --data world --out runs/NAME/sft/eval"
+
+
+def main(argv: list[str]) -> int | None:
+    """Evaluates and prints a table on stderr, or with --json one object on stdout."""
+    options = _parser().parse_args(argv)
+    from omnivision.errors import ConfigError
+
+    from .run import evaluate
+
+    if options.limit is not None and options.limit < 1:
+        raise ConfigError(f"--limit {options.limit} leaves no question", "--limit", "Give 1 or more.")
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size is {options.batch_size}", "--batch-size", "Give 1 or more.")
+    found = evaluate(options.model, options.data, options.tasks, options.out, limit=options.limit,
+                     batch_size=options.batch_size, blank=options.blank, split=options.split)
+    if options.json:
+        print(json.dumps({"tasks": found, "scores": {task: one["score"] for task, one in found.items()}}, ensure_ascii=False))
+    show(found, f"{options.model}, {options.split}" + (", blind" if options.blank else ""))
+    return 0
+
+
+def show(found: dict[str, dict], title: str) -> None:
+    """The table on stderr."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in ("task", "variant", "n", "score", "± stderr", "valid %", "missing", "figures"):
+        table.add_column(name, justify="left" if name in ("task", "variant", "figures") else "right")
+    for task, one in found.items():
+        for variant, part in {one["variant"]: one, **one["variants"]}.items():
+            figures = ", ".join(f"{k} {v:.1f}" for k, v in part["metrics"].items() if k not in ("valid_rate", "missing") and v is not None)
+            table.add_row(task, variant, str(part["n"]), figure(part["score"]), figure(part["stderr"]),
+                          figure(part["valid_rate"]), str(part["missing"]), figures)
+    Console(stderr=True).print(table)
+
+
+def figure(value: float | None) -> str:
+    """One decimal, or a dash."""
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="omnivision eval", description="Run benchmarks on a model.", epilog=EXAMPLE)
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"one of {', '.join([*GROUPS, *MODULES])}")
+    parser.add_argument("--model", required=True, type=Path, help="a checkpoint folder")
+    parser.add_argument("--data", required=True, type=Path, help="the embedded world's folder")
+    parser.add_argument("--out", type=Path, help="folder for <task>/samples.jsonl and results.json")
+    parser.add_argument("--limit", type=int, help="only the first N questions of each task")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--blank", action="store_true", help="show a grey picture instead of every image (the blind row)")
+    parser.add_argument("--split", default="eval", help="eval (seen styles) or eval_held_out (the held-out style)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return parser

@@ -1,0 +1,137 @@
+"""Runs benchmarks on a model through lm-eval and writes their results."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import pope, results
+from .benchmarks import MODULES, POPE_SPLITS, expand
+from .bootstrap import standard_error
+from .world import data_hash, question_file
+
+TASK_FOLDER = Path(__file__).resolve().parent / "tasks"
+
+
+def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...], out_dir: str | Path | None = None,
+             limit: int | None = None, batch_size: int = 32, blank: bool = False, features: Any = None,
+             split: str = "eval", functions: Any = None) -> dict[str, dict]:
+    """Answers and scores benchmarks.
+
+    Args:
+        model: a checkpoint folder, a (model, processor) pair, or an `OmniVisionLM`.
+        data_dir: the embedded world's folder.
+        tasks: pope (its three splits), pope_random, ..., chartqa, open, actions.
+        out_dir: gets <task>/{samples.jsonl,results.json}; `_held_out` and `_blind` are added to the
+            folder's name so that the three kinds of run never overwrite each other. None writes nothing.
+        limit: only the first so many questions of each task.
+        batch_size: questions at a time.
+        blank: show a grey picture instead of every image (the blind row).
+        features: a feature cache; None computes features as needed.
+        split: "eval" (seen styles) or "eval_held_out".
+        functions: FunctionSet of a model given in memory; by default functions.json of the checkpoint or the data.
+
+    Returns:
+        Task -> its results.json; with all three POPE splits also "pope", whose score is the mean F1.
+
+    Raises:
+        ConfigError: unknown task or split, or no checkpoint.
+        DataError: a missing or broken question file or image.
+    """
+    tasks = expand(tasks)
+    for task in tasks:
+        question_file(data_dir, task, split)  # before a model is loaded
+    lm = _as_lm(model, data_dir, batch_size, blank, features, functions)
+    logged = _run_harness(lm, data_dir, tasks, split, limit)
+    suffix = ("_held_out" if split == "eval_held_out" else "") + ("_blind" if lm.blank else "")
+    found, samples = {}, {}
+    for task in tasks:
+        benchmark = MODULES[task]
+        entries = sorted(logged[f"world_{task}"], key=lambda entry: entry["doc_id"])
+        samples[task] = results.samples_of(benchmark, [e["doc"] for e in entries], [e["resps"][0][0] for e in entries])
+        about = _about(lm, data_dir, task, split, limit, entries[0]["arguments"][0][1])
+        found[task] = results.results_of(task, benchmark, samples[task], about)
+        if out_dir:
+            results.write(Path(out_dir) / (task + suffix), samples[task], found[task])
+    if set(POPE_SPLITS) <= set(tasks):
+        found["pope"] = mean_of_pope(found, samples)
+        if out_dir:
+            results.write(Path(out_dir) / ("pope" + suffix), [], found["pope"])
+    return found
+
+
+def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict:
+    """POPE's headline: the mean F1 of the three splits, its standard error over images that the splits share."""
+    whole = {key: found[POPE_SPLITS[0]][key] for key in ("model", "settings", "version")}
+    whole["data_hash"] = {split: found[split]["data_hash"] for split in POPE_SPLITS}
+    return {
+        "task": "pope", "variant": pope.VARIANTS[0], **_mean_of_splits(samples, pope.VARIANTS[0]),
+        "variants": {variant: _mean_of_splits(samples, variant) for variant in pope.VARIANTS[1:]},
+        "by": {"split": {split: {k: found[split][k] for k in ("n", "score", "stderr", "metrics")} for split in POPE_SPLITS}},
+        **whole,
+    }
+
+
+def _mean_of_splits(samples: dict[str, list[dict]], variant: str) -> dict:
+    counts = [results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS]
+    images = list(dict.fromkeys(image for names, _ in counts for image in names))
+    width = counts[0][1].shape[1]
+    joined_IK = np.zeros((len(images), width * len(counts)))  # the three splits side by side, a row an image
+    for position, (names, counts_IK) in enumerate(counts):
+        joined_IK[[images.index(name) for name in names], position * width:(position + 1) * width] = counts_IK
+
+    def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
+        return np.mean([pope.headline(part) for part in np.split(totals_BK, len(counts), axis=1)], axis=0)
+
+    each = [pope.metrics(counts_IK.sum(0)) for _, counts_IK in counts]
+    figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
+    return {
+        "n": sum(len(samples[split]) for split in POPE_SPLITS), "missing": 0, "valid_rate": figures["valid_rate"],
+        "score": float(mean_f1(joined_IK.sum(0, keepdims=True))[0]), "stderr": standard_error(joined_IK, mean_f1),
+        "metrics": figures,
+    }
+
+
+def _as_lm(model: Any, data_dir, batch_size: int, blank: bool, features: Any, functions: Any):
+    from .lm import OmniVisionLM, load_functions
+
+    if isinstance(model, OmniVisionLM):
+        return model
+    if isinstance(model, str | Path):
+        return OmniVisionLM(model, batch_size=batch_size, blank=blank, features=features, functions=functions)
+    network, processor = model
+    functions = functions or load_functions(data_dir, processor.tokenizer)
+    return OmniVisionLM(model=network, processor=processor, functions=functions, batch_size=batch_size, blank=blank, features=features)
+
+
+def _run_harness(lm, data_dir, tasks: list[str], split: str, limit: int | None) -> dict[str, list[dict]]:
+    """lm-eval's logged samples per task.
+
+    `lm_eval.evaluate` is the engine inside `simple_evaluate`; the latter also reseeds every random generator and
+    runs pip and nvidia-smi for its report (2.4 s a call), which a stage that goes on training must not pay.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    metadata = {"data_dir": str(data_dir), "split": split, "images": "path"}
+    # lm-eval draws a progress bar a task for building requests (a second of work); ours is the only screen.
+    with contextlib.redirect_stderr(io.StringIO()):
+        # its own 13,000 task files are left out: indexing them takes seconds
+        manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
+        loaded = manager.load([f"world_{task}" for task in tasks])
+        found = lm_eval.evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    return found["samples"]
+
+
+def _about(lm, data_dir, task: str, split: str, limit: int | None, generation: dict) -> dict:
+    from omnivision import __version__
+
+    name = getattr(lm.model.config, "_name_or_path", "") or type(lm.model).__name__
+    settings = {"split": split, "blank": lm.blank, "limit": limit, "batch_size": lm.batch_size, **generation}
+    return {"model": name, "data_hash": data_hash(data_dir, task, split), "settings": settings, "version": __version__}

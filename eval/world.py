@@ -1,0 +1,154 @@
+"""Reads the embedded world's questions for lm-eval: rows with absolute image files and, where needed, the truth."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from omnivision.data.image import open_image
+from omnivision.errors import ConfigError, DataError
+
+SPLITS = ("eval", "eval_held_out")
+PLACEHOLDER = "<image>"  # where lm-eval's models put the picture
+
+
+class Rows(list):
+    """A list of rows with the one attribute that lm-eval wants of a datasets.Dataset."""
+
+    @property
+    def features(self) -> dict:
+        return self[0]
+
+
+def question_file(data_dir: str | Path, task: str, split: str = "eval") -> Path:
+    """Where a task's questions lie.
+
+    Raises:
+        ConfigError: an unknown split.
+        DataError: the file is missing.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"There is no split `{split}`", "--split", f"Known: {', '.join(SPLITS)}.")
+    path = Path(data_dir) / split / f"{task}.jsonl"
+    if not path.is_file():
+        raise DataError("The question file does not exist", str(path),
+                        "Build the embedded world with `omnivision data world --out DIR`, or mend --data.")
+    return path
+
+
+def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int | None = None) -> Rows:
+    """The questions of one task, checked.
+
+    Args:
+        data_dir: the world's folder.
+        task: pope_random, pope_popular, pope_adversarial, chartqa, open or actions.
+        split: "eval" (seen styles) or "eval_held_out".
+        limit: only the first so many.
+
+    Returns:
+        Rows as in the file, with `image_file` (absolute), and `truth` (open) or `functions` (actions).
+
+    Raises:
+        DataError: a missing or broken file, a row without what it needs, or an image that is not there.
+    """
+    path = question_file(data_dir, task, split)
+    rows = Rows(_parse_lines(path, limit))
+    if not rows:
+        raise DataError("The question file is empty", str(path), "Build the embedded world again.")
+    root = Path(data_dir).resolve()
+    needed = {"question_id", "image", "text", "calls" if task == "actions" else "label"}
+    present: dict[str, bool] = {}
+    seen: set[str] = set()
+    for number, row in enumerate(rows, 1):
+        if missing := needed - row.keys():
+            raise DataError(f"A question lacks {', '.join(sorted(missing))}", f"{path}:{number}", "Build the world again.")
+        if str(row["question_id"]) in seen:
+            raise DataError(f"The question_id {row['question_id']!r} stands twice", f"{path}:{number}", "Make them unique.")
+        seen.add(str(row["question_id"]))
+        row["image_file"] = str(root / row["image"])
+        if not present.setdefault(row["image_file"], Path(row["image_file"]).is_file()):
+            raise DataError("The image of a question does not exist", f"{path}:{number}: {row['image_file']}",
+                            "Build the embedded world again.")
+    if task == "open":
+        _attach_truth(rows, root, path)
+    if task == "actions":
+        functions = json.loads((root / "functions.json").read_text("utf-8")) if (root / "functions.json").is_file() else []
+        for row in rows:
+            row["functions"] = functions
+    return rows
+
+
+def data_hash(data_dir: str | Path, task: str, split: str = "eval") -> str:
+    """SHA-256 of the question file."""
+    return hashlib.sha256(question_file(data_dir, task, split).read_bytes()).hexdigest()
+
+
+def load(questions: str, data_dir: str | None = None, split: str = "eval", images: str = "pil",
+         **_other_metadata) -> dict[str, Rows]:
+    """lm-eval's `custom_dataset`: it calls this with the task's dataset_kwargs and the run's metadata.
+
+    Args:
+        questions: the task (from the task's YAML).
+        data_dir, split, images: from `--metadata '{"data_dir": "...", "split": "eval"}'`; images "pil" gives
+            lm-eval's models open pictures, "path" leaves files to a model that reads them itself.
+
+    Returns:
+        {"test": rows}.
+
+    Raises:
+        ConfigError: no data folder was named.
+    """
+    if not data_dir:
+        raise ConfigError("No data folder was given", "lm-eval --metadata",
+                          """Add --metadata '{"data_dir": "<the world's folder>"}'.""")
+    rows = read_rows(data_dir, questions, split)
+    if images == "path":
+        for row in rows:
+            row["images_by_path"] = True
+    return {"test": rows}
+
+
+def doc_to_image(row: dict) -> list:
+    """The row's picture: a path where the model reads files itself, else an open RGB image."""
+    return [row["image_file"]] if row.get("images_by_path") else [_picture(row["image_file"])]
+
+
+@functools.lru_cache(maxsize=1024)  # six POPE questions share a picture; 1,024 tiny ones are 140 MB
+def _picture(path: str) -> Image.Image:
+    picture = open_image(path)
+    picture.filename = path
+    return picture
+
+
+def _parse_lines(path: Path, limit: int | None) -> list[dict]:
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if limit is not None and len(rows) >= limit:
+                break
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"This line is not JSON ({error.msg})", f"{path}:{number}", "Build the world again.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"This line holds a {type(row).__name__}, not an object", f"{path}:{number}", "")
+            rows.append(row)
+    return rows
+
+
+def _attach_truth(rows: Rows, root: Path, path: Path) -> None:
+    truth_file = root / "truth" / f"{path.parent.name}.jsonl"
+    if not truth_file.is_file():
+        raise DataError("The truth file of the open questions does not exist", str(truth_file), "Build the world again.")
+    wanted = {row["image"] for row in rows}
+    truth = {entry["image"]: entry for entry in _parse_lines(truth_file, None) if entry["image"] in wanted}
+    for row in rows:
+        if row["image"] not in truth:
+            raise DataError(f"The truth of {row['image']} is missing", str(truth_file), "Build the world again.")
+        row["truth"] = truth[row["image"]]
