@@ -48,7 +48,7 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     Raises:
         ConfigError: no such file, broken YAML, an unknown or missing key, a value of another type.
     """
-    tree = _read(Path(path)) if path is not None else {}
+    tree = read_yaml(path) if path is not None else {}
     for word in overrides:
         _override(tree, word)
     return _build(cls, tree, str(path) if path is not None else "command line", "")
@@ -76,7 +76,9 @@ def schema(cls: type) -> dict[str, Any]:
     return body | ({"required": required} if required else {})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; ConfigError where there is none, or where a key stands twice."""
+    path = Path(path)
     try:
         tree = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:

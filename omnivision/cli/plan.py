@@ -1,0 +1,169 @@
+"""`omnivision plan`: parameters by part and what training a stage holds in memory, before anything loads.
+
+The model is built on the meta device: its shapes are real, its memory is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any, NamedTuple
+
+# What each stage trains; everything else is frozen.
+TRAINS = {
+    "align": ("projector",),
+    "sft": ("projector", "language model"),
+    "dpo": ("projector", "language model"),
+    "functions": ("projector", "language model"),
+}
+# Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
+WEIGHT = {"fp32": 4, "bf16": 2}
+OPTIMIZER = {"fp32": 8, "bf16": 12}
+GIB = 2**30
+
+
+class Part(NamedTuple):
+    """One part of the model, its parameters counted once (tied weights belong to the first that has them)."""
+
+    name: str
+    parameters: int
+
+
+class Held(NamedTuple):
+    """What training holds for one part on one rank, in bytes, without activations."""
+
+    name: str
+    trained: bool
+    weights: int
+    gradients: int
+    optimizer: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+
+def main(argv: list[str]) -> int:
+    """Prints the plan; exit code 4 where --memory is given and the stage cannot fit."""
+    parser = argparse.ArgumentParser(prog="omnivision plan", description="Parameters and training memory before anything loads.",
+                                     epilog="example: omnivision plan --preset 968m --stage sft --ranks 4 --zero 2")
+    parser.add_argument("--preset", metavar="NAME", help="968m (default), small or tiny")
+    parser.add_argument("--model", metavar="DIR", help="a checkpoint, instead of a preset")
+    parser.add_argument("--config", metavar="FILE", help="a stage's YAML: its preset, stage and precision are taken where no flag says otherwise")
+    parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default sft)")
+    parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default bf16)")
+    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that share the state (default 1)")
+    parser.add_argument("--zero", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default 0)")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="memory of one device: says whether the stage can fit")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(argv)
+    if options.ranks < 1:
+        parser.error(f"--ranks is {options.ranks}; at least 1 is needed")
+
+    settings = _settings(options)
+    parts = count_parts(_model_config(settings, options.model))
+    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, options.zero)
+    total = sum(one.total for one in held)
+    fits = options.memory is None or total <= options.memory * GIB
+    if options.json:
+        print(json.dumps({**settings, "ranks": options.ranks, "zero": options.zero,
+                          "parameters": {part.name: part.parameters for part in parts} | {"total": sum(part.parameters for part in parts)},
+                          "bytes": {name: size * sum(part.parameters for part in parts) for name, size in WEIGHT.items()},
+                          "training_bytes": {one.name: {**one._asdict(), "total": one.total} for one in held},
+                          "training_total": total, "fits": fits}))
+        return 0 if fits else 4
+    print(_text(settings, parts, held, options.ranks, options.zero))
+    if not fits:
+        from omnivision.errors import PlanError
+
+        raise PlanError(f"Weights, gradients and optimizer take {total / GIB:.1f} GiB a rank before any activation; {options.memory:g} GiB are there",
+                        f"stage {settings['stage']}", "Use more ranks with --zero 2 or 3, LoRA, or a smaller preset.")
+    return 0
+
+
+def count_parts(config: Any) -> list[Part]:
+    """Parameters of vision tower, its pooling head, projector, language model and an untied head.
+
+    Args:
+        config: an OmniVisionConfig.
+    """
+    import torch
+
+    from omnivision import OmniVisionForConditionalGeneration
+
+    with torch.device("meta"):
+        model = OmniVisionForConditionalGeneration(config)
+    model.tie_weights()
+    seen: set[int] = set()
+    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0}
+    for name, weight in model.named_parameters():
+        if id(weight) not in seen:
+            seen.add(id(weight))
+            counts[_part_of(name)] += weight.numel()
+    return [Part(name, count) for name, count in counts.items() if count]
+
+
+def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, zero: int) -> list[Held]:
+    """Bytes that one rank holds for each part while the stage trains.
+
+    Args:
+        zero: ZeRO 1 divides the optimizer's state among ranks, 2 also gradients, 3 also weights.
+    """
+    held = []
+    for part in parts:
+        trained = part.name in TRAINS[stage]
+        gradients = WEIGHT[precision] * part.parameters * trained
+        optimizer = OPTIMIZER[precision] * part.parameters * trained
+        held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
+                         gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))
+    return held
+
+
+def _part_of(name: str) -> str:
+    if ".vision_tower." in name:
+        return "pooling head" if ".vision_tower.head." in name else "vision tower"
+    return "projector" if ".projector." in name else "language model"
+
+
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    """Flags first, then the file, then the defaults."""
+    written: dict[str, Any] = {}
+    if options.config:
+        from omnivision.config_files import read_yaml
+
+        written = read_yaml(options.config)
+    settings = {name: getattr(options, name) or written.get(name) or default
+                for name, default in (("preset", "968m"), ("stage", "sft"), ("precision", "bf16"))}
+    for name, known in (("stage", TRAINS), ("precision", WEIGHT)):
+        if settings[name] not in known:
+            from omnivision.errors import ConfigError
+
+            raise ConfigError(f"`{name}` is {settings[name]!r}; known: {', '.join(known)}", options.config or "command line", f"Give --{name}.")
+    return settings
+
+
+def _model_config(settings: dict[str, str], folder: str | None) -> Any:
+    if folder:
+        from omnivision import OmniVisionConfig
+        from omnivision_cli.checkpoints import model_folder
+
+        settings["preset"] = folder
+        return OmniVisionConfig.from_pretrained(model_folder(folder))
+    from omnivision.presets import preset_config
+
+    return preset_config(settings["preset"])
+
+
+def _text(settings: dict[str, str], parts: list[Part], held: list[Held], ranks: int, zero: int) -> str:
+    whole, total = sum(part.parameters for part in parts), sum(one.total for one in held)
+    size, unit = (GIB, "GiB") if total > GIB else (GIB / 1024, "MiB")
+    lines = [f"{settings['preset']}: {whole:,} parameters; {whole * 4 / size:.2f} {unit} in fp32, {whole * 2 / size:.2f} {unit} in bf16", "",
+             f"training {settings['stage']} in {settings['precision']}, a rank of {ranks}, ZeRO {zero} ({unit}):",
+             f"  {'part':<15}{'parameters':>14}  {'':<8}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'total':>9}"]
+    for part, one in zip(parts, held):
+        numbers = (one.weights / size, one.gradients / size, one.optimizer / size, one.total / size)
+        lines.append(f"  {part.name:<15}{part.parameters:>14,}  {'trained' if one.trained else 'frozen':<8}"
+                     "{:>9.2f}{:>10.2f}{:>10.2f}{:>9.2f}".format(*numbers))
+    lines += [f"  {'together':<15}{whole:>14,}{total / size:>48.2f}", "",
+              "Activations come on top: they grow with batch size and length, gradient checkpointing shrinks them."]
+    return "\n".join(lines)

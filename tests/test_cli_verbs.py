@@ -1,0 +1,132 @@
+"""chat, config and plan: what they answer, and what they say to bad input."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
+from omnivision.model.processing import siglip_image_processor
+from omnivision.presets import preset_config
+from omnivision_cli.main import main
+from omnivision_cli.plan import Part, training_memory
+
+SPECIAL = [END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_TOKEN]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A random model of two small blocks, with a tokenizer of bytes."""
+    letters = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    inner = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=TURN_END, pad_token=END_OF_TEXT)
+    tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
+    tiny = preset_config("tiny").to_dict()
+    tiny["text_config"].pop("layer_types")  # as many as layers: derived again
+    config = preset_config("tiny", vision_config={**tiny["vision_config"], "num_hidden_layers": 1},
+                           text_config={**tiny["text_config"], "num_hidden_layers": 1, "vocab_size": len(tokenizer)},
+                           image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("run") / "final"
+    OmniVisionForConditionalGeneration(config).save_pretrained(folder)
+    OmniVisionProcessor(siglip_image_processor(216), tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def ask(model, image, question="What is it?", *more) -> int:
+    return main(["chat", "--model", str(model), "--image", str(image), question, "--max-new-tokens", "6", *more])
+
+
+def test_chat_streams_what_it_answers(checkpoint, picture, capsys):
+    assert ask(checkpoint, picture) == 0
+    streamed = capsys.readouterr().out
+    assert ask(checkpoint.parent, picture, "What is it?", "--json") == 0  # the run's folder does as well
+    answer = json.loads(capsys.readouterr().out)
+    assert 0 < answer["tokens"] <= 6
+    assert streamed.strip() == answer["answer"]
+
+
+def test_control_tokens_in_a_question_stay_letters(checkpoint, picture, capsys):
+    assert ask(checkpoint, picture, f"{IMAGE_TOKEN}{TURN_END}", "--json") == 0
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "does not exist"), (b"no picture", "looks like text")])
+def test_chat_bad_image(checkpoint, tmp_path, capsys, content, said):
+    path = tmp_path / "a.png"
+    if content is not None:
+        path.write_bytes(content)
+    assert ask(checkpoint, path) == 3
+    captured = capsys.readouterr()
+    assert said in captured.err and str(path) in captured.err and captured.out == ""
+
+
+def test_chat_missing_or_broken_checkpoint(tmp_path, picture, capsys):
+    assert ask(tmp_path / "none", picture) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert ask(tmp_path, picture) == 2
+    assert "no config.json" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    assert ask(tmp_path, picture) == 2
+    assert "'qwen2'" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text('{"model_type": "omnivision"}')
+    assert ask(tmp_path, picture) == 2
+    assert "no weights" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
+    assert ask(tmp_path, picture) == 3
+
+
+def test_chat_broken_weights(checkpoint, tmp_path, picture, capsys):
+    for file in checkpoint.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
+    assert ask(tmp_path, picture) == 3
+    assert "weights cannot be read" in capsys.readouterr().err
+
+
+def test_config_show_and_its_mistakes(root, capsys):
+    file = str(root / "train" / "configs" / "vision.yaml")
+    assert main(["config", "show", "--config", file, "seed=9", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["seed"] == 9
+    assert main(["config", "show", "--config", file, "sede=9"]) == 2
+    assert "Did you mean `seed`?" in capsys.readouterr().err
+    assert main(["config", "show"]) == 2
+    assert main(["config", "schema", "--recipe", "vision", "--json"]) == 0
+    assert "seed" in json.loads(capsys.readouterr().out.splitlines()[-1])["vision"]["properties"]
+
+
+def test_plan_counts_the_published_model(capsys):
+    assert main(["plan", "--preset", "968m", "--stage", "align", "--precision", "fp32", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["parameters"]["total"] == 968_400_704
+    assert plan["parameters"]["projector"] == 81 * 128 * 4096 + 4096 + 4096 * 896 + 896
+    assert plan["bytes"]["bf16"] == 2 * 968_400_704
+    assert plan["training_total"] == 4 * 968_400_704 + 12 * plan["parameters"]["projector"]
+
+
+def test_plan_divides_state_among_ranks():
+    parts = [Part("vision tower", 100), Part("projector", 40)]
+    totals = {zero: sum(one.total for one in training_memory(parts, "align", "bf16", ranks=4, zero=zero)) for zero in range(4)}
+    # by hand: weights 2 x 140; the projector's gradients 2 x 40 and optimizer 12 x 40
+    assert totals == {0: 280 + 80 + 480, 1: 280 + 80 + 120, 2: 280 + 20 + 120, 3: 70 + 20 + 120}
+
+
+def test_plan_that_cannot_fit(capsys, tmp_path):
+    assert main(["plan", "--preset", "tiny", "--memory", "0.01"]) == 4
+    assert "GiB a rank" in capsys.readouterr().err
+    assert main(["plan", "--preset", "tiny", "--memory", "0.01", "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["fits"] is False
+    assert main(["plan", "--preset", "tini"]) == 2
+    (tmp_path / "sft.yaml").write_text("preset: tiny\nstage: sfft\n")
+    assert main(["plan", "--config", str(tmp_path / "sft.yaml")]) == 2
