@@ -14,7 +14,15 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.errors import ConfigError, DataError
-from omnivision.functions import Function, FunctionSet, format_call, functional_tokens, install_tokens, parse_calls, target_ids
+from omnivision.functions import (
+    Function,
+    FunctionSet,
+    format_call,
+    functional_tokens,
+    install_tokens,
+    parse_calls,
+    target_ids,
+)
 
 ANYTHING = {
     "type": "object",
@@ -84,7 +92,9 @@ class Size(enum.Enum):
     LARGE = "l"
 
 
-def send(to: str, count: int = 1, size: Optional[Size] = None, how: Literal["mail", "sms"] = "mail", *, tags: list[str]):
+def send(
+    to: str, count: int = 1, size: Optional[Size] = None, how: Literal["mail", "sms"] = "mail", *, tags: list[str]
+):
     """Send a message
     to somebody.
 
@@ -135,7 +145,9 @@ def test_irrelevant_is_last_unless_given_and_ids_are_stable(tmp_path, shop):
     assert [larger.token(name) for name in ("order", "irrelevant", "later")] == ["<nexa_0>", "<nexa_2>", "<nexa_3>"]
     larger.save(tmp_path)
     assert FunctionSet.load(tmp_path) == larger
-    given_first = FunctionSet.from_json([{"name": "irrelevant"}, {"type": "function", "function": {"name": "b"}}], prefix="act")
+    given_first = FunctionSet.from_json(
+        [{"name": "irrelevant"}, {"type": "function", "function": {"name": "b"}}], prefix="act"
+    )
     assert given_first.tokens == ("<act_0>", "<act_1>") and given_first.end_token == "<act_end>"
     given_first.save(tmp_path)
     assert FunctionSet.load(tmp_path).prefix == "act"
@@ -144,7 +156,13 @@ def test_irrelevant_is_last_unless_given_and_ids_are_stable(tmp_path, shop):
 def test_bad_function_files_are_config_errors(tmp_path):
     (tmp_path / "broken.json").write_text("[{")
     (tmp_path / "text.json").write_text('"hello"')
-    for source in (tmp_path / "none.json", tmp_path / "broken.json", tmp_path / "text.json", [{"description": "x"}], [3]):
+    for source in (
+        tmp_path / "none.json",
+        tmp_path / "broken.json",
+        tmp_path / "text.json",
+        [{"description": "x"}],
+        [3],
+    ):
         with pytest.raises(ConfigError):
             FunctionSet.from_json(source)
     outside = {"type": "object", "properties": {"a": {"$ref": "http://127.0.0.1:9/schema.json"}}}
@@ -218,7 +236,10 @@ def test_canonical_text_follows_the_schema(shop):
     assert format_call("order", {"count": 2, "item": "red cat"}, shop) == "(item='red cat', count=2)"
     assert format_call("order", {"item": "isn't"}, shop) == '(item="isn\'t")'
     assert format_call("irrelevant", {}, shop) == "()"
-    assert format_call("any", {"from": 1, "item": None, "start-date": True}, shop) == "(item=None, **{'from': 1}, **{'start-date': True})"
+    assert (
+        format_call("any", {"from": 1, "item": None, "start-date": True}, shop)
+        == "(item=None, **{'from': 1}, **{'start-date': True})"
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +263,10 @@ def test_a_wrong_call_is_never_written(shop, tokenizer, name, arguments):
 
 
 def test_several_calls_in_a_row_with_spans(shop, tokenizer):
-    calls = [{"name": "order", "arguments": {"item": "猫", "tags": ["it's", '"']}}, {"name": "irrelevant", "arguments": {}}]
+    calls = [
+        {"name": "order", "arguments": {"item": "猫", "tags": ["it's", '"']}},
+        {"name": "irrelevant", "arguments": {}},
+    ]
     ids = target_ids(calls, tokenizer, shop)
     tail = tokenizer.encode(" Order a thing.") + [tokenizer.eos_token_id]
     actions = parse_calls(torch.tensor(tail[:2] + ids + tail), tokenizer, shop)
@@ -267,7 +291,9 @@ def test_values_survive_tokens_and_parser(shop, tokenizer, arguments):
     assert json.dumps(actions[0].arguments, sort_keys=True) == json.dumps(arguments, sort_keys=True)
 
 
-@pytest.mark.parametrize("value", ["<nexa_1>", "<nexa_end>", "<|im_end|>", "e\u0301", "ﬁ", "a\\d", "\x00\n\t", "“‘'\"", "红色的猫'"])
+@pytest.mark.parametrize(
+    "value", ["<nexa_1>", "<nexa_end>", "<|im_end|>", "e\u0301", "ﬁ", "a\\d", "\x00\n\t", "“‘'\"", "红色的猫'"]
+)
 def test_hostile_and_odd_strings_survive(shop, tokenizer, value):
     ids = target_ids({"name": "order", "arguments": {"item": value}}, tokenizer, shop)
     assert sum(one in functional_tokens(tokenizer, shop).functions for one in ids) == 1
@@ -326,7 +352,10 @@ def test_only_ids_make_a_call(shop, tokenizer):
     tokens = functional_tokens(tokenizer, shop)
     typed = tokenizer.encode("<nexa_2>()<nexa_end>", split_special_tokens=True)
     assert parse_calls(typed, tokenizer, shop) == [] and parse_calls(typed, tokenizer, shop).errors == []
-    kinds = lambda ids: [error.kind for error in parse_calls(ids, tokenizer, shop).errors]
+
+    def kinds(ids):
+        return [error.kind for error in parse_calls(ids, tokenizer, shop).errors]
+
     assert kinds([tokens.end]) == ["stray_end"]
     assert kinds([tokens.functions[0]]) == ["unclosed"]
     assert kinds([tokens.functions[0], tokens.functions[0], tokens.end]) == ["unclosed", "syntax"]
