@@ -150,6 +150,9 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         super().__init__(config)
         self.model = OmniVisionModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embedding = self.model.get_input_embeddings()  # embed_tokens in most models, wte in GPT-2's family
+        name = next(name for name, module in self.named_modules() if module is embedding)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,0 +1,187 @@
+"""Greedy answers to many short questions: what images share is computed once.
+
+The tower runs once per image, the prompt up to the end of the image once per image and batch; its key/value cache is
+handed to every question about that image. Tests hold the answers equal to `model.generate`, one question at a time.
+
+Legend: B questions of a batch, U different images of a batch, P patches, C vision width, L prefix length, Q longest rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import DynamicCache
+
+from omnivision.constants import VISION_END
+from omnivision.model.conversation import encode_conversation
+from omnivision.model.modeling import OmniVisionForConditionalGeneration
+from omnivision.model.processing import OmniVisionProcessor
+
+Question = str | Sequence[dict[str, Any]]
+ImageInput = Image.Image | str | Path | Tensor | None
+
+
+@torch.inference_mode()
+def encode_images(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, images: Sequence[ImageInput],
+                  batch_size: int = 16) -> Tensor:
+    """Tower features of pictures, files or pixels, to be cached and passed back as `image_features`.
+
+    Returns:
+        (images, P, C) on the model's device.
+    """
+    batches = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
+    tower = model.model.vision_tower
+    done = [model.model.get_vision_features(processor.pixels(batch).to(tower.device, tower.dtype)) for batch in batches]
+    return torch.cat(done)
+
+
+@torch.inference_mode()
+def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
+                 images: Sequence[ImageInput], max_new_tokens: int, batch_size: int = 32, *,
+                 stop_token_ids: Iterable[int] | None = None, autocast_dtype: torch.dtype | None = None,
+                 on_batch: Callable[[int], None] | None = None) -> list[list[int]]:
+    """Answers questions greedily, in any order of work, returned in the order given.
+
+    Args:
+        model: in evaluation mode or not; it is put into it for the call.
+        questions: a text, or turns {"role", "text"} as in encode_conversation, for every answer.
+        images: for every question a picture, a file, tower features (P, C), or None.
+        max_new_tokens: the longest answer.
+        batch_size: questions at a time.
+        stop_token_ids: ids that end an answer; None is the generation config's.
+        autocast_dtype: torch.bfloat16 to compute under autocast.
+        on_batch: called with the number of answers finished by each batch.
+
+    Returns:
+        New ids of every question, with the id that ended it (none where max_new_tokens did).
+
+    Raises:
+        ValueError: questions and images differ in number.
+    """
+    if len(questions) != len(images):
+        raise ValueError(f"There are {len(questions)} questions and {len(images)} images: give one image (or None) per question.")
+    stops = model.generation_config.eos_token_id if stop_token_ids is None else list(stop_token_ids)
+    stops = {stops} if isinstance(stops, int) else set(stops or ())
+    prompts = [_split_prompt(processor, question, image) for question, image in zip(questions, images)]
+    keys = [_image_key(image) for image in images]
+    answers: list[list[int]] = [[] for _ in questions]
+    features: dict[Hashable, Tensor] = {}
+    was_training = model.training
+    model.eval()
+    device = model.get_input_embeddings().weight.device
+    autocast = torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext()
+    try:
+        with autocast:
+            for batch in _batches(prompts, keys, batch_size):
+                wanted = {keys[i]: images[i] for i in batch if images[i] is not None}
+                features = _features(model, processor, wanted, features)  # an image at a batch's edge is kept
+                rows = torch.tensor([list(wanted).index(keys[i]) if keys[i] in wanted else 0 for i in batch], device=device)
+                cache = _prefix_cache(model, prompts[batch[0]][0], features, rows)
+                new = _greedy(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens)
+                for index, ids in zip(batch, new):
+                    answers[index] = ids
+                if on_batch:
+                    on_batch(len(batch))
+    finally:
+        model.train(was_training)
+    return answers
+
+
+def generate_answers(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
+                     images: Sequence[ImageInput], max_new_tokens: int, batch_size: int = 32, **options: Any) -> list[str]:
+    """The answers of generate_ids as text, without control tokens."""
+    ids = generate_ids(model, processor, questions, images, max_new_tokens, batch_size, **options)
+    return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
+
+
+def _split_prompt(processor: OmniVisionProcessor, question: Question, image: ImageInput) -> tuple[tuple[int, ...], list[int]]:
+    """The prompt's ids, cut after the image: the part that questions about one image share, and the rest."""
+    turns = [{"role": "user", "text": question}] if isinstance(question, str) else question
+    ids = encode_conversation(processor.tokenizer, turns, int(image is not None), processor.image_seq_length, True).input_ids
+    if image is None:
+        return (), ids
+    end = processor.tokenizer.convert_tokens_to_ids(VISION_END)
+    cut = ids.index(end) + 1
+    return tuple(ids[:cut]), ids[cut:]
+
+
+def _image_key(image: ImageInput) -> Hashable:
+    if isinstance(image, Tensor):
+        return image.data_ptr(), tuple(image.shape), str(image.device)  # views of one cache are new objects each time
+    if isinstance(image, Image.Image):
+        return hashlib.sha256(image.tobytes()).digest(), image.size, image.mode
+    return None if image is None else str(image)
+
+
+def _batches(prompts: Sequence[tuple[tuple[int, ...], list[int]]], keys: Sequence[Hashable], batch_size: int) -> list[list[int]]:
+    """Batches of one prefix each; questions about an image stay together, images with long questions too."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, (prefix, _) in enumerate(prompts):
+        groups[prefix, keys[index]].append(index)
+    by_prefix: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
+    for (prefix, _), members in groups.items():
+        by_prefix[prefix].append(sorted(members, key=lambda i: len(prompts[i][1])))
+    batches = []
+    for members in by_prefix.values():
+        order = [i for group in sorted(members, key=lambda g: len(prompts[g[-1]][1])) for i in group]
+        batches += [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    return batches
+
+
+def _features(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, wanted: dict[Hashable, ImageInput],
+              known: dict[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+    new = [key for key, image in wanted.items() if key not in known and not isinstance(image, Tensor)]
+    computed = dict(zip(new, encode_images(model, processor, [wanted[key] for key in new]))) if new else {}
+    return {key: image if isinstance(image, Tensor) else computed.get(key, known.get(key)) for key, image in wanted.items()}
+
+
+def _prefix_cache(model: OmniVisionForConditionalGeneration, prefix: tuple[int, ...], features: dict[Hashable, Tensor],
+                  rows_B: Tensor) -> DynamicCache:
+    """Runs the prefix once per different image and copies its cache to the questions' rows."""
+    cache = DynamicCache(config=model.config)
+    if prefix:
+        features_UPC = torch.stack([value.to(rows_B.device) for value in features.values()])
+        ids_UL = torch.tensor(prefix, device=rows_B.device).expand(len(features_UPC), -1)
+        model.model(input_ids=ids_UL, image_features=features_UPC, past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(rows_B)
+    return cache
+
+
+def _greedy(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rests: list[list[int]], stops: set[int],
+            max_new_tokens: int) -> list[list[int]]:
+    """Decodes on top of a cache. The rests are padded on the left, between prefix and question, and masked there."""
+    device = model.get_input_embeddings().weight.device
+    longest, prefix = max(map(len, rests)), cache.get_seq_length()
+    pads = torch.tensor([longest - len(rest) for rest in rests], device=device)
+    ids = torch.tensor([[0] * (longest - len(rest)) + rest for rest in rests], device=device)
+    steps_Q = torch.arange(longest, device=device)
+    mask = torch.cat([torch.ones(len(rests), prefix, dtype=torch.long, device=device),
+                      (steps_Q >= pads[:, None]).long()], 1)
+    positions = prefix + (steps_Q - pads[:, None]).clamp(min=0)
+    answers: list[list[int]] = [[] for _ in rests]
+    alive = list(range(len(rests)))
+    for step in range(max_new_tokens):
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+                       logits_to_keep=1).logits
+        chosen = logits[:, -1].argmax(-1)
+        for row, token in zip(alive, chosen.tolist()):
+            if not (answers[row] and answers[row][-1] in stops):
+                answers[row].append(token)
+        live = [i for i, row in enumerate(alive) if answers[row][-1] not in stops]
+        if not live:
+            break
+        if 2 * len(live) <= len(alive):  # copying the cache pays once half of the rows are done
+            keep = torch.tensor(live, device=device)
+            cache.batch_select_indices(keep)
+            chosen, mask, positions, alive = chosen[keep], mask[keep], positions[keep], [alive[i] for i in live]
+        ids, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+    return answers
