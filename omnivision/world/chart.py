@@ -29,6 +29,7 @@ COLORS = {  # a plain name and the shade drawn for it
     "purple": (128, 70, 175), "yellow": (240, 200, 40), "gray": (140, 146, 155), "black": (25, 35, 50),
     "brown": (135, 88, 50), "pink": (240, 130, 175),
 }  # fmt: skip
+_METALS = {"Gold": "yellow", "Silver": "gray", "Bronze": "brown", "金牌": "yellow", "银牌": "gray", "铜牌": "brown"}
 INK, FAINT, BAND = (60, 60, 60), (224, 226, 230), (248, 248, 248)
 TITLE, LABEL, VALUE = 12, 12, 12  # text heights (em) at the side of 216 px: 8-px patches can still read them
 
@@ -104,6 +105,8 @@ def _fits(form: str, found: Slice) -> bool:
 
 def _colors(form: str, found: Slice, rng: random.Random) -> tuple[str, ...]:
     names = list(COLORS)
+    if form == "pie" and all(label in _METALS for label in found.labels):
+        return tuple(_METALS[label] for label in found.labels)  # a brown "gold" slice would be a riddle
     if form == "pie":
         return tuple(rng.sample(names, len(found.labels)))
     if len(found.series) == 2:
@@ -177,9 +180,9 @@ def _legend(sheet: _Sheet, chart: Chart) -> None:
     widths = [_width(name) + 16 for name in chart.series]
     x = 108 - (sum(widths) + 8) / 2
     for name, color, width in zip(chart.series, chart.colors, widths):
-        box = sheet.px(x, 206, x + 8, 214)
+        box = sheet.px(x, 203, x + 8, 211)
         sheet.pen.ellipse(box, fill=sheet.shade(color))
-        sheet.text(x + 12, 210, name, LABEL, "lm")
+        sheet.text(x + 12, 207, name, LABEL, "lm")
         x += width + 8
 
 

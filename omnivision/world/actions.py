@@ -1,0 +1,197 @@
+"""Requests for actions whose arguments can only be read from the picture, with the true call.
+
+A request never names what it is about: "the object on the far left", "the person on the sign". It is made only where
+the picture leaves one reading.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .action_words import REFERENCES, SENTENCES
+from .scene import make_scene
+from .sign import NAMES
+from .truth import Scene
+from .vocabulary import kinds
+
+IRRELEVANT_SHARE = 0.1
+CLEAR = 0.10  # an object is the leftmost only if every other kind is this far behind, in parts of the side
+TRAIN_STYLES, HELD_OUT_STYLES = ("noto", "twemoji"), ("openmoji",)
+Found = tuple[dict, dict[str, str]]  # arguments of the call, words of the sentence
+
+
+@dataclass(frozen=True)
+class Action:
+    """A request about a scene and the calls it should lead to: [{"name", "arguments"}]."""
+
+    scene: Scene
+    request: str
+    language: str
+    calls: tuple[dict, ...]
+
+
+def make_action(rng: random.Random, split: str, language: str = "en") -> Action:
+    """A scene, a request about it and the true call.
+
+    Args:
+        rng: the only source of chance.
+        split: "eval_held_out" is drawn in the held-out style, anything else in the others.
+        language: of the request; names and values in the call are English in any case.
+    """
+    styles = HELD_OUT_STYLES if split == "eval_held_out" else TRAIN_STYLES
+    if rng.random() < IRRELEVANT_SHARE:
+        return _irrelevant(rng, styles, language)
+    name = rng.choice(tuple(_MAKERS))
+    places, signed, make = _MAKERS[name]
+    for _ in range(5000):
+        scene = _scene(rng, styles, places, signed)
+        found = make(rng, scene, language)
+        if found:
+            arguments, words = found
+            request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+            return Action(scene, request, language, ({"name": name, "arguments": arguments},))
+    raise AssertionError(f"no scene in 5000 serves {name}")
+
+
+def _scene(rng: random.Random, styles: tuple[str, ...], places: tuple[str, ...] | None, signed: bool) -> Scene:
+    scene = make_scene(rng, rng.choice(styles), places, min_kinds=2, max_kinds=4, max_items=6, with_sign=signed)
+    return replace(scene, sign=rng.choice(NAMES)) if signed else scene
+
+
+def _irrelevant(rng: random.Random, styles: tuple[str, ...], language: str) -> Action:
+    """Either something no function serves, or an action whose object is not in the picture."""
+    call = ({"name": "irrelevant", "arguments": {}},)
+    if rng.random() < 0.5:
+        scene = _scene(rng, styles, None, rng.random() < 0.2)
+        return Action(scene, rng.choice(SENTENCES["irrelevant"][language == "zh"]), language, call)
+    name, group = rng.choice((("animal_care", "animal"), ("order_food", "food"), ("order_groceries", "food"),
+                              ("send_email", ""), ("send_message", "")))  # fmt: skip
+    for _ in range(5000):
+        scene = _scene(rng, styles, None, False)
+        if not group or not any(kinds()[item.kind].group == group for item in scene.items):
+            break
+    words = _count_words(rng, scene, language) if name == "send_message" else {}
+    ref = _pointed(rng, scene, language)
+    words["ref"] = ref[1] if ref else REFERENCES["left"][language == "zh"]
+    return Action(scene, rng.choice(SENTENCES[name][language == "zh"]).format(**words), language, call)
+
+
+def _counts(scene: Scene) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in scene.items:
+        found[item.kind] = found.get(item.kind, 0) + 1
+    return found
+
+
+def _only(scene: Scene, test: Callable[[object], bool]) -> str | None:
+    """The one kind in the scene that passes a test, or None where none or several do."""
+    passing = [name for name in _counts(scene) if test(kinds()[name])]
+    return passing[0] if len(passing) == 1 else None
+
+
+def _pointed(rng: random.Random, scene: Scene, language: str, groups: bool = True) -> tuple[str, str] | None:
+    """A kind and a phrase that can mean nothing else: an extreme position, or the only one of its group."""
+    found = []
+    for word, axis, sign in (("left", "x", 1), ("right", "x", -1), ("top", "y", 1), ("bottom", "y", -1)):
+        order = sorted(scene.items, key=lambda item: sign * getattr(item, axis))
+        rest = [item for item in order if item.kind != order[0].kind]
+        if rest and sign * (getattr(rest[0], axis) - getattr(order[0], axis)) >= CLEAR:
+            found.append((order[0].kind, word))
+    for group in ("animal", "vehicle", "plant", "food") if groups else ():
+        only = _only(scene, lambda kind: kind.group == group)
+        if only:
+            found.append((only, group))
+    if not found:
+        return None
+    kind, word = rng.choice(found)
+    return kind, REFERENCES[word][language == "zh"]
+
+
+def _send_email(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    found = _pointed(rng, scene, language)
+    return found and ({"recipient": scene.sign, "subject": found[0]}, {"ref": found[1]})
+
+
+def _count_words(rng: random.Random, scene: Scene, language: str) -> dict[str, str]:
+    kind = kinds()[rng.choice(sorted(_counts(scene)))]
+    return {"name": kind.en, "things": kind.zh if language == "zh" else kind.plural, "measure": kind.measure}
+
+
+def _send_message(rng: random.Random, scene: Scene, language: str) -> Found:
+    words = _count_words(rng, scene, language)
+    return {"recipient": scene.sign, "count": _counts(scene)[words["name"]]}, words
+
+
+def _web_search(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    found = _pointed(rng, scene, language)
+    return found and ({"query": found[0]}, {"ref": found[1]})
+
+
+def _shop(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    found = _pointed(rng, scene, language, groups=False)
+    color = found and next(item.color for item in scene.items if item.kind == found[0])
+    if not color or "shop" not in kinds()[found[0]].flags:
+        return None
+    return {"item": found[0], "color": color}, {"ref": found[1]}
+
+
+def _recycle(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    found = _pointed(rng, scene, language, groups=False)
+    if not found or not kinds()[found[0]].bin:
+        return None
+    return {"item": found[0], "bin": kinds()[found[0]].bin}, {"ref": found[1]}
+
+
+def _report_lost_item(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    found = _pointed(rng, scene, language, groups=False)
+    if not found or kinds()[found[0]].group not in ("thing", "clothing", "sport", "container", "utensil"):
+        return None  # nobody loses a bus or a tree
+    return {"item": found[0], "place": scene.place}, {"ref": found[1]}
+
+
+def _interior_design(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    name = _only(scene, lambda kind: "furniture" in kind.flags or "decor" in kind.flags)
+    if not name or _counts(scene)[name] > 1:
+        return None
+    x = next(item.x for item in scene.items if item.kind == name)
+    if 0.28 < x < 0.4 or 0.6 < x < 0.72:
+        return None  # neither clearly in the middle nor clearly at a side
+    position = "left" if x <= 0.28 else "right" if x >= 0.72 else "middle"
+    flag = "furniture" if "furniture" in kinds()[name].flags else "decor"
+    return {"item": name, "position": position}, {"ref": REFERENCES[flag][language == "zh"]}
+
+
+def _order_groceries(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    name = _only(scene, lambda kind: kind.group == "food" or "grocery" in kind.flags)
+    if not name or "grocery" not in kinds()[name].flags:
+        return None
+    return {"item": name, "count": _counts(scene)[name]}, {}
+
+
+def _order_food(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    name = _only(scene, lambda kind: kind.group == "food" or "grocery" in kind.flags)
+    if not name or "grocery" in kinds()[name].flags:
+        return None
+    return {"dish": name, "count": _counts(scene)[name]}, {}
+
+
+def _animal_care(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    name = _only(scene, lambda kind: kind.group == "animal")
+    return name and ({"animal": name}, {})
+
+
+_FOODS, _ROOMS = ("kitchen", "shop", "street", "living room", "farm", "office"), ("living room", "office", "kitchen", "workshop")
+_MAKERS: dict[str, tuple[tuple[str, ...] | None, bool, Callable]] = {  # places to look in, with a sign, maker
+    "send_email": (None, True, _send_email),
+    "send_message": (None, True, _send_message),
+    "web_search": (None, False, _web_search),
+    "shop": (None, False, _shop),
+    "recycle": (("kitchen", "office", "workshop", "shop", "farm", "garden", "living room"), False, _recycle),
+    "report_lost_item": (None, False, _report_lost_item),
+    "interior_design": (_ROOMS, False, _interior_design),
+    "order_groceries": (_FOODS, False, _order_groceries),
+    "order_food": (_FOODS, False, _order_food),
+    "animal_care": (None, False, _animal_care),
+}

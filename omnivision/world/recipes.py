@@ -1,0 +1,199 @@
+"""One picture of the world by its split and number: what is true of it, how it is drawn, and its rows."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from PIL import Image
+
+from .actions import HELD_OUT_STYLES, TRAIN_STYLES, make_action
+from .captions import caption
+from .chart import draw_chart, make_chart
+from .chart_questions import chart_caption, chart_questions
+from .scene import draw_scene, make_scene
+from .scene_questions import open_questions, scene_questions
+from .sign import draw_sign, make_sign
+from .sign_questions import sign_caption, sign_questions
+from .truth import QA, Chart, Item, Region, Scene, Sign
+
+CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
+SIGN_IN_SCENE = 0.15  # share of training scenes with a short word in them
+QUESTIONS = 8  # question-answer pairs of an sft picture
+CHART_QUESTIONS, OPEN_QUESTIONS = 3, 5  # per evaluation picture
+MIX = {"align": (0.75, 0.90), "sft": (0.70, 0.92)}  # below the first: a scene; below the second: a chart; else a sign
+DESCRIBE = {"en": "Describe the image.", "zh": "描述这张图片。"}
+Truth = Scene | Chart | Sign
+
+
+@dataclass(frozen=True)
+class Task:
+    """A picture to make.
+
+    Args:
+        split: folder of the picture; also decides styles and table slices.
+        number: of the picture within its split.
+        purpose: "align", "sft", "dpo", "functions", or in evaluation "scenes", "charts", "actions".
+    """
+
+    split: str
+    number: int
+    purpose: str
+
+    @property
+    def image(self) -> str:
+        """Path of the picture in the world's folder."""
+        return f"images/{self.split}/{self.number:06d}.png"
+
+
+@dataclass
+class Recipe:
+    """What is true of a picture, and the rows by the file they belong to (without question ids)."""
+
+    truth: Truth
+    rows: dict[str, list[dict]] = field(default_factory=dict)
+
+
+def make_recipe(seed: int, task: Task) -> Recipe:
+    """The truth and rows of a picture; the same for a seed wherever and whenever it is made."""
+    return _PURPOSES[task.purpose](random.Random(f"{seed}/{task.split}/{task.number}"), task)
+
+
+def draw(truth: Truth, size: int) -> tuple[Image.Image, list[Region]]:
+    """The picture of a truth of any type."""
+    draw_it = {Scene: draw_scene, Chart: draw_chart, Sign: draw_sign}[type(truth)]
+    return draw_it(truth, size)
+
+
+def truth_row(task: Task, truth: Truth) -> dict:
+    """A line of truth/<split>.jsonl."""
+    return {"image": task.image, "type": type(truth).__name__.lower(), **asdict(truth)}
+
+
+def truth_from_row(row: dict) -> Truth:
+    """The truth that a line of truth/<split>.jsonl holds."""
+    fields = {key: value for key, value in row.items() if key not in ("image", "type")}
+    if row["type"] == "scene":
+        fields["items"] = tuple(Item(**item) for item in fields["items"])
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        return Scene(**fields)
+    if row["type"] == "chart":
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        fields["values"] = tuple(map(tuple, fields["values"]))
+        return Chart(**fields)
+    return Sign(**fields)
+
+
+def fingerprint(truth: Truth) -> str:
+    """What two pictures would share if one leaked into the other's split: objects and places, or a table's slice."""
+    if isinstance(truth, Chart):
+        return f"chart {truth.slice_id}"
+    if isinstance(truth, Sign):
+        return f"sign {truth.text}"
+    items = sorted((item.kind, item.x, item.y, item.size, item.color or "") for item in truth.items)
+    return f"scene {truth.place} {items}"
+
+
+def _language(rng: random.Random, chinese: float = CHINESE_SHARE) -> str:
+    return "zh" if rng.random() < chinese else "en"
+
+
+def _row(task: Task, pairs: list[tuple[str, str]], language: str, **more) -> dict:
+    turns = []
+    for question, answer in pairs:
+        turns.append({"role": "user", "text": question, "loss": False})
+        turns.append({"role": "assistant", "text": answer, "loss": True})
+    identity = f"{task.split}-{task.number:06d}"
+    return {"id": identity, "images": [task.image], "language": language, "turns": turns, **more}
+
+
+def _train_scene(rng: random.Random) -> Scene:
+    return make_scene(rng, rng.choice(TRAIN_STYLES), with_sign=rng.random() < SIGN_IN_SCENE)
+
+
+def _picture(rng: random.Random, task: Task, language: str) -> Truth:
+    draw_at, (scenes, charts) = rng.random(), MIX[task.purpose]
+    if draw_at < scenes:
+        return _train_scene(rng)
+    return make_chart(rng, task.split, language) if draw_at < charts else make_sign(rng, language)
+
+
+def _align(rng: random.Random, task: Task) -> Recipe:
+    language = _language(rng)
+    truth = _picture(rng, task, language)
+    if isinstance(truth, Scene):
+        words = caption(truth, language)
+    else:
+        words = chart_caption(truth) if isinstance(truth, Chart) else sign_caption(truth, language)
+    return Recipe(truth, {"align": [_row(task, [(DESCRIBE[language], words)], language)]})
+
+
+def _sft(rng: random.Random, task: Task) -> Recipe:
+    language = _language(rng)
+    truth = _picture(rng, task, language)
+    asked: list[QA]
+    if isinstance(truth, Scene):
+        asked = scene_questions(truth, rng, language, QUESTIONS)
+    elif isinstance(truth, Chart):
+        asked = chart_questions(truth, rng, QUESTIONS)
+    else:
+        asked = sign_questions(truth, rng, language, QUESTIONS)
+    return Recipe(truth, {"sft": [_row(task, [(qa.question, qa.answer) for qa in asked], language)]})
+
+
+def _dpo(rng: random.Random, task: Task) -> Recipe:
+    """Half short questions, half open ones: both are answered wrongly in ways an oracle can mend."""
+    language = _language(rng)
+    scene = _train_scene(rng)
+    if rng.random() < 0.5:
+        (qa,) = scene_questions(scene, rng, language, 1)
+    else:
+        qa = rng.choice(open_questions(scene, rng, language, 3))
+    row = _row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta)
+    return Recipe(scene, {"dpo": [row]})
+
+
+def _functions(rng: random.Random, task: Task) -> Recipe:
+    action = make_action(rng, task.split, _language(rng, CHINESE_REQUESTS))
+    row = {
+        "id": f"{task.split}-{task.number:06d}",
+        "images": [task.image],
+        "request": action.request,
+        "language": action.language,
+        "calls": list(action.calls),
+    }
+    return Recipe(action.scene, {"functions": [row]})
+
+
+def _scenes(rng: random.Random, task: Task) -> Recipe:
+    """Open questions of an evaluation scene; POPE's rows are made of all scenes together."""
+    language = _language(rng)
+    styles = HELD_OUT_STYLES if task.split == "eval_held_out" else TRAIN_STYLES
+    scene = make_scene(rng, rng.choice(styles), with_sign=rng.random() < 0.3)
+    rows = [
+        {"image": task.image, "text": qa.question, "label": qa.answer, "language": language, "kind": qa.kind, "meta": qa.meta}
+        for qa in open_questions(scene, rng, language, OPEN_QUESTIONS)
+    ]
+    return Recipe(scene, {"open": rows})
+
+
+def _charts(rng: random.Random, task: Task) -> Recipe:
+    chart = make_chart(rng, task.split, _language(rng))
+    rows = [
+        {"image": task.image, "text": qa.question, "label": [qa.answer], "language": qa.language, "kind": qa.kind}
+        for qa in chart_questions(chart, rng, CHART_QUESTIONS)
+    ]
+    return Recipe(chart, {"chartqa": rows})
+
+
+def _actions(rng: random.Random, task: Task) -> Recipe:
+    action = make_action(rng, task.split, _language(rng, CHINESE_REQUESTS))
+    row = {"image": task.image, "text": action.request, "language": action.language, "calls": list(action.calls)}
+    return Recipe(action.scene, {"actions": [{**row, "kind": action.calls[0]["name"]}]})
+
+
+_PURPOSES: dict[str, Callable[[random.Random, Task], Recipe]] = {
+    "align": _align, "sft": _sft, "dpo": _dpo, "functions": _functions,
+    "scenes": _scenes, "charts": _charts, "actions": _actions,
+}  # fmt: skip

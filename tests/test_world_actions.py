@@ -1,0 +1,88 @@
+"""Requests for actions: the arguments are in the picture, never in the request."""
+
+import random
+from collections import Counter
+
+import jsonschema
+import pytest
+
+from omnivision.world.action_words import SENTENCES, function_tools
+from omnivision.world.actions import make_action
+from omnivision.world.vocabulary import kinds
+
+TOOLS = {tool["function"]["name"]: tool["function"] for tool in function_tools()}
+
+
+@pytest.fixture(scope="module")
+def actions():
+    rng = random.Random(11)
+    return [make_action(rng, "functions", language) for language in ("en", "zh") for _ in range(500)]
+
+
+def test_ten_actions_and_irrelevant():
+    assert len(TOOLS) == 11 and list(TOOLS)[-1] == "irrelevant"
+    assert all(len(tool["parameters"]["properties"]) <= 3 for tool in TOOLS.values())
+
+
+def test_calls_keep_to_the_schemas(actions):
+    for action in actions:
+        (call,) = action.calls
+        jsonschema.validate(call["arguments"], TOOLS[call["name"]]["parameters"])
+        assert list(call["arguments"]) == list(TOOLS[call["name"]]["parameters"]["properties"])
+
+
+def test_all_actions_are_asked_for_about_equally(actions):
+    counts = Counter(action.calls[0]["name"] for action in actions)
+    assert set(counts) == set(TOOLS) and min(counts.values()) > 50
+    assert 60 < counts["irrelevant"] < 150
+
+
+def test_arguments_are_in_the_picture_and_not_in_the_request(actions):
+    for action in actions:
+        shown = {item.kind: item for item in action.scene.items}
+        for key, value in action.calls[0]["arguments"].items():
+            if key in ("item", "query", "subject", "dish", "animal"):
+                assert value in shown
+            if key == "recipient":
+                assert value == action.scene.sign
+            if key == "color":
+                assert value == shown[action.calls[0]["arguments"]["item"]].color
+            if key == "place":
+                assert value == action.scene.place
+            if key == "count" and "item" in action.calls[0]["arguments"]:
+                item = action.calls[0]["arguments"]["item"]
+                assert value == sum(one.kind == item for one in action.scene.items)
+            if isinstance(value, str) and key != "position":
+                assert value not in action.request
+        assert "{" not in action.request
+
+
+def test_the_animal_is_only_said_where_there_is_one_kind(actions):
+    for action in actions:
+        animals = {item.kind for item in action.scene.items if kinds()[item.kind].group == "animal"}
+        name = action.calls[0]["name"]
+        if name == "animal_care":
+            assert len(animals) == 1
+        if name == "irrelevant" and action.request in sum(SENTENCES["animal_care"], ()):
+            assert not animals
+
+
+def test_the_far_left_is_clearly_the_far_left(actions):
+    checked = 0
+    for action in actions:
+        if "far left" in action.request and action.calls[0]["name"] != "irrelevant":
+            first, *rest = sorted(action.scene.items, key=lambda item: item.x)
+            others = [item.x for item in rest if item.kind != first.kind]
+            assert first.kind in action.calls[0]["arguments"].values() and min(others) - first.x >= 0.1
+            checked += 1
+    assert checked > 10
+
+
+def test_held_out_requests_are_drawn_in_the_held_out_style():
+    rng = random.Random(1)
+    assert {make_action(rng, "eval_held_out").scene.style for _ in range(20)} == {"openmoji"}
+    assert {make_action(rng, "eval").scene.style for _ in range(40)} == {"noto", "twemoji"}
+
+
+def test_requests_repeat_from_the_seed():
+    assert make_action(random.Random("1/eval/4"), "eval", "zh") == make_action(random.Random("1/eval/4"), "eval", "zh")
