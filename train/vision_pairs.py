@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import IterableDataset
 
 from omnivision.model.tower import TRUNK_SHAPE
-
 from omnivision.world.captions import caption
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.scene import draw_scene, make_scene

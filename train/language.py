@@ -1,0 +1,139 @@
+"""Pretrains the tiny Qwen2-shaped language model on the embedded world's text.
+
+    omnivision train language --config train/configs/language.yaml [key=value ...]
+
+Stand-in for the hub's weights. It learns the world's words, both languages, dialogue in ChatML and how to
+answer from a plan (see language_text); it never sees a picture.
+
+Shapes: B sequences, L tokens, S strips, K words a strip, D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision_train.language_text import Lessons
+from omnivision_train.language_tokenizer import train_tokenizer
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Settings of the language model's pretraining."""
+
+    out: str = "runs/tiny-language"
+    seed: int = 1
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 2
+    vocab_size: int = 4096  # rows of the embedding table
+    spare_rows: int = 64  # rows no token uses yet: functional tokens go there
+    batch: int = 24
+    steps: int = 4000
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    max_length: int = 384
+    workers: int = 1
+    threads: int = 2
+    bf16: bool = True
+    log_every: int = 20
+
+
+def plan_embeddings(table: nn.Embedding, plan_BSK: Tensor) -> Tensor:
+    """Mean embedding of each strip's words; zero where a strip is empty. Shape (B, S, D)."""
+    used_BSK1 = (plan_BSK >= 0).unsqueeze(-1)
+    words_BSKD = table(plan_BSK.clamp(min=0)) * used_BSK1
+    return words_BSKD.sum(2) / used_BSK1.sum(2).clamp(min=1)
+
+
+def loss_of(model: Qwen2ForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """(mean cross-entropy, share of supervised tokens predicted right) with plans in the image's place."""
+    table = model.get_input_embeddings()
+    embeds_BLD = table(batch["input_ids"])
+    plans_BSD = plan_embeddings(table, batch["plan_BSK"]).to(embeds_BLD.dtype)
+    embeds_BLD = embeds_BLD.masked_scatter(batch["image_BL"].unsqueeze(-1), plans_BSD)
+    hidden_BLD = model.model(inputs_embeds=embeds_BLD, attention_mask=batch["attention_mask"]).last_hidden_state
+    target_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
+    supervised = target_BL != IGNORE_INDEX
+    logits_NV = model.lm_head(hidden_BLD[supervised]).float()
+    right = (logits_NV.argmax(-1) == target_BL[supervised]).float().mean()
+    return F.cross_entropy(logits_NV, target_BL[supervised]), right
+
+
+def build(config: LanguageConfig):
+    """(model, tokenizer): a fresh Qwen2 model of the configured shape and a tokenizer trained on the world."""
+    torch.manual_seed(config.seed)
+    tokenizer = train_tokenizer(config.vocab_size - config.spare_rows, config.seed)
+    shape = Qwen2Config(
+        vocab_size=config.vocab_size, hidden_size=config.hidden_size, intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers, num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads, max_position_embeddings=2048, tie_word_embeddings=True,
+        bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"), eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return Qwen2ForCausalLM(shape), tokenizer
+
+
+def train(config: LanguageConfig) -> Path:
+    """Pretrains and writes the folder in transformers' layout; returns it."""
+    torch.set_num_threads(config.threads)
+    model, tokenizer = build(config)
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(out)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
+    optims = [
+        torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=config.lr, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+    stream = Lessons(tokenizer, config.seed, config.batch, config.max_length)
+    batches = iter(DataLoader(stream, batch_size=None, num_workers=config.workers))
+    log, started, meters = (out / "metrics.jsonl").open("a"), time.time(), {}
+    for step in range(config.steps):
+        batch = next(batches)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+            loss, right = loss_of(model, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        rate = min(1.0, (step + 1) / config.warmup, (config.steps - step) / (0.5 * config.steps))
+        for optim in optims:
+            optim.param_groups[0]["lr"] = config.lr * rate
+            optim.step()
+            optim.zero_grad(set_to_none=True)
+        for name, value in (("loss", loss.item()), ("token_accuracy", right.item())):
+            meters[name] = 0.95 * meters.get(name, value) + 0.05 * value
+        if step % config.log_every == 0:
+            line = {"step": step, "seconds": round(time.time() - started, 1)} | {k: round(v, 4) for k, v in meters.items()}
+            log.write(json.dumps(line) + "\n")
+            log.flush()
+        if step % 500 == 499:
+            save(model, out)
+    save(model, out)
+    return out
+
+
+def save(model: Qwen2ForCausalLM, out: Path) -> None:
+    """Writes the weights in fp16 (bf16 would lose three bits of a model this small)."""
+    state = {k: v.to(torch.float16) for k, v in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state)
+
+
+def main(argv: list[str]) -> int:
+    """`omnivision train language --config FILE [key=value ...]`."""
+    from omnivision_train.arguments import recipe_config
+
+    print(train(recipe_config(LanguageConfig, "language", argv)))
+    return 0

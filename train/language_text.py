@@ -1,0 +1,160 @@
+"""Text of the embedded world for the tiny language model: plans of pictures with dialogues about them.
+
+A plan is the text twin of the 81 image tokens: for each strip of patches, the words of what lies there. The
+language model reads the mean embedding of those words, so that afterwards a projector only has to say in
+embeddings what the plan says in words. Pictures' truth is used; no pixel is seen.
+
+Shapes: S strips of a picture (81), K words kept a strip.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+
+from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
+from omnivision.model.conversation import encode_conversation
+from omnivision.world.actions import make_action
+from omnivision.world.captions import caption
+from omnivision.world.chart import draw_chart, make_chart
+from omnivision.world.chart_questions import chart_caption, chart_questions
+from omnivision.world.scene import make_scene
+from omnivision.world.scene_questions import open_questions, scene_questions
+from omnivision.world.sign import draw_sign, make_sign
+from omnivision.world.sign_questions import sign_caption, sign_questions
+from omnivision.world.truth import QA, Region, Scene
+from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, covered_patches
+
+STRIP = 9  # patches of one raster token
+STRIPS = SIDE * SIDE // STRIP
+WORDS = 12  # K: at most so many word tokens a strip
+CAPTION_PROMPT = {"en": "Describe the image.", "zh": "描述这张图片。"}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training sequence before tokenisation: what the plan shows and the dialogue about it."""
+
+    regions: list[Region]
+    dialogue: list[QA]
+
+
+def scene_regions(scene: Scene, size: int = 216) -> list[Region]:
+    """Where a scene's objects lie, from its truth alone (drawing would turn and crop them a little)."""
+    regions = []
+    for item in scene.items:
+        half = item.size * size / 2
+        x, y = item.x * size, item.y * size
+        label = f"{item.color} {item.kind}" if item.color else item.kind
+        regions.append(Region((round(x - half), round(y - half), round(x + half), round(y + half)), label, "object"))
+    if scene.sign:
+        x, y = (round(v * size) for v in scene.sign_at)
+        regions.append(Region((x - 40, y - 8, x + 40, y + 8), scene.sign, "text"))
+    return regions
+
+
+def call_text(call: dict) -> str:
+    """A call as code: recycle(item='bottle', bin='glass')."""
+    return f"{call['name']}({', '.join(f'{k}={v!r}' for k, v in call['arguments'].items())})"
+
+
+def lesson(rng: random.Random, questions: int = 8) -> Lesson:
+    """A random plan and dialogue: scenes, charts, signs and actions."""
+    language = "zh" if rng.random() < 0.25 else "en"
+    kind = rng.random()
+    if kind < 0.60:
+        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=2, max_kinds=5, with_sign=rng.random() < 0.15)
+        asked = scene_questions(scene, rng, language, questions) + open_questions(scene, rng, language, 2)
+        asked.append(QA(CAPTION_PROMPT[language], caption(scene, language), "caption", language))
+        return Lesson(scene_regions(scene), asked)
+    if kind < 0.75:
+        chart = make_chart(rng, "train", language)
+        asked = chart_questions(chart, rng, questions)
+        if chart.language == "en":
+            asked.append(QA(CAPTION_PROMPT["en"], chart_caption(chart), "caption"))
+        return Lesson(draw_chart(chart)[1], asked)
+    if kind < 0.80:
+        sign = make_sign(rng, language)
+        asked = [*sign_questions(sign, rng), QA(CAPTION_PROMPT["en"], sign_caption(sign), "caption")]
+        return Lesson(draw_sign(sign)[1], asked)
+    action = make_action(rng, "train", "zh" if rng.random() < 0.4 else "en")
+    answer = "; ".join(call_text(call) for call in action.calls)
+    asked = [QA(action.request, answer, "action", action.language), *scene_questions(action.scene, rng, language, 2)]
+    return Lesson(scene_regions(action.scene), asked)
+
+
+def plan(regions: list[Region], tokenize, rng: random.Random, noise: float = 0.1) -> np.ndarray:
+    """Word ids of every strip, padded with -1. Shape (S, K).
+
+    Args:
+        regions: what lies where. tokenize: words -> ids.
+        noise: chance that a strip misses a region, so that the reader learns to use all strips of an object.
+    """
+    cells: list[list[int]] = [[] for _ in range(STRIPS)]
+    for region in regions:
+        ids = tokenize(" " + region.label)
+        strips, counts = np.unique(covered_patches(region.box, 0, 0, SIDE) // STRIP, return_counts=True)
+        for strip, count in zip(strips, counts, strict=True):
+            if count >= min(2, counts.max()) and rng.random() >= noise and len(cells[strip]) + len(ids) <= WORDS:
+                cells[strip] += ids
+    table = np.full((STRIPS, WORDS), -1, dtype=np.int64)
+    for index, words in enumerate(cells):
+        table[index, : len(words)] = words
+    return table
+
+
+class Lessons(IterableDataset):
+    """An endless seeded stream of batches of tokenised lessons.
+
+    Args:
+        tokenizer: of the language model. seed: of the stream. batch: sequences a batch.
+        max_length: tokens a sequence; dialogues are cut between turns, never inside one.
+    """
+
+    def __init__(self, tokenizer, seed: int, batch: int, max_length: int = 384) -> None:
+        self.tokenizer, self.seed, self.batch, self.max_length = tokenizer, seed, batch, max_length
+        self._words: dict[str, list[int]] = {}
+
+    def __iter__(self) -> Iterator[dict]:
+        worker = torch.utils.data.get_worker_info()
+        rng = random.Random(f"{self.seed}/language/{worker.id if worker else 0}")
+        while True:
+            # neighbours of one length save padding
+            many = sorted((self.encode(rng, lesson(rng)) for _ in range(4 * self.batch)), key=lambda e: len(e[0]))
+            groups = [many[i : i + self.batch] for i in range(0, len(many), self.batch)]
+            rng.shuffle(groups)
+            yield from map(self.collate, groups)
+
+    def words(self, text: str) -> list[int]:
+        """Ids of a region's words, remembered."""
+        if text not in self._words:
+            self._words[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._words[text]
+
+    def encode(self, rng: random.Random, one: Lesson) -> tuple[list[int], list[int], np.ndarray]:
+        """(ids, labels, plan) of a lesson that fits the length."""
+        turns: list[dict] = []
+        dialogue = rng.sample(one.dialogue, len(one.dialogue))
+        for asked in dialogue:
+            turns += [{"role": "user", "text": asked.question}, {"role": "assistant", "text": asked.answer}]
+        while True:
+            encoded = encode_conversation(self.tokenizer, turns, 1, STRIPS)
+            if len(encoded.input_ids) <= self.max_length or len(turns) == 2:
+                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng)
+            turns = turns[:-2]
+
+    def collate(self, encoded: list[tuple[list[int], list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+        """Right-padded tensors, and where the image tokens stand."""
+        longest = max(len(ids) for ids, _, _ in encoded)
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _, _ in encoded])
+        labels = torch.tensor([labels + [IGNORE_INDEX] * (longest - len(labels)) for _, labels, _ in encoded])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _, _ in encoded])
+        plans = torch.from_numpy(np.stack([table for _, _, table in encoded]))
+        image = ids == self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask, "plan_BSK": plans, "image_BL": image}
