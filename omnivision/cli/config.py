@@ -10,6 +10,7 @@ from pathlib import Path
 
 # recipe: the dataclass its YAML fills
 RECIPES = {
+    "language": "omnivision_train.language:LanguageConfig",
     "vision": "omnivision_train.vision:VisionConfig",
 }
 EXAMPLE = "example: omnivision config show --config train/configs/vision.yaml seed=2"
