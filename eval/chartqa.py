@@ -12,7 +12,7 @@ import numpy as np
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 16
 METRICS = ("relaxed_accuracy", "valid_rate")
-SUFFIX = "\nAnswer the question with a single word."
+SUFFIXES = {"en": "\nAnswer the question with a single word.", "zh": "\n用一个词回答问题。"}  # "en" is ChartQA's own
 SLACK = 0.05
 
 _CURRENCY = "$€£¥₹"
@@ -22,7 +22,8 @@ _NUMBER_AND_UNIT = re.compile(r"([-+]?\d+(?:\.\d+)?|[-+]?\.\d+)\s*[^\W\d_][^\d]*
 
 def prompt(row: dict) -> str:
     """The question and the direct-answer line, added where the row does not carry it already."""
-    return row["text"] if row["text"].endswith(SUFFIX) else row["text"] + SUFFIX
+    asked = row["text"].endswith(tuple(SUFFIXES.values()))
+    return row["text"] if asked else row["text"] + SUFFIXES[row.get("language", "en")]
 
 
 def to_number(text: str) -> float | None:

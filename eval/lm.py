@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lm_eval.models  # noqa: F401 - lm-eval lists its own models only while its registry is empty; ours would hide them
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from PIL import Image
@@ -33,6 +34,7 @@ class OmniVisionLM(LM):
         functions: the FunctionSet whose tokens count as calls; by default the checkpoint's own functions.json.
         batch_size: questions at a time.
         blank: show a grey picture instead of every image.
+        on_batch: called with the number of answers that each batch finished.
         features: a feature cache with `.features(paths, model, processor)` -> one (patches, width) tensor a path.
 
     Raises:
@@ -43,14 +45,14 @@ class OmniVisionLM(LM):
 
     def __init__(self, pretrained: str | Path | None = None, *, model: Any = None, processor: Any = None,
                  functions: Any = None, batch_size: int | str = 32, blank: bool = False, features: Any = None,
-                 device: str | None = None, **_harness_arguments) -> None:
+                 on_batch: Callable[[int], None] | None = None, device: str | None = None, **_harness_arguments) -> None:
         super().__init__()
         if model is None:
             model, processor = load_checkpoint(pretrained, device)
             functions = functions or load_functions(pretrained)
         self.model, self.processor, self.functions = model, processor, functions
         self.batch_size = int(batch_size or 32)
-        self.blank, self.features = blank, features
+        self.blank, self.features, self.on_batch = blank, features, on_batch
         self._answers: dict[tuple, Answer] = {}  # (image, question, length) -> answer: POPE's splits share positives
         self._checked = False
 
@@ -104,7 +106,7 @@ class OmniVisionLM(LM):
             self._checked = True
         with _count_images(self.model) as projected:
             answers = generate_ids(self.model, self.processor, questions, images,
-                                   max_new_tokens=length, batch_size=self.batch_size)
+                                   max_new_tokens=length, batch_size=self.batch_size, on_batch=self.on_batch)
         shown = 1 if self.blank else len({image for image, _, _ in asked})
         assert sum(projected) >= shown, f"{shown} images were asked about, {sum(projected)} reached the projector"
         for key, ids in zip(asked, answers, strict=True):
@@ -115,7 +117,11 @@ class OmniVisionLM(LM):
             return [features_of(self.model, self.processor, Image.new("RGB", (64, 64), GREY))] * len(images)
         paths = [_identity(image) for image in images]
         if self.features is not None and all(isinstance(path, str) for path in paths):
-            return list(self.features.features(paths, self.model, self.processor))
+            distinct = list(dict.fromkeys(paths))
+            weight = next(self.model.parameters())
+            known = zip(distinct, self.features.features(distinct, self.model, self.processor), strict=True)
+            by_path = {path: features.to(weight.device, weight.dtype) for path, features in known}
+            return [by_path[path] for path in paths]
         return [path if isinstance(path, str) else image for path, image in zip(paths, images, strict=True)]
 
     def _read(self, ids: list[int]) -> Answer:
@@ -135,11 +141,9 @@ def features_of(model: Any, processor: Any, image: Any) -> Any:
     """Tower features (patches, width) of a picture or file; features are passed through."""
     import torch
 
-    if isinstance(image, torch.Tensor):
-        return image
-    weight = next(model.parameters())
-    with torch.no_grad():
-        return model.model.get_vision_features(processor.pixels([image]).to(weight.device, weight.dtype))[0]
+    from omnivision.generation import encode_images
+
+    return image if isinstance(image, torch.Tensor) else encode_images(model, processor, [image])[0]
 
 
 def check_image_reaches_model(model: Any, processor: Any, question: str, image: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ TASK_FOLDER = Path(__file__).resolve().parent / "tasks"
 
 def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...], out_dir: str | Path | None = None,
              limit: int | None = None, batch_size: int = 32, blank: bool = False, features: Any = None,
-             split: str = "eval", functions: Any = None) -> dict[str, dict]:
+             split: str = "eval", functions: Any = None, on_batch: Callable[[int], None] | None = None) -> dict[str, dict]:
     """Answers and scores benchmarks.
 
     Args:
@@ -34,6 +35,7 @@ def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...
         blank: show a grey picture instead of every image (the blind row).
         features: a feature cache; None computes features as needed.
         split: "eval" (seen styles) or "eval_held_out".
+        on_batch: called with the number of answers that each batch finished (progress).
         functions: FunctionSet of a model given in memory; by default functions.json of the checkpoint or the data.
 
     Returns:
@@ -46,7 +48,7 @@ def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...
     tasks = expand(tasks)
     for task in tasks:
         question_file(data_dir, task, split)  # before a model is loaded
-    lm = _as_lm(model, data_dir, batch_size, blank, features, functions)
+    lm = _as_lm(model, data_dir, batch_size, blank, features, functions, on_batch)
     logged = _run_harness(lm, data_dir, tasks, split, limit)
     suffix = ("_held_out" if split == "eval_held_out" else "") + ("_blind" if lm.blank else "")
     found, samples = {}, {}
@@ -97,16 +99,17 @@ def _mean_of_splits(samples: dict[str, list[dict]], variant: str) -> dict:
     }
 
 
-def _as_lm(model: Any, data_dir, batch_size: int, blank: bool, features: Any, functions: Any):
+def _as_lm(model: Any, data_dir, batch_size: int, blank: bool, features: Any, functions: Any, on_batch: Any):
     from .lm import OmniVisionLM, load_functions
 
     if isinstance(model, OmniVisionLM):
         return model
     if isinstance(model, str | Path):
-        return OmniVisionLM(model, batch_size=batch_size, blank=blank, features=features, functions=functions)
+        return OmniVisionLM(model, batch_size=batch_size, blank=blank, features=features, functions=functions, on_batch=on_batch)
     network, processor = model
     functions = functions or load_functions(data_dir, processor.tokenizer)
-    return OmniVisionLM(model=network, processor=processor, functions=functions, batch_size=batch_size, blank=blank, features=features)
+    return OmniVisionLM(model=network, processor=processor, functions=functions, batch_size=batch_size, blank=blank,
+                        features=features, on_batch=on_batch)
 
 
 def _run_harness(lm, data_dir, tasks: list[str], split: str, limit: int | None) -> dict[str, list[dict]]:
