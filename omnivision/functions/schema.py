@@ -46,9 +46,7 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
     properties, required = {}, []
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigError(
-                f"parameter '{parameter}' cannot be passed by name", where, "Use named parameters only."
-            )
+            raise ConfigError(f"parameter '{parameter}' cannot be passed by name", where, "Use named parameters only.")
         if name not in hints:
             raise ConfigError(f"parameter '{name}' has no type hint", where, "Add one, such as str or list[int].")
         schema = hint_schema(hints[name], f"{where}, parameter '{name}'")

@@ -75,7 +75,10 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
     about[function_set.end_token] = "The end of the call."
     new = {token: text for token, text in about.items() if token not in tokenizer.get_added_vocab()}
     # Encoded before the tokens exist and with special tokens split: a description is plain text.
-    texts = {token: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) for token, text in new.items()}
+    texts = {
+        token: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        for token, text in new.items()
+    }
     rows_before = model.get_input_embeddings().weight.shape[0]
     spare = max(0, rows_before - len(tokenizer))
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
