@@ -95,7 +95,7 @@ def _fits(form: str, found: Slice) -> bool:
         totals = [sum(pair) for pair in zip(*found.values)]
         return label <= slot and number <= 0.6 * slot and min(numbers) >= 0.12 * max(totals)
     if form == "grouped bars":
-        return label <= slot and number <= 0.48 * slot
+        return label <= slot and 1.1 * number + 3 <= 0.4 * slot  # bold, and a gap between two neighbours
     if form == "two lines":
         low, high = min(numbers), max(numbers)
         apart = min(abs(a - b) for a, b in zip(*found.values))

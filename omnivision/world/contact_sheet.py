@@ -15,7 +15,7 @@ from .chart import FORMS
 from .fonts import font_for
 
 CELL, TEXT, COLUMNS, LINES = 216, 118, 6, 7  # pixels of a picture's side and of the text under it; cells a row
-PER_KIND = 3  # scenes of each style, signs; requests get two rows of three
+PER_KIND = 3  # scenes of each style; twice as many requests
 
 
 def contact_sheet(world: str | Path, out: str | Path) -> Path:
@@ -61,15 +61,16 @@ def _choose(world: Path) -> list[tuple[str, list[str]]]:
     for split in ("sft", "align", "eval", "eval_held_out"):
         for truth in _rows(world / f"truth/{split}.jsonl"):
             if truth["image"] in asked:
-                groups[truth.get("form") or truth.get("style") or "sign"].append(truth["image"])
-    wanted = {"noto": PER_KIND, "twemoji": PER_KIND, "openmoji": PER_KIND, "sign": PER_KIND, **{form: 1 for form in FORMS}}
+                groups[truth.get("form") or truth.get("style") or f"sign {truth['language']}"].append(truth["image"])
+    wanted = {"noto": PER_KIND, "twemoji": PER_KIND, "openmoji": PER_KIND, "sign en": 2, "sign zh": 1}
+    wanted |= dict.fromkeys(FORMS, 1)
     images = [image for group, count in wanted.items() for image in groups[group][:count]]
     chosen = [(image, asked[image]) for image in images]
     requests = {row["calls"][0]["name"]: row for row in _rows(world / "functions.jsonl")}
     for row in list(requests.values())[: 2 * PER_KIND]:
         call = row["calls"][0]
         arguments = ", ".join(f"{key}={value}" for key, value in call["arguments"].items())
-        chosen.append((row["images"][0], [row["request"], f"→ {call['name']}({arguments})"]))
+        chosen.append((row["images"][0], [row["request"], f"=> {call['name']}({arguments})"]))
     return chosen
 
 
