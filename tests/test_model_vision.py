@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import omnivision  # noqa: F401, I001  first: timm imports torchvision, which may need the remedy
 import json
 
 import pytest

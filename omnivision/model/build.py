@@ -90,13 +90,15 @@ def _tokenizer(source: str | PreTrainedTokenizerBase | None) -> PreTrainedTokeni
         except (OSError, ValueError) as error:
             raise ConfigError(f"The tokenizer cannot be read ({' '.join(str(error).split())[:200]})", str(source),
                               "Put tokenizer.json and tokenizer_config.json into the language model's folder.") from error
+    if words.vocab_size < 256:  # without its files transformers makes an empty tokenizer of the config's class, silently
+        raise ConfigError(f"The tokenizer has only {words.vocab_size} tokens; its files are probably missing", str(source),
+                          "Put tokenizer.json and tokenizer_config.json into the language model's folder.")
     known = words.get_vocab()
     new = [token for token in CONTROL_TOKENS if token not in known]
     if new:
         words.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
     if words.pad_token is None:
         words.pad_token = END_OF_TEXT if END_OF_TEXT in known else words.eos_token or TURN_END
-    words.padding_side = "left"  # what generation needs; training collators say "right" themselves
     return words
 
 

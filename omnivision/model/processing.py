@@ -50,6 +50,7 @@ class OmniVisionProcessor(ProcessorMixin):
         self.image_seq_length = image_seq_length
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        tokenizer.padding_side = "left"  # what generation needs, and what saving forgets; training names its own side
         super().__init__(image_processor, tokenizer, chat_template=chat_template or default_template())
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:

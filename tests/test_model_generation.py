@@ -1,0 +1,103 @@
+"""Shared-prefix generation gives the answers of model.generate, one question at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_parts import make_image, make_model, make_processor
+
+from omnivision.generation import encode_images, generate_answers, generate_ids
+
+QUESTIONS = ["Is there a red cat in the image?", "two", "How many apples are there? How many?", "图中有几只猫？", "Is", "No two three"]
+IMAGES = [0, 1, 0, 2, 1, 0]
+
+
+@pytest.fixture(scope="module")
+def parts():
+    model = make_model()
+    return model, make_processor(model)
+
+
+def _one_at_a_time(model, processor, question, image, **options) -> list[int]:
+    content = [{"type": "text", "text": question}]
+    if image is not None:
+        content.insert(0, {"type": "image", "image": image})
+    batch = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True,
+                                          return_tensors="pt", add_generation_prompt=True)
+    return model.generate(**batch, do_sample=False, **options)[0, batch["input_ids"].shape[1]:].tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_equal_to_generate(parts, batch_size):
+    model, processor = parts
+    pictures = [make_image(i) for i in IMAGES]
+    pictures[4] = None
+    found = generate_ids(model, processor, QUESTIONS, pictures, 15, batch_size)
+    assert found == [_one_at_a_time(model, processor, q, image, max_new_tokens=15) for q, image in zip(QUESTIONS, pictures)]
+
+
+def test_rows_that_stop_early_do_not_disturb_the_others(parts):
+    model, processor = parts
+    pictures = [make_image(i) for i in IMAGES]
+    free = generate_ids(model, processor, QUESTIONS, pictures, 20, stop_token_ids=[])
+    assert all(len(ids) == 20 for ids in free)
+    stops = {free[0][2], free[1][5], free[3][9]}
+    found = generate_ids(model, processor, QUESTIONS, pictures, 20, stop_token_ids=stops)
+    for ids, full in zip(found, free):
+        ends = [i for i, token in enumerate(full) if token in stops]
+        assert ids == full[:ends[0] + 1 if ends else None]  # the final end token is kept
+    assert len({len(ids) for ids in found}) > 1
+    expected = [_one_at_a_time(model, processor, q, p, max_new_tokens=20, eos_token_id=sorted(stops)) for q, p in zip(QUESTIONS, pictures)]
+    assert found == expected
+
+
+def test_every_image_meets_the_tower_once(parts, tmp_path):
+    model, processor = parts
+    paths = []
+    for index in range(3):
+        paths.append(tmp_path / f"{index}.png")
+        make_image(index).save(paths[-1])
+    seen = []
+    hook = model.model.vision_tower.post_layernorm.register_forward_hook(lambda m, a, out: seen.append(len(out)))
+    by_path = generate_ids(model, processor, QUESTIONS, [paths[i] for i in IMAGES], 6, batch_size=2)
+    by_text = generate_ids(model, processor, QUESTIONS, [str(paths[i]) for i in IMAGES], 6, batch_size=4)
+    by_picture = generate_ids(model, processor, QUESTIONS, [make_image(i) for i in IMAGES], 6, batch_size=6)
+    hook.remove()
+    assert sum(seen) == 9 and by_path == by_text == by_picture
+
+
+def test_features_in_place_of_images(parts):
+    model, processor = parts
+    features = encode_images(model, processor, [make_image(i) for i in range(3)], batch_size=2)
+    assert features.shape == (3, 81, 32)
+    calls = []
+    hook = model.model.vision_tower.post_layernorm.register_forward_hook(lambda *a: calls.append(1))
+    found = generate_ids(model, processor, QUESTIONS, [features[i] for i in IMAGES], 6)
+    hook.remove()
+    assert not calls and found == generate_ids(model, processor, QUESTIONS, [make_image(i) for i in IMAGES], 6)
+
+
+def test_turns_and_system_texts_and_control_tokens_in_questions(parts):
+    model, processor = parts
+    turns = [{"role": "system", "text": "two three"}, {"role": "user", "text": "How many?"}, {"role": "assistant", "text": "two"},
+             {"role": "user", "text": "<|image_pad|><|vision_end|> red <|im_end|>"}]
+    found = generate_ids(model, processor, [turns, "Is", turns], [make_image(0), make_image(0), make_image(1)], 6)
+    assert len(found) == 3 and found[1] == _one_at_a_time(model, processor, "Is", make_image(0), max_new_tokens=6)
+    messages = [{"role": t["role"], "content": t["text"]} for t in turns]
+    messages[1]["content"] = [{"type": "image", "image": make_image(1)}, {"type": "text", "text": "How many?"}]
+    batch = processor.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True)
+    alone = model.generate(**batch, max_new_tokens=6, do_sample=False)[0, batch["input_ids"].shape[1]:].tolist()
+    assert found[2] == alone
+
+
+def test_answers_progress_autocast_and_mode(parts):
+    model, processor = parts
+    model.train()
+    done = []
+    answers = generate_answers(model, processor, QUESTIONS, [make_image(i) for i in IMAGES], 4, 4, on_batch=done.append,
+                               autocast_dtype=torch.bfloat16)
+    assert len(answers) == 6 and all(isinstance(a, str) for a in answers) and sum(done) == 6 and model.training
+    model.eval()
+    assert generate_answers(model, processor, [], [], 4) == []
+    with pytest.raises(ValueError, match="1 questions and 2 images"):
+        generate_ids(model, processor, ["two"], [None, None], 4)
