@@ -6,6 +6,7 @@ import enum
 import json
 from typing import Literal, Optional
 
+import model_parts
 import pytest
 import torch
 from hypothesis import given, settings
@@ -203,6 +204,19 @@ def test_the_table_grows_only_past_the_spare_rows(shop, tied):
     assert (table is model.get_output_embeddings().weight) is tied
     assert torch.equal(table[: done.rows_before - 1], before[:-1])
     assert model(torch.tensor([list(done.tokens.functions)])).logits.shape[-1] == done.rows_after
+
+
+@pytest.mark.parametrize("functions", [3, 150])
+def test_omnivision_keeps_its_tie_through_growth_and_reload(functions, tmp_path):
+    tokenizer, model = model_parts.make_tokenizer(control=model_parts.CONTROL[:6]), model_parts.make_model()
+    many = FunctionSet(tuple(Function(f"f{index}", "Is there a cat?") for index in range(functions)))
+    done = install_tokens(model, tokenizer, many)
+    assert done.rows_after == max(done.rows_before, len(tokenizer)) == model.config.text_config.vocab_size
+    assert (done.rows_after > done.rows_before) is (functions == 150)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again.get_output_embeddings().weight, model.get_input_embeddings().weight)
 
 
 def test_more_functions_later_move_no_id_and_touch_no_trained_row(shop, tmp_path):

@@ -6,7 +6,8 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from omnivision.data.image import open_image
+from omnivision.errors import DataError
 
 LONGEST_SIDE = 480  # pixels; twice what the page shows, for sharp screens
 
@@ -14,9 +15,8 @@ LONGEST_SIDE = 480  # pixels; twice what the page shows, for sharp screens
 def data_uri(file: str | Path) -> str | None:
     """A picture inlined as PNG or JPEG, whichever is smaller; None when it cannot be read."""
     try:
-        with Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        picture = open_image(file)
+    except (DataError, OSError):
         return None  # one broken picture must not cost the report; the page says so in its place
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     png, jpeg = io.BytesIO(), io.BytesIO()

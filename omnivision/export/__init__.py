@@ -1,0 +1,1 @@
+"""Files for devices, each proved to answer as the checkpoint does."""

@@ -1,0 +1,128 @@
+"""Loads a checkpoint for export, and says which of its numbers FP16 cannot hold."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import omnivision  # noqa: F401  registers the model with the Auto classes
+from omnivision.errors import ConfigError, DataError
+
+FP16_LARGEST = 65504.0
+ACTIVATION_LIMIT = FP16_LARGEST / 2  # room for sums inside a layer and for other pictures
+
+
+def load_checkpoint(folder: str | Path, dtype: torch.dtype):
+    """Model and processor of a folder in the hub's layout.
+
+    Returns:
+        (model in evaluation mode, processor)
+
+    Raises:
+        ConfigError: no such checkpoint.
+        DataError: a checkpoint that is broken or not whole (transformers would fill what is missing
+            with random numbers and a warning).
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ConfigError("no checkpoint", str(folder), "Give a folder with config.json and model.safetensors.")
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"the checkpoint cannot be loaded: {_short(error)}", str(folder), "Copy or train it again."
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DataError(
+            f"{len(missing)} tensors are missing, the first is {missing[0]}", str(folder), "Copy or train it again."
+        )
+    try:
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
+        raise DataError(f"the processor cannot be loaded: {_short(error)}", str(folder), remedy) from error
+    return model.eval(), processor
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@dataclass
+class WeightScan:
+    """What rounding to FP16 does to the weights."""
+
+    largest: float = 0.0
+    largest_tensor: str = ""
+    flushed_to_zero: int = 0  # values below 2^-25 in size, which FP16 rounds to 0
+    refused: list[str] = field(default_factory=list)  # "name: why"
+
+
+def scan_weights(model: torch.nn.Module) -> WeightScan:
+    """Look at every floating-point tensor, parameters and buffers that are saved."""
+    scan = WeightScan()
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        largest = float(tensor.abs().max())
+        if not bool(torch.isfinite(tensor).all()):
+            scan.refused.append(f"{name}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
+        elif largest > FP16_LARGEST:
+            scan.refused.append(f"{name}: {largest:.4g} is beyond FP16's {FP16_LARGEST:.0f}")
+        elif largest > scan.largest:
+            scan.largest, scan.largest_tensor = largest, name
+        scan.flushed_to_zero += int(((tensor != 0) & (tensor.half() == 0)).sum())
+    return scan
+
+
+@contextmanager
+def watch_activations(model: torch.nn.Module):
+    """Yields a dictionary that fills with the largest |output| of every module while the model runs."""
+    largest: dict[str, float] = {}
+    handles = []
+
+    def watch(name: str):
+        def look(module, inputs, output) -> None:
+            if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
+                value = float(output.detach().abs().max())
+                # max() would lose a NaN, and a NaN must stay
+                largest[name] = value if value != value else max(largest.get(name, 0.0), value)
+
+        return look
+
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_hook(watch(name)))
+    try:
+        yield largest
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def refuse_activations(largest: dict[str, float]) -> tuple[str, float]:
+    """The module with the largest output.
+
+    Raises:
+        DataError: a module whose outputs FP16 cannot be trusted with.
+    """
+    for name, value in largest.items():
+        if not value <= ACTIVATION_LIMIT:
+            raise DataError(
+                f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number",
+                "activations over the reference questions",
+                "FP16 may overflow there: keep the checkpoint in fp32 or bf16.",
+            )
+    return max(largest.items(), key=lambda pair: pair[1], default=("", 0.0))

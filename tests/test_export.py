@@ -1,0 +1,327 @@
+"""FP16 export: whole or not at all, proved in a new process, and every way it must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+import torch
+from model_parts import make_image, make_model, make_processor
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from omnivision.errors import ConfigError, DataError
+from omnivision.export import fp16, verify
+from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
+from omnivision.export.main import main
+from omnivision.export.reference import Question, next_token, plain_questions, read_questions
+from omnivision.functions import Function, FunctionSet, install_tokens
+
+QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are there?"]
+
+
+def save_checkpoint(folder, change=None, **overrides):
+    model = make_model(**overrides)
+    processor = make_processor(model)
+    functions = FunctionSet((Function("order", "Order a cat."),))
+    install_tokens(model, processor.tokenizer, functions)
+    if change:
+        with torch.no_grad():
+            change(model)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    functions.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "final")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "images").mkdir()
+    rows = [{"text": QUESTIONS[0]}]
+    for index in range(8):
+        make_image(index).save(folder / "images" / f"{index}.png")
+        rows += [{"text": text, "image": f"images/{index}.png"} for text in QUESTIONS]
+    (folder / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "ask.jsonl"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, questions, tmp_path_factory):
+    out = tmp_path_factory.mktemp("phone") / "model"
+    return out, fp16.export_fp16(checkpoint, out, questions, count=25)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Spares the tests of refusals a new interpreter each."""
+    monkeypatch.setattr(fp16, "verify_in_new_process", verify.verify_export)
+
+
+def test_an_export_is_fp16_in_the_hubs_layout_and_agrees(exported, checkpoint):
+    out, result = exported
+    assert result["top1_agreement"] == 100 and result["questions"] == 25
+    assert 0 < result["max_abs_logprob_diff"] < 0.1  # rounded, and not by much
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "functions.json",
+        "reference.jsonl",
+        "reference/",
+    } <= set(result["bytes"])
+    assert all(tensor.dtype == torch.float16 for tensor in load_file(out / "model.safetensors").values())
+    assert result["bytes"]["model.safetensors"] < 0.52 * (checkpoint / "model.safetensors").stat().st_size
+    assert len(list((out / "reference").iterdir())) == 8  # one file a picture, however many questions
+    assert FunctionSet.load(out) == FunctionSet.load(checkpoint)
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+    model = AutoModelForImageTextToText.from_pretrained(out)
+    assert model.dtype == torch.float16
+    assert AutoProcessor.from_pretrained(out).tokenizer.convert_tokens_to_ids("<nexa_0>") > 0
+
+
+def test_the_reference_is_the_fp32_checkpoints(exported, checkpoint, questions):
+    out, _ = exported
+    row = json.loads((out / "reference.jsonl").read_text(encoding="utf-8").splitlines()[1])
+    model, processor = load_checkpoint(checkpoint, torch.float32)
+    ids, logprobs = next_token(model, processor, Question(row["text"], questions.parent / "images" / "0.png"))
+    assert row["input_ids"] == ids and row["top_ids"][0] == int(logprobs.argmax())
+    assert row["top_logprobs"][0] == pytest.approx(float(logprobs.max()), abs=1e-4)
+
+
+def test_verify_prints_json_alone_on_stdout(exported, capsys):
+    out, result = exported
+    assert main(["verify", str(out), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {
+        key: result[key] for key in ("bytes", "top1_agreement", "questions", "max_abs_logprob_diff", "compute")
+    }
+    assert main(["verify", str(out)]) == 0
+    assert "100.00 % of 25 questions" in capsys.readouterr().out
+
+
+def damage_bit(folder):
+    file = folder / "model.safetensors"
+    body = bytearray(file.read_bytes())
+    body[-3] ^= 1
+    file.write_bytes(body)
+
+
+def damage_template(folder):
+    file = folder / "chat_template.jinja"
+    file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
+    rehash(folder)
+
+
+def damage_reference(folder):
+    (folder / "reference.jsonl").write_text("{}\n")
+    rehash(folder)
+
+
+def damage_dtype(folder):
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {name: tensor.float() for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    rehash(folder)
+
+
+def rehash(folder):
+    manifest = json.loads((folder / "export.json").read_text())
+    manifest["sha256"] = {name: verify.file_hash(folder / name) for name in manifest["sha256"]}
+    (folder / "export.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (damage_bit, "model.safetensors has changed"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (damage_template, "prompt has changed"),
+        (damage_reference, "reference.jsonl:1"),
+        (damage_dtype, "float32"),
+    ],
+)
+def test_a_damaged_export_does_not_verify(exported, tmp_path, damage, message):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported[0], copy)
+    damage(copy)
+    with pytest.raises(DataError, match=message):
+        verify.verify_export(copy)
+
+
+def test_errors_of_the_new_process_come_back_typed(tmp_path, monkeypatch, capsys):
+    def run(command, **_):
+        assert command[1:3] == ["-m", "omnivision.export.verify"]
+        monkeypatch.setattr("sys.argv", command[2:])
+        code = verify._child()
+        return subprocess.CompletedProcess(command, code, capsys.readouterr().out, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(ConfigError, match="no export") as caught:
+        verify.verify_in_new_process(tmp_path)
+    assert caught.value.where.endswith("export.json") and caught.value.remedy
+    (tmp_path / "export.json").write_text('{"sha256": {"a": "b"}}')
+    with pytest.raises(DataError, match="a is missing"):
+        verify.verify_in_new_process(tmp_path)
+
+
+def test_a_dead_process_is_no_agreement(tmp_path, monkeypatch):
+    dead = subprocess.CompletedProcess([], -9, "", "Killed")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: dead)
+    with pytest.raises(DataError, match="-9"):
+        verify.verify_in_new_process(tmp_path)
+
+
+def refused(out, error, message, *args, **kwargs):
+    with pytest.raises(error, match=message):
+        fp16.export_fp16(*args, out_dir=out, **kwargs)
+    assert not out.exists() and list(out.parent.glob("*.part")) == [] and list(out.parent.glob(".*")) == []
+
+
+def test_an_existing_folder_is_never_touched(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="exists already"):
+        fp16.export_fp16(checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def set_to(value):
+    return lambda model: next(model.model.projector.parameters()).view(-1)[0].fill_(value)
+
+
+@pytest.mark.parametrize("value, message", [(float("nan"), "not finite"), (1e6, "beyond FP16")])
+def test_numbers_that_fp16_cannot_hold_are_named(tmp_path, value, message):
+    checkpoint = save_checkpoint(tmp_path / "final", set_to(value))
+    refused(tmp_path / "out", DataError, rf"projector.*{message}", checkpoint, count=1)
+
+
+def test_large_activations_are_named(tmp_path):
+    def grow(model):
+        model.model.language_model.layers[0].mlp.down_proj.weight.mul_(3e4)
+
+    checkpoint = save_checkpoint(tmp_path / "final", grow)
+    refused(tmp_path / "out", DataError, r"layer model\.language_model\.layers\.0", checkpoint, count=2)
+
+
+def test_an_export_that_answers_otherwise_is_not_left_behind(tmp_path, in_process):
+    def crowd(model):  # rows that differ by less than FP16's step at 1
+        head = model.lm_head.weight
+        head.copy_(1 + 2e-5 * torch.randn_like(head))
+
+    checkpoint = save_checkpoint(
+        tmp_path / "final",
+        crowd,
+        text_config={**make_model().config.text_config.to_dict(), "tie_word_embeddings": False},
+    )
+    refused(tmp_path / "out", DataError, "the gate is 99 %", checkpoint, count=20)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_checkpoint_without_a_file_is_refused(checkpoint, tmp_path, file):
+    copy = tmp_path / "final"
+    shutil.copytree(checkpoint, copy)
+    (copy / file).unlink()
+    refused(tmp_path / "out", (ConfigError, DataError), "final", copy, count=1)
+
+
+def test_a_partial_or_cut_checkpoint_is_refused(checkpoint, tmp_path):
+    copy = tmp_path / "final"
+    shutil.copytree(checkpoint, copy)
+    tensors = load_file(copy / "model.safetensors")
+    gone = next(name for name in tensors if "projector" in name)
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != gone}, copy / "model.safetensors", {"format": "pt"}
+    )
+    refused(tmp_path / "out", DataError, f"1 tensors are missing.*{gone}", copy, count=1)
+    body = (checkpoint / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(body[: len(body) // 2])
+    refused(tmp_path / "out", DataError, "cannot be loaded", copy, count=1)
+
+
+def test_functions_of_another_checkpoint_are_refused(checkpoint, tmp_path):
+    copy = tmp_path / "final"
+    shutil.copytree(checkpoint, copy)
+    FunctionSet((Function("order", "Order."),), "other").save(copy)
+    refused(tmp_path / "out", ConfigError, "<other_0>", copy, count=1)
+
+
+def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fp16, "_write", full)
+    refused(tmp_path / "out", OSError, "No space", checkpoint, count=1)
+
+
+def test_an_interrupt_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fp16, "verify_in_new_process", stop)
+    refused(tmp_path / "out", KeyboardInterrupt, None, checkpoint, count=1)
+
+
+def test_questions_are_spread_over_the_file(questions):
+    picked = read_questions(questions, None, 5)
+    assert len(picked) == 5 and picked[0].image is None
+    assert [question.image.stem for question in picked[1:]] == ["1", "3", "4", "6"]
+    assert len(read_questions(questions, None, 999)) == 25
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("nonsense", "ask.jsonl:1"),
+        ("[]", "ask.jsonl:1"),
+        ('{"text": 3}', "must be strings"),
+        ('{"text": "a", "image": "../secret.png"}', "outside"),
+        ('{"text": "a", "image": "none.png"}', "no image"),
+        ("", "empty"),
+    ],
+)
+def test_bad_question_files(tmp_path, line, message):
+    (tmp_path / "secret.png").touch()
+    folder = tmp_path / "world"
+    folder.mkdir()
+    (folder / "ask.jsonl").write_text(line)
+    with pytest.raises(DataError, match=message):
+        read_questions(folder / "ask.jsonl", None, 3)
+    with pytest.raises(DataError, match="no question file"):
+        read_questions(folder / "none.jsonl", None, 3)
+
+
+def test_a_text_file_as_image_is_refused(checkpoint, tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    (tmp_path / "ask.jsonl").write_text('{"text": "a", "image": "a.png"}')
+    refused(tmp_path / "out", DataError, "no image that can be read", checkpoint, questions=tmp_path / "ask.jsonl")
+
+
+def test_plain_questions_are_the_same_every_time(tmp_path):
+    first, second = plain_questions(tmp_path / "a", 7), plain_questions(tmp_path / "b", 7)
+    assert len(first) == 7 and len({question.image for question in first}) == 2
+    assert [one.image.read_bytes() for one in first] == [one.image.read_bytes() for one in second]
+
+
+def test_scans_count_by_hand():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1e-9, 0.0], [-3.0, 65504.0]]))
+    scan = scan_weights(layer)
+    assert (scan.flushed_to_zero, scan.largest, scan.largest_tensor, scan.refused) == (1, 65504.0, "weight", [])
+    with watch_activations(layer) as largest:
+        layer(torch.ones(1, 2))
+        layer(torch.full((1, 2), float("nan")))
+        layer(torch.ones(1, 2))
+    assert largest[""] != largest[""]  # a NaN once is a NaN
+    with pytest.raises(DataError, match="nan"):
+        refuse_activations(largest)
+    assert not layer._forward_hooks
