@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 from .benchmarks import GROUPS, MODULES
 
 EXAMPLE = "example: omnivision eval pope chartqa --model runs/NAME/sft/final --data world --out runs/NAME/sft/eval"
+HEADLINES = ("f1", "relaxed_accuracy", "judged", "right", "valid_rate")  # in the table already
 
 
 def main(argv: list[str]) -> int | None:
@@ -22,8 +25,9 @@ def main(argv: list[str]) -> int | None:
         raise ConfigError(f"--limit {options.limit} leaves no question", "--limit", "Give 1 or more.")
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size is {options.batch_size}", "--batch-size", "Give 1 or more.")
-    found = evaluate(options.model, options.data, options.tasks, options.out, limit=options.limit,
-                     batch_size=options.batch_size, blank=options.blank, split=options.split)
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed's logger, which lm-eval's imports start, writes to stdout
+        found = evaluate(options.model, options.data, options.tasks, options.out, limit=options.limit,
+                         batch_size=options.batch_size, blank=options.blank, split=options.split)
     if options.json:
         print(json.dumps({"tasks": found, "scores": {task: one["score"] for task, one in found.items()}}, ensure_ascii=False))
     show(found, f"{options.model}, {options.split}" + (", blind" if options.blank else ""))
@@ -35,15 +39,17 @@ def show(found: dict[str, dict], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title)
-    for name in ("task", "variant", "n", "score", "± stderr", "valid %", "missing", "figures"):
-        table.add_column(name, justify="left" if name in ("task", "variant", "figures") else "right")
+    console, table = Console(stderr=True), Table(title=title)
+    for name in ("task", "variant", "n", "score", "stderr", "valid %"):
+        table.add_column(name, justify="left" if name in ("task", "variant") else "right", no_wrap=True)
     for task, one in found.items():
         for variant, part in {one["variant"]: one, **one["variants"]}.items():
-            figures = ", ".join(f"{k} {v:.1f}" for k, v in part["metrics"].items() if k not in ("valid_rate", "missing") and v is not None)
-            table.add_row(task, variant, str(part["n"]), figure(part["score"]), figure(part["stderr"]),
-                          figure(part["valid_rate"]), str(part["missing"]), figures)
-    Console(stderr=True).print(table)
+            table.add_row(task, variant, str(part["n"]), *[figure(part[key]) for key in ("score", "stderr", "valid_rate")])
+    console.print(table)
+    for task, one in found.items():
+        others = {k: v for k, v in one["metrics"].items() if k not in HEADLINES}
+        if others:
+            console.print(f"{task}: " + ", ".join(f"{k} {figure(v)}" for k, v in others.items()), highlight=False)
 
 
 def figure(value: float | None) -> str:

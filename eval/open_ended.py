@@ -15,7 +15,7 @@ MAX_NEW_TOKENS = 48
 METRICS = ("judged", "valid_rate", "missing")
 MISSING_LIMIT = 0.01
 
-Judge = Callable[[dict, str, str], "float | None"]
+Judge = Callable[[dict, str, str, str], float | None]
 
 
 def prompt(row: dict) -> str:
@@ -23,25 +23,26 @@ def prompt(row: dict) -> str:
     return row["text"]
 
 
-def oracle(truth: dict, question: str, answer: str) -> float | None:
-    """The embedded world's judge: it knows what is in the picture."""
+def oracle(truth: dict, question: str, answer: str, reference: str) -> float | None:
+    """The embedded world's judge: it knows what is in the picture, from its line of truth/<split>.jsonl."""
     from omnivision.world.oracle import judge
+    from omnivision.world.recipes import truth_from_row
 
-    return judge(truth, question, answer)
+    return judge(truth_from_row(truth), question, answer, reference)
 
 
 def grade(row: dict, answer: str, judge: Judge = oracle) -> dict[str, dict]:
     """Grade one answer.
 
     Args:
-        row: a question with the `truth` of its image.
+        row: a question with the `truth` of its image and the reference answer as `label`.
         answer: the model's text.
-        judge: (truth, question, answer) -> 0..1, or None where it cannot tell.
+        judge: (truth, question, answer, reference) -> 0..1, or None where it cannot tell.
 
     Returns:
         `said`, `score` (None = missing) and `valid` (the answer is not empty).
     """
-    judged = judge(row["truth"], row["text"], str(answer))
+    judged = judge(row["truth"], row["text"], str(answer), row["label"])
     return {"official": {
         "said": str(answer),
         "score": None if judged is None else float(min(max(judged, 0.0), 1.0)),

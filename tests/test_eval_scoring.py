@@ -115,7 +115,7 @@ def test_answering_always_yes_gives_two_thirds():
 def test_a_missing_judgement_is_missing_and_never_zero():
     rows = [{"question_id": i, "image": f"{i}.png", "text": "What?", "truth": {"say": judged}, "label": "x"}
             for i, judged in enumerate([1.0, 0.5] + [None])]
-    samples = [r | open_ended.grade(r, "words", judge=lambda truth, _q, _a: truth["say"]) for r in rows]
+    samples = [r | open_ended.grade(r, "words", judge=lambda truth, *_: truth["say"]) for r in rows]
     found = results.summary(open_ended, samples, "official")
     assert found["missing"] == 1 and found["score"] is None  # a third missing: the headline is refused
     assert results.summary(open_ended, samples[:2], "official")["score"] == pytest.approx(75)

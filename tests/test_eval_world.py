@@ -1,0 +1,63 @@
+"""The embedded world's own questions, answered with the truth and with nonsense."""
+
+import json
+
+import pytest
+import torch
+from eval_world import random_model
+from omnivision_eval import lm as lm_module
+from omnivision_eval.run import evaluate
+
+from omnivision import generation
+from omnivision.functions import FunctionSet, install_tokens, target_ids
+from omnivision.world.build import build_world
+
+SIZES = {"eval_scenes": 12, "eval_charts": 6, "eval_actions": 12, "held_out_scenes": 4, "held_out_actions": 3}
+TASKS = ("pope", "chartqa", "open", "actions")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("eval") / "world"
+    build_world(folder, sizes=SIZES, size=54, workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def answering(world, monkeypatch):
+    """A model whose answers are looked up by image and question."""
+    network, processor = random_model()
+    functions = FunctionSet.from_json(world / "functions.json")
+    install_tokens(network, processor.tokenizer, functions)
+    answers = {}
+    for file in (*(world / "eval").glob("*.jsonl"), *(world / "eval_held_out").glob("*.jsonl")):
+        for row in map(json.loads, file.read_text("utf-8").splitlines()):
+            if "calls" in row:
+                ids = target_ids(row["calls"], processor.tokenizer, functions)
+            else:
+                label = row["label"] if isinstance(row["label"], str) else row["label"][0]
+                ids = processor.tokenizer(label.capitalize() if label in ("yes", "no") else label)["input_ids"]
+            answers[str(world.resolve() / row["image"]), row["text"]] = ids
+
+    def fake(model, _processor, questions, images, **_):
+        model.model.projector(torch.zeros(len(set(images)), 729, 16))
+        return [answers[image, question] for question, image in zip(questions, images, strict=True)]
+
+    monkeypatch.setattr(generation, "generate_ids", fake)
+    monkeypatch.setattr(lm_module, "check_image_reaches_model", lambda *_: None)
+    return network, processor
+
+
+@pytest.mark.parametrize(("split", "tasks"), [("eval", TASKS), ("eval_held_out", ("pope", "open", "actions"))])
+def test_the_truth_scores_a_hundred_everywhere(world, answering, tmp_path, split, tasks):
+    found = evaluate(answering, world, tasks, tmp_path, split=split)
+    assert {task: one["score"] for task, one in found.items()} == pytest.approx(dict.fromkeys(found, 100.0))
+    assert found["actions"]["metrics"]["over_call"] == 0 and found["open"]["missing"] == 0
+    for task, one in found.items():  # but normalised must not lose what official accepts
+        assert all(part["score"] == pytest.approx(100.0) for part in one["variants"].values()), task
+
+
+def test_a_random_model_answers_every_question_and_scores_little(world, tmp_path):
+    found = evaluate(random_model(), world, TASKS, tmp_path, limit=12)
+    assert found["open"]["score"] < 20 and found["chartqa"]["score"] < 20 and found["actions"]["metrics"]["function"] < 50
+    assert found["pope"]["metrics"]["valid_rate"] == 100 and found["pope"]["variants"]["normalised"]["valid_rate"] < 50
