@@ -41,7 +41,10 @@ def correct(truth: object, question: str | QA, answer: str, reference: str | Non
     if asked is not None:
         reading = _read(truth, asked, answer)
         fixed = apply_edits(answer, reading.edits) if reading else None
-        return fixed if fixed and fixed.answer.strip() else None
+        if fixed is None or not fixed.spans:
+            return fixed
+        again = _read(truth, asked, fixed.answer)  # never teach what would not itself pass as true
+        return fixed if again is not None and not again.edits and fixed.wrong else None
     if reference is None and isinstance(question, QA):
         reference = question.answer
     return correct_short(reference, answer) if reference is not None else None

@@ -85,18 +85,15 @@ def mention_pattern(language: str) -> re.Pattern:
 @lru_cache(maxsize=1)
 def _lexicon() -> tuple[frozenset[str], re.Pattern]:
     english = set(_FUNCTION)
-    for language in ("en",):
-        for table in (names_table, number_words, position_words, color_words, place_words):
-            english |= {part for word in table(language) for part in re.findall(r"[a-z]+", word)}
-    chinese = set()
+    chinese = {kind.measure for kind in kinds().values()} | {word for word in _FUNCTION if not word.isascii()}
     for table in (names_table, number_words, position_words, color_words, place_words):
+        english |= {part for word in table("en") for part in re.findall(r"[a-z]+", word)}
         chinese |= set(table("zh"))
-    chinese |= {kind.measure for kind in kinds().values()} | {word for word in _FUNCTION if not word.isascii()}
     return frozenset(english), re.compile(alternatives(chinese))
 
 
 def readable(text: str, most_unknown: float = 0.5) -> bool:
-    """Whether fewer than half of the words are strangers; anything else is not worth editing."""
+    """Whether fewer than half of the words (or a given share) are strangers; anything else is not worth editing."""
     if len(text) > 1000:
         return False
     words, chinese = _lexicon()
