@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +123,28 @@ def _run_harness(lm, data_dir, tasks: list[str], split: str, limit: int | None) 
     from lm_eval.tasks import TaskManager
 
     metadata = {"data_dir": str(data_dir), "split": split, "images": "path"}
-    # lm-eval draws a progress bar a task for building requests (a second of work); ours is the only screen.
-    with contextlib.redirect_stderr(io.StringIO()):
-        # its own 13,000 task files are left out: indexing them takes seconds
+    with _quiet_harness():
+        # its own 13,000 task files are left out: indexing them takes ten seconds
         manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
         loaded = manager.load([f"world_{task}" for task in tasks])
         found = lm_eval.evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     return found["samples"]
+
+
+@contextlib.contextmanager
+def _quiet_harness() -> Iterator[None]:
+    """No progress bar and no hint from lm-eval for each task: a caller may be drawing its own bar on stderr."""
+    from lm_eval.api import task
+
+    logger, bar = logging.getLogger("lm_eval"), task.tqdm
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    task.tqdm = lambda rows, **_: rows
+    try:
+        yield
+    finally:
+        task.tqdm = bar
+        logger.setLevel(level)
 
 
 def _about(lm, data_dir, task: str, split: str, limit: int | None, generation: dict) -> dict:

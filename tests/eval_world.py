@@ -59,9 +59,7 @@ def write_world(folder: Path, images: int = 4) -> Path:
         rows = {task: [] for task in ("pope_random", "pope_popular", "pope_adversarial", "chartqa", "open", "actions")}
         for i in range(images):
             name = f"images/{split}/{i}.png"
-            picture = Image.new("RGB", (54, 54))
-            picture.putdata([tuple(rng.randrange(256) for _ in range(3)) for _ in range(54 * 54)])
-            picture.save(folder / name)
+            Image.frombytes("RGB", (54, 54), rng.randbytes(54 * 54 * 3)).save(folder / name)
             for task in ("pope_random", "pope_popular", "pope_adversarial"):
                 for number, (object_, label) in enumerate([(OBJECTS[i % 6], "Yes"), (rng.choice(OBJECTS), "No")]):
                     rows[task].append({"question_id": f"{task}/{i}/{number}", "image": name, "label": label, "language": "en",

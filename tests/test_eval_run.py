@@ -53,6 +53,12 @@ def test_writes_results_and_samples(world, model, tmp_path):
     assert len({s["answer"] for s in samples}) > 1, "a random model that sees its images does not answer all alike"
 
 
+def test_nothing_is_drawn_over_the_callers_screen(world, model, capfd):
+    finished = []
+    evaluate(model, world, ["pope_random", "chartqa"], on_batch=finished.append)
+    assert 0 < sum(finished) <= 12 and capfd.readouterr() == ("", "")
+
+
 def test_lm_evals_own_table_is_our_score(world, model, monkeypatch):
     tables = []
     import lm_eval
@@ -75,23 +81,40 @@ def test_identical_questions_of_the_pope_splits_are_asked_once(world, model, mon
     assert len(asked) == len(set(asked)) < 24
 
 
-@pytest.mark.timeout(120)
-def test_the_same_score_through_hf_multimodal(world, checkpoint, tmp_path, monkeypatch):
-    """lm-eval's own command line with its own model class, on a reloaded checkpoint."""
-    from lm_eval.__main__ import cli_evaluate
-
-    ours = evaluate(checkpoint, world, ["pope_random", "chartqa"], tmp_path / "ours")
-    monkeypatch.setattr("sys.argv", [
-        "lm-eval", "run", "--model", "hf-multimodal", "--model_args", f"pretrained={checkpoint},convert_img_format=True",
-        "--apply_chat_template", "--include_path", str(run.TASK_FOLDER), "--tasks", "world_pope_random,world_chartqa",
-        "--metadata", json.dumps({"data_dir": str(world)}), "--batch_size", "2", "--device", "cpu", "--log_samples", "--output_path", str(tmp_path / "theirs")])
-    cli_evaluate()
-    table = json.loads(next((tmp_path / "theirs").rglob("results_*.json")).read_text())["results"]
+def check_alike(world, checkpoint, folder, table, theirs):
+    """lm-eval's table and answers against ours, for a checkpoint that both loaded from its folder."""
+    ours = evaluate(checkpoint, world, ["pope_random", "chartqa"], folder)
     assert table["world_pope_random"]["f1,none"] == pytest.approx(ours["pope_random"]["score"])
     assert table["world_chartqa"]["relaxed_accuracy,none"] == pytest.approx(ours["chartqa"]["score"])
     for task in ("pope_random", "chartqa"):
-        theirs = sorted(lines(next((tmp_path / "theirs").rglob(f"samples_world_{task}_*.jsonl"))), key=lambda s: s["doc_id"])
-        assert [s["resps"][0][0] for s in theirs] == [s["answer"] for s in lines(tmp_path / "ours" / task / "samples.jsonl")]
+        answers = [s["resps"][0][0] for s in sorted(theirs[f"world_{task}"], key=lambda s: s["doc_id"])]
+        assert answers == [s["answer"] for s in lines(folder / task / "samples.jsonl")]
+
+
+def test_the_same_answers_through_hf_multimodal(world, checkpoint, tmp_path):
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(run.TASK_FOLDER), include_defaults=False, metadata={"data_dir": str(world)})
+    found = lm_eval.simple_evaluate(
+        "hf-multimodal", {"pretrained": str(checkpoint), "convert_img_format": True}, ["world_pope_random", "world_chartqa"],
+        task_manager=manager, apply_chat_template=True, batch_size=2, device="cpu", bootstrap_iters=0)
+    check_alike(world, checkpoint, tmp_path, found["results"], found["samples"])
+
+
+@pytest.mark.slow  # ten seconds of it are lm-eval reading its own 13,000 task files
+def test_the_same_answers_through_lm_evals_command(world, checkpoint, tmp_path, monkeypatch):
+    from omnivision_eval import harness
+
+    monkeypatch.setattr("sys.argv", [
+        "lm-eval", "run", "--model", "hf-multimodal", "--model_args", f"pretrained={checkpoint},convert_img_format=True",
+        "--apply_chat_template", "--include_path", str(run.TASK_FOLDER), "--tasks", "world_pope_random,world_chartqa",
+        "--metadata", json.dumps({"data_dir": str(world)}), "--batch_size", "2", "--device", "cpu",
+        "--log_samples", "--output_path", str(tmp_path / "theirs")])
+    harness.main()
+    table = json.loads(next((tmp_path / "theirs").rglob("results_*.json")).read_text())["results"]
+    theirs = {f"world_{task}": lines(next((tmp_path / "theirs").rglob(f"samples_world_{task}_*.jsonl"))) for task in ("pope_random", "chartqa")}
+    check_alike(world, checkpoint, tmp_path / "ours", table, theirs)
 
 
 def test_blind_and_held_out_runs_stand_apart(world, model, tmp_path):
