@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,7 +224,7 @@ def load_functions(folder: str | Path, tokenizer: Any = None) -> Any:
 
 
 def _identity(image: Any) -> Any:
-    """What tells one image from another: its file, or the picture object itself."""
+    """What tells one image from another: its file, or a digest of its pixels."""
     if isinstance(image, str | Path):
         return str(image)
-    return getattr(image, "filename", None) or image
+    return getattr(image, "filename", None) or (image.size, hashlib.sha256(image.tobytes()).digest())

@@ -140,6 +140,20 @@ def test_cached_features_give_the_same_answers(world, model, tmp_path):
     assert [s["answer"] for s in a] == [s["answer"] for s in b]
 
 
+def test_pictures_without_a_file_are_told_apart_by_their_pixels(model):
+    """As other lm-eval tasks give them."""
+    from lm_eval.api.instance import Instance
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (54, 54), color) for color in ("red", "blue", "red")]
+    requests = [Instance("generate_until", {}, ("<image>What?", {"max_gen_toks": 4, "until": []}, {"visual": [p]}), i)
+                for i, p in enumerate(pictures)]
+    answered = []
+    lm = OmniVisionLM(model=model[0], processor=model[1], on_batch=answered.append)
+    answers = lm.generate_until(requests)
+    assert answers[0] == answers[2] and sum(answered) == 2
+
+
 def test_an_image_that_does_not_arrive_is_noticed(model, monkeypatch):
     network, processor = random_model()
     with torch.no_grad():
