@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
+from transformers.image_utils import make_flat_list_of_images
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
@@ -52,6 +53,20 @@ class OmniVisionProcessor(ProcessorMixin):
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         tokenizer.padding_side = "left"  # what generation needs, and what saving forgets; training names its own side
         super().__init__(image_processor, tokenizer, chat_template=chat_template or default_template())
+
+    def __call__(self, images: Any = None, text: str | list[str] | None = None, **kwargs: Any) -> BatchFeature:
+        """Encodes rendered text, in which every control token counts, and its images.
+
+        Raises:
+            ValueError: placeholders and images differ in number.
+        """
+        if text is not None:
+            places = sum(row.count(self.image_token) for row in ([text] if isinstance(text, str) else text))
+            given = 0 if images is None else len(make_flat_list_of_images(images))
+            if places != given:
+                raise ValueError(f"The text holds {places} {self.image_token} placeholders and there are {given} images: "
+                                 "give one image per placeholder.")
+        return super().__call__(images=images, text=text, **kwargs)
 
     def replace_image_token(self, image_inputs: dict, image_idx: int, **kwargs: Any) -> str:
         """The placeholders of one image."""
