@@ -24,6 +24,6 @@ def recipe_config(cls: type, name: str, argv: list[str]):
     parser.add_argument("--config", help="YAML file (default: the shipped one)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    known = parser.parse_args(argv)
+    known = parser.parse_intermixed_args(argv)
     path = known.config or CONFIGS / f"{name}.yaml"
     return load_config(cls, path, known.overrides)

@@ -143,15 +143,12 @@ def _sft(rng: random.Random, task: Task) -> Recipe:
 
 
 def _dpo(rng: random.Random, task: Task) -> Recipe:
-    """Half short questions, half open ones: both are answered wrongly in ways an oracle can mend."""
+    """Short questions and open ones, a row each: both are answered wrongly in ways an oracle can mend."""
     language = _language(rng)
     scene = _train_scene(rng)
-    if rng.random() < 0.5:
-        (qa,) = scene_questions(scene, rng, language, 1)
-    else:
-        qa = rng.choice(open_questions(scene, rng, language, 3))
-    row = _row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta)
-    return Recipe(scene, {"dpo": [row]})
+    asked = scene_questions(scene, rng, language, QUESTIONS) + open_questions(scene, rng, language, 2)
+    rows = [_row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta) for qa in asked]
+    return Recipe(scene, {"dpo": [row | {"id": f"{row['id']}-{number}"} for number, row in enumerate(rows)]})
 
 
 def _functions(rng: random.Random, task: Task) -> Recipe:

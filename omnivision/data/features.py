@@ -1,0 +1,124 @@
+"""Features of a frozen tower, kept on disk: the tower runs once per picture over all epochs, stages and evaluations.
+
+One folder per tower: `features.bin` holds records of one size, `index.jsonl` names them; a line is written
+only after its record is flushed, so that a killed run leaves complete records behind a shorter index.
+
+Shapes: N pictures, P patches, C tower width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+
+class FeatureCache:
+    """Tower features by picture.
+
+    Args:
+        folder: parent of the towers' folders (created).
+        model, processor: an OmniVision model whose tower is frozen, and its processor.
+    """
+
+    def __init__(self, folder: str | Path, model, processor) -> None:
+        vision = model.config.vision_config
+        self.shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
+        self.bytes = 2 * self.shape[0] * self.shape[1]
+        self.folder = Path(folder) / tower_hash(model)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data, self.index = self.folder / "features.bin", self.folder / "index.jsonl"
+        self._model, self._processor = model, processor
+        self._keys: dict[str, str] = {}  # path -> key of the file's bytes
+        self._records: dict[str, tuple[int, int]] = {}  # key -> record, checksum
+        self._read_index()
+
+    def fill(self, paths: Sequence[str | Path], batch_size: int = 16, progress: Callable[[int], None] | None = None) -> int:
+        """Computes what is missing; returns how many pictures that were.
+
+        Args:
+            progress: called with the number of pictures after every batch.
+        """
+        with FileLock(self.folder / "lock"):
+            self._read_index()
+            missing = [p for p in dict.fromkeys(map(str, paths)) if self._key(p) not in self._records]
+            with self.data.open("ab") as data, self.index.open("a") as index:
+                data.truncate(len(self._records) * self.bytes)  # a record whose index line never came
+                for start in range(0, len(missing), batch_size):
+                    batch = missing[start : start + batch_size]
+                    self._append(batch, data, index)
+                    if progress:
+                        progress(len(batch))
+        return len(missing)
+
+    def get(self, paths: Sequence[str | Path]) -> Tensor:
+        """Features of pictures, computed where they are missing. Shape (N, P, C), fp16.
+
+        Raises:
+            OSError: a stored record does not match its checksum.
+        """
+        if any(self._key(str(p)) not in self._records for p in paths):
+            self.fill(paths)
+        out = np.empty((len(paths), *self.shape), dtype=np.float16)
+        with self.data.open("rb") as data:
+            for row, path in enumerate(paths):
+                number, checksum = self._records[self._key(str(path))]
+                data.seek(number * self.bytes)
+                raw = data.read(self.bytes)
+                if zlib.crc32(raw) != checksum:
+                    raise OSError(f"the cached features of {path} are damaged; delete {self.folder} and start again")
+                out[row] = np.frombuffer(raw, dtype=np.float16).reshape(self.shape)
+        return torch.from_numpy(out)
+
+    def features(self, paths: Sequence[str | Path], model=None, processor=None) -> list[Tensor]:
+        """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""
+        return list(self.get(paths).float())
+
+    def _append(self, paths: list[str], data, index) -> None:
+        from omnivision.generation import encode_images
+
+        features_NPC = encode_images(self._model, self._processor, paths, len(paths)).to(torch.float16).cpu().numpy()
+        lines = []
+        for path, features_PC in zip(paths, features_NPC, strict=True):
+            raw = features_PC.tobytes()
+            data.write(raw)
+            self._records[self._key(path)] = (len(self._records), zlib.crc32(raw))
+            lines.append(json.dumps({"key": self._key(path), "crc32": zlib.crc32(raw)}))
+        data.flush()
+        os.fsync(data.fileno())
+        index.write("".join(line + "\n" for line in lines))
+        index.flush()
+
+    def _key(self, path: str) -> str:
+        if path not in self._keys:
+            self._keys[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
+        return self._keys[path]
+
+    def _read_index(self) -> None:
+        self._records = {}
+        if not self.index.is_file():
+            return
+        whole = self.data.stat().st_size // self.bytes if self.data.is_file() else 0
+        for number, line in enumerate(self.index.read_text().splitlines()[:whole]):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the last line of a killed run
+            self._records[entry["key"]] = (number, entry["crc32"])
+
+
+def tower_hash(model) -> str:
+    """Sixteen hex digits that name a tower's weights and which of its layers is read."""
+    digest = hashlib.sha256(repr((model.config.vision_feature_layer, model.config.vision_post_layernorm)).encode())
+    for name, tensor in sorted(model.model.vision_tower.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

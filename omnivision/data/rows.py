@@ -1,0 +1,76 @@
+"""The internal row: a picture and what is said about it, read from JSON lines with its place of origin."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omnivision.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row.
+
+    Exactly one of the three is filled: turns (captions, questions), prompt/chosen/rejected (preferences),
+    or request/calls (actions).
+    """
+
+    id: str
+    images: tuple[str, ...]  # paths relative to the image root
+    source: str  # file:line
+    turns: tuple[dict, ...] = ()  # {"role", "text", "loss"}
+    prompt: str = ""
+    chosen: str = ""
+    rejected: str = ""
+    edit_spans: dict = field(default_factory=dict)
+    request: str = ""
+    calls: tuple[dict, ...] = ()
+
+
+def read_rows(path: str | Path, limit: int | None = None) -> list[Row]:
+    """Reads a JSON-lines file of internal rows.
+
+    Args:
+        path: the file. limit: only the first so many rows.
+
+    Raises:
+        DataError: no such file, a line that is not JSON, or a row without the fields of its kind; names file and line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check `data` in the config.") from error
+    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise DataError("The data file holds no rows", str(path), "Give a JSON-lines file with one row a line.")
+    return rows[:limit]
+
+
+def _row(line: str, source: str) -> Row:
+    try:
+        raw = json.loads(line)
+        kinds = {"turns": ("turns",), "preference": ("prompt", "chosen", "rejected"), "action": ("request", "calls")}
+        kind = next((name for name, keys in kinds.items() if all(key in raw for key in keys)), None)
+        if kind is None:
+            raise ValueError("it has neither turns, nor prompt/chosen/rejected, nor request/calls")
+        filled = {key: raw[key] for key in kinds[kind]}
+        for key in ("turns", "calls"):
+            if key in filled:
+                filled[key] = tuple(filled[key])
+        if kind == "turns":
+            _check_turns(filled["turns"])
+        return Row(id=str(raw.get("id", source)), images=tuple(raw.get("images", ())), source=source,
+                   edit_spans=raw.get("edit_spans", {}), **filled)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"The row cannot be read: {error}", source, "Mend or remove the line.") from error
+
+
+def _check_turns(turns: tuple[dict, ...]) -> None:
+    if not any(turn["role"] == "assistant" and turn.get("loss", True) for turn in turns):
+        raise ValueError("no assistant turn is supervised")
+    for turn in turns:
+        if turn["role"] not in ("system", "user", "assistant") or not isinstance(turn["text"], str):
+            raise ValueError(f"a turn is {turn!r}")

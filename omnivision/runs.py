@@ -1,0 +1,144 @@
+"""A stage's folder: one owner at a time, what was run, checkpoints that prove themselves, a pointer written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from omnivision.errors import ConfigError
+
+MANIFEST = "manifest.json"
+HAND_OVER = "omnivision.json"  # in final/: stage, hashes, what it was made from
+PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "open_clip_torch", "datasets")
+
+
+class RunLock:
+    """Keeps a second process out of a run's folder; the file names its owner.
+
+    Raises:
+        ConfigError: another living process of this machine owns the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lock"
+
+    def __enter__(self) -> RunLock:
+        from filelock import FileLock, Timeout
+
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path, timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            owner = self.path.with_suffix(".owner")
+            who = owner.read_text().strip() if owner.is_file() else "another process"
+            raise ConfigError(f"The folder is in use by {who}", str(self.path.parent),
+                              "Wait for it to end, or give another `out`.") from error
+        self.path.with_suffix(".owner").write_text(f"process {os.getpid()} on {platform.node()}\n")
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._lock.release()
+        self.path.with_suffix(".owner").unlink(missing_ok=True)
+
+
+def write_json(path: Path, value) -> None:
+    """Writes aside, flushes, renames: a reader sees the old file or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def environment() -> dict:
+    """What ran: Python, packages, machine."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except Exception:  # noqa: BLE001 - a missing package is itself the information
+            packages[name] = None
+    return {"python": platform.python_version(), "packages": packages, "machine": platform.machine(),
+            "cores": os.cpu_count(), "command": " ".join(map(os.path.basename, sys.argv[:1])) + " " + " ".join(sys.argv[1:])}
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_hashes(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder but the manifest itself."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (MANIFEST, HAND_OVER))
+    return {str(p.relative_to(folder)): file_hash(p) for p in files}
+
+
+def seal(folder: Path, sealed: Path) -> None:
+    """Flushes and hashes a written checkpoint, then gives it its name; whole or not there at all."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    write_json(folder / MANIFEST, folder_hashes(folder))
+    if sealed.exists():
+        shutil.rmtree(sealed)
+    os.replace(folder, sealed)
+
+
+def verifies(folder: Path) -> bool:
+    """Whether every file of a sealed checkpoint is there and unchanged."""
+    try:
+        wanted = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return folder_hashes(folder) == wanted
+
+
+def newest_checkpoint(folder: Path, warn) -> Path | None:
+    """The newest `step-N` that verifies; `warn(message)` is called for each newer one that does not."""
+    found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in found:
+        if verifies(checkpoint):
+            return checkpoint
+        warn(f"{checkpoint} is damaged or incomplete and is passed over")
+    return None
+
+
+def write_hand_over(folder: Path, stage: str, parent: str | None) -> None:
+    """Writes what the next stage checks: the stage's name, its parent and the hash of every file."""
+    write_json(folder / HAND_OVER, {"stage": stage, "parent": parent, "files": folder_hashes(folder)})
+
+
+def read_hand_over(folder: Path, wanted: tuple[str, ...], stage: str) -> dict:
+    """Checks that a folder is the unchanged result of one of the stages it may follow.
+
+    Args:
+        folder: `final/` of the earlier stage. wanted: stages that `stage` may start from.
+
+    Raises:
+        ConfigError: no such folder, the result of another stage, or files that changed since.
+    """
+    path = folder / HAND_OVER
+    if not path.is_file():
+        raise ConfigError(f"There is no finished stage to start `{stage}` from", str(folder),
+                          f"Run one of the stages {', '.join(wanted)} first and give its final/ folder as `start`.")
+    hand_over = json.loads(path.read_text())
+    if hand_over["stage"] not in wanted:
+        raise ConfigError(f"The checkpoint comes from the stage `{hand_over['stage']}`, but `{stage}` starts from "
+                          f"{' or '.join(f'`{w}`' for w in wanted)}", str(folder), "Give another `start`.")
+    now = folder_hashes(folder)
+    changed = sorted(name for name in {*now, *hand_over["files"]} if now.get(name) != hand_over["files"].get(name))
+    if changed:
+        raise ConfigError(f"The checkpoint was changed after its stage ended: {', '.join(changed[:5])}", str(folder),
+                          "Run the stage again, or restore the files.")
+    return hand_over

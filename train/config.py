@@ -1,0 +1,79 @@
+"""Settings of the stages: one frozen dataclass, a subclass where a stage has keys of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What every stage knows. Batch size is per device; the global batch is batch_size x accumulation x ranks."""
+
+    out: str = "runs/run"  # the stage writes to <out>/<stage>
+    start: str | None = None  # final/ of the stage before; None builds the model from the next three
+    preset: str = "968m"
+    vision: str | None = "webli"
+    language: str | None = "Qwen/Qwen2.5-0.5B-Instruct"
+    projector: str = "raster"
+    data: list[str] = field(default_factory=list)
+    image_root: str = "."
+    limit: int | None = None
+    batch_size: int = 8
+    accumulation: int = 1
+    epochs: float = 1.0
+    max_steps: int = -1
+    lr: float = 2e-5
+    schedule: str = "cosine"
+    warmup: float = 0.03  # share of all steps
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    max_length: int = 2048
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: bool = False
+    deepspeed: str | dict[str, Any] | None = None  # a JSON file or mapping of one's own
+    feature_cache: str | None = None  # folder; the frozen tower then runs once per picture
+    processes: int = 1  # on a CPU; on GPUs the launcher's flags say it
+    threads: int | None = None
+    save_steps: int = 500
+    keep_checkpoints: int = 2
+    log_steps: int = 10
+    workers: int = 0
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class AlignConfig(StageConfig):
+    """Stage 1: the projector alone, on captions."""
+
+    lr: float = 1e-3
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class SftConfig(StageConfig):
+    """Stage 2: projector and language model, on visual questions; the tower too where it has a rate of its own."""
+
+    vision_lr: float | None = None
+
+
+@dataclass(frozen=True)
+class DpoConfig(StageConfig):
+    """Stage 3: projector and language model, on minimal-edit pairs."""
+
+    lr: float = 5e-7
+    beta: float = 0.1
+    sft_weight: float = 0.0  # share of the chosen answer's own cross-entropy added to the loss
+
+
+@dataclass(frozen=True)
+class FunctionsConfig(StageConfig):
+    """Functional tokens: projector and language model, on requests with calls."""
+
+    functions: str = "functions.json"
+    lr: float = 5e-5
+    token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
+    replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
+    replay_limit: int | None = None

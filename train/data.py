@@ -1,0 +1,122 @@
+"""Rows to batches: conversations with their label masks, preference pairs, calls with functional tokens.
+
+Shapes: B rows, L tokens, P patches, C tower width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision.data.features import FeatureCache
+from omnivision.data.image import open_image
+from omnivision.data.rows import Row
+from omnivision.errors import DataError
+from omnivision.functions import FunctionSet, target_ids
+from omnivision.model.conversation import Encoded, encode_conversation
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An encoded row."""
+
+    input_ids: list[int]
+    labels: list[int]
+    images: tuple[str, ...]
+
+
+class Conversations(Dataset):
+    """Encoded rows of captions, questions and actions.
+
+    Args:
+        rows: as read. processor: of the model. image_root: folder that image paths are relative to.
+        max_length: a row that is longer loses whole question-answer pairs from its end, never an image token.
+        functions: for rows with calls.
+
+    Raises:
+        DataError: a row that does not fit even with one pair, or that supervises nothing.
+    """
+
+    def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int,
+                 functions: FunctionSet | None = None) -> None:
+        self.processor, self.root, self.max_length, self.functions = processor, Path(image_root), max_length, functions
+        self.samples = [self._sample(row) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.samples[index]
+
+    def _sample(self, row: Row) -> Sample:
+        turns = list(row.turns) if row.turns else self._call_turns(row)
+        images = tuple(str(self.root / image) for image in row.images)
+        while True:
+            encoded = self.encode(turns, len(images))
+            if len(encoded.input_ids) <= self.max_length:
+                break
+            if len(turns) <= 2:
+                raise DataError(f"Row {row.id} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}",
+                                row.source, "Raise `max_length`, or shorten the row: image tokens are never cut.")
+            turns = turns[:-2]
+        if all(label == IGNORE_INDEX for label in encoded.labels):
+            raise DataError(f"Row {row.id} supervises nothing", row.source, "Give an assistant turn with loss.")
+        return Sample(encoded.input_ids, encoded.labels, images)
+
+    def encode(self, turns: list[dict], num_images: int) -> Encoded:
+        """Ids and labels of a conversation."""
+        return encode_conversation(self.processor.tokenizer, turns, num_images, self.processor.image_seq_length)
+
+    def _call_turns(self, row: Row) -> list[dict]:
+        ids = target_ids(list(row.calls), self.processor.tokenizer, self.functions)
+        return [{"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}]
+
+
+@dataclass
+class Collator:
+    """Right-padded batches of samples; pictures as pixels, or as cached features where a cache is given."""
+
+    processor: object
+    cache: FeatureCache | None = None
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples)}
+
+    def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
+        """input_ids, labels, attention_mask. Shape (B, L)."""
+        longest, pad = max(map(len, ids)), self.processor.tokenizer.pad_token_id
+        return {
+            "input_ids": torch.tensor([row + [pad] * (longest - len(row)) for row in ids]),
+            "labels": torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in labels]),
+            "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
+        }
+
+    def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """pixel_values (I, 3, H, W) or image_features (I, P, C) of all rows in order; nothing for a text-only batch."""
+        paths = [path for sample in samples for path in sample.images]
+        if self.cache is not None:
+            return {"image_features": self.cache.get(paths).float() if paths else torch.zeros(0, *self.cache.shape)}
+        return {"pixel_values": self.processor.pixels([open_image(path) for path in paths])} if paths else {}
+
+
+@dataclass
+class PairCollator(Collator):
+    """Batches of preference pairs as TRL's DPOTrainer wants them: all chosen rows, then all rejected ones."""
+
+    def __call__(self, pairs: Sequence[dict]) -> dict[str, Tensor]:
+        samples = [self._side(pair, side) for side in ("chosen", "rejected") for pair in pairs]
+        batch = self.pad([s.input_ids for s in samples], [s.labels for s in samples])
+        batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
+        return {**batch, **self.pictures(samples)}
+
+    def _side(self, pair: dict, side: str) -> Sample:
+        turns = [{"role": "user", "text": pair["prompt"]}, {"role": "assistant", "text": pair[side], "loss": True}]
+        images = tuple(pair["images"])
+        encoded = encode_conversation(self.processor.tokenizer, turns, len(images), self.processor.image_seq_length)
+        return Sample(encoded.input_ids, encoded.labels, images)

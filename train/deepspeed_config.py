@@ -1,0 +1,41 @@
+"""The DeepSpeed JSON of a stage, derived from its config."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omnivision.errors import ConfigError
+from omnivision_train.config import StageConfig
+
+
+def deepspeed_config(config: StageConfig) -> dict[str, Any]:
+    """DeepSpeed's settings; sizes are "auto", which transformers' Trainer fills in.
+
+    Raises:
+        ConfigError: the user's own JSON cannot be read.
+    """
+    if isinstance(config.deepspeed, dict):
+        return config.deepspeed
+    if config.deepspeed:
+        try:
+            return json.loads(Path(config.deepspeed).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if config.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 1_000_000_000,
+    }

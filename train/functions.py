@@ -1,0 +1,67 @@
+"""Functional tokens: the model learns to answer a request with one token and its arguments."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
+from omnivision.functions import FunctionSet, functional_tokens, install_tokens
+from omnivision_train import stages
+from omnivision_train.config import FunctionsConfig
+from omnivision_train.data import Collator, Conversations
+from omnivision_train.trainer import StageTrainer, fit, training_arguments
+
+
+class FunctionsTrainer(StageTrainer):
+    """Weighs functional tokens in the loss; weight 1 is the plain cross-entropy (tested)."""
+
+    token_ids: tuple[int, ...] = ()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weight = self.stage_config.token_weight
+        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        if weight == 1.0:
+            return loss
+        special = dict(inputs, labels=only_tokens(inputs["labels"], self.token_ids))
+        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
+        return loss + (weight - 1.0) * super().compute_loss(model, special, num_items_in_batch=count)
+
+
+def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:
+    """Labels that supervise nothing but the given ids."""
+    kept = torch.isin(labels_BL, torch.tensor(ids, device=labels_BL.device))
+    return labels_BL.masked_fill(~kept, IGNORE_INDEX)
+
+
+def functions(config: FunctionsConfig) -> Path:
+    """Installs the set's tokens into spare rows and trains on requests with calls, mixed with earlier rows."""
+    stage = "functions"
+    with stages.open_run(config, stage) as run:
+        arguments = training_arguments(config, run.folder)
+        model, processor = stages.open_model(config, stage)
+        function_set = FunctionSet.from_json(config.functions)
+        install_tokens(model, processor.tokenizer, function_set)
+        stages.set_trainable(model, stage, main=run.main)
+        rows = stages.read_data(config, run)
+        if config.replay:
+            rows += stages.read_data(replace(config, limit=None), run, config.replay, config.replay_limit)
+            random.Random(config.seed).shuffle(rows)
+        samples = Conversations(rows, processor, config.image_root, config.max_length, function_set)
+        stages.show_sample(samples, processor, run)
+        cache = stages.open_cache(config, model, processor, rows)
+        trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
+        tokens = functional_tokens(processor.tokenizer, function_set)
+        trainer.token_ids = (*tokens.functions, tokens.end)
+        fit(trainer, config, run.folder, stage)
+
+        def save(folder: str) -> None:
+            trainer.save_model(folder)
+            if run.main:
+                function_set.save(folder)
+
+        return stages.finish(run, config, model, processor, save)

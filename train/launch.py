@@ -1,0 +1,26 @@
+"""Starts a recipe under DeepSpeed's launcher, and knows when it already runs under one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def under_launcher() -> bool:
+    """Whether a launcher (deepspeed, torchrun, accelerate) has started this process."""
+    return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(argv: list[str], flags: list[str]) -> int:
+    """Runs the same command once per process; returns the launcher's exit code.
+
+    Args:
+        argv: words after `omnivision train`. flags: DeepSpeed launcher flags (--num_gpus 8, --hostfile FILE ...).
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads on two cores would fight
+    script = str(Path(__file__).with_name("main.py").resolve())
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, script, *argv]
+    return subprocess.run(command, env=environment, check=False).returncode

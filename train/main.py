@@ -1,0 +1,54 @@
+"""`omnivision train STAGE --config FILE [key=value ...] [-- launcher flags]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+
+from omnivision.config_files import load_config
+from omnivision_train.launch import launch, under_launcher
+
+RECIPES = {  # verb -> (config class, recipe)
+    "align": ("omnivision_train.config:AlignConfig", "omnivision_train.supervised:align"),
+    "sft": ("omnivision_train.config:SftConfig", "omnivision_train.supervised:sft"),
+    "dpo": ("omnivision_train.config:DpoConfig", "omnivision_train.dpo:dpo"),
+    "functions": ("omnivision_train.config:FunctionsConfig", "omnivision_train.functions:functions"),
+    "vision": ("omnivision_train.vision:VisionConfig", "omnivision_train.vision:train"),
+    "language": ("omnivision_train.language:LanguageConfig", "omnivision_train.language:train"),
+}
+STAND_INS = ("vision", "language")
+
+
+def main(argv: list[str]) -> int:
+    """Trains one stage, here or (with launcher flags, or `processes` above 1) under DeepSpeed's launcher."""
+    argv, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    parser = argparse.ArgumentParser(
+        prog="omnivision train", description="Trains one stage and prints the folder of the result.",
+        epilog="example: omnivision train sft --config train/configs/sft.yaml batch_size=4 -- --num_gpus 8",
+    )  # fmt: skip
+    parser.add_argument("recipe", choices=RECIPES)
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML; its first lines are the command that runs it")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
+    options = parser.parse_intermixed_args(argv)
+    config_class, recipe = (_load(target) for target in RECIPES[options.recipe])
+    config = load_config(config_class, options.config, options.overrides)
+    processes = getattr(config, "processes", 1)
+    if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
+        return launch(argv, flags or ["--num_accelerators", str(processes)])
+    folder = recipe(config)
+    print(json.dumps({"folder": str(folder)}) if options.json else folder)
+    return 0
+
+
+def _load(target: str):
+    module, name = target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+if __name__ == "__main__":
+    from omnivision_cli.main import main as command
+
+    sys.exit(command(["train", *sys.argv[1:]]))

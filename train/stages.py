@@ -1,0 +1,171 @@
+"""What the recipes of all stages share: opening a run, the model, what trains, the data, the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from omnivision.config_files import dump_config
+from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
+from omnivision.data.features import FeatureCache
+from omnivision.data.rows import Row, read_rows
+from omnivision.errors import DataError
+from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_hand_over, write_hand_over, write_json
+from omnivision_train.config import StageConfig
+
+FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo")}  # what a stage may start from
+TRAINS = {  # parts of the model by stage
+    "align": ("projector",),
+    "sft": ("projector", "language_model"),
+    "dpo": ("projector", "language_model"),
+    "functions": ("projector", "language_model"),
+}
+PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An open run: its folder and whether this process is the one that writes."""
+
+    stage: str
+    folder: Path
+    main: bool
+
+
+@contextmanager
+def open_run(config: StageConfig, stage: str):
+    """Locks <out>/<stage>, writes config and environment; removes nothing that a resumed run needs."""
+    single_process_defaults()
+    folder, main = Path(config.out) / stage, int(os.environ.get("RANK", "0")) == 0
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if not main:
+        yield Run(stage, folder, main)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with RunLock(folder):
+        (folder / "config.resolved.yaml").write_text(dump_config(config))
+        write_json(folder / "env.json", environment())
+        if not (folder / "checkpoints").is_dir():
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
+        yield Run(stage, folder, main)
+
+
+def single_process_defaults() -> None:
+    """What DeepSpeed asks of the environment where no launcher has set it; a free port, so that runs do not meet."""
+    import socket
+
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if not torch.cuda.is_available():
+        import deepspeed.ops
+
+        # plain gloo instead of an extension that is compiled at first use (needs g++, hangs on a stale lock)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def open_model(config: StageConfig, stage: str):
+    """(model, processor): the result of the stage before, checked, or a new model from its parts."""
+    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+    from omnivision.model.build import build_model
+    from omnivision.presets import preset_config
+
+    torch.manual_seed(config.seed)
+    if config.start is None:
+        shape = preset_config(config.preset, projector_layout=config.projector)
+        return build_model(shape, vision=config.vision, language=config.language)
+    start = Path(config.start)
+    read_hand_over(start, FOLLOWS[stage], stage)
+    model = OmniVisionForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    return model, OmniVisionProcessor.from_pretrained(start)
+
+
+def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True) -> dict[str, tuple[bool, int]]:
+    """Freezes all but the stage's parts; prints and returns part -> (trains, parameters)."""
+    trained = (*TRAINS[stage], *extra)
+    model.requires_grad_(False)
+    table = {}
+    for part, path in PARTS.items():
+        module = model.get_submodule(path)
+        module.requires_grad_(part in trained)
+        table[part] = (part in trained, sum(p.numel() for p in module.parameters()))
+    if "language_model" in trained:
+        model.lm_head.requires_grad_(True)  # where it is not tied
+    if main:
+        for part, (trains, count) in table.items():
+            print(f"{stage}: {part:<15} {count:>13,} parameters  {'trains' if trains else 'frozen'}", file=sys.stderr)
+    return table
+
+
+def read_data(config: StageConfig, run: Run, files: list[str] | None = None, limit: int | None = None) -> list[Row]:
+    """All rows of the config's files; their hashes and counts go into data_manifest.json."""
+    files = config.data if files is None else files
+    if not files:
+        raise DataError("The config names no data", "data", "Give at least one JSON-lines file.")
+    found = {file: read_rows(file, limit if limit is not None else config.limit) for file in files}
+    if run.main:
+        path = run.folder / "data_manifest.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        write_json(path, known | {f: {"rows": len(rows), "sha256": file_hash(Path(f))} for f, rows in found.items()})
+    return [row for rows in found.values() for row in rows]
+
+
+def open_cache(config: StageConfig, model, processor, rows: Iterable[Row]) -> FeatureCache | None:
+    """The feature cache, filled for these rows, where the config asks for one."""
+    if not config.feature_cache:
+        return None
+    cache = FeatureCache(config.feature_cache, model, processor)
+    paths = list(dict.fromkeys(str(Path(config.image_root) / image) for row in rows for image in row.images))
+    made = cache.fill(paths)
+    if made:
+        print(f"encoded {made} of {len(paths)} pictures", file=sys.stderr)
+    return cache
+
+
+def show_sample(samples, processor, run: Run) -> None:
+    """One decoded sample with its label mask: supervised text in green, image tokens as a count."""
+    if not run.main:
+        return
+    sample, text, image = samples[0], "", processor.image_token_id
+    images = sum(1 for token in sample.input_ids if token == image)
+    for token, label in zip(sample.input_ids, sample.labels, strict=True):
+        word = processor.tokenizer.decode([token]) if token != image else ""
+        text += f"\033[32m{word}\033[0m" if label != IGNORE_INDEX else word
+    print(f"{run.stage}: first sample ({images} image tokens; green is supervised)\n{text}", file=sys.stderr)
+
+
+def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
+    """Writes final/ aside with its hand-over note, then names it; returns the folder.
+
+    Args:
+        save: called with a folder; writes the weights there (a trainer's save_model gathers ZeRO-3 shards).
+    """
+    final, partial = run.folder / "final", run.folder / "final.partial"
+    if run.main:
+        shutil.rmtree(partial, ignore_errors=True)
+    save(str(partial))
+    if run.main:
+        processor.save_pretrained(partial)
+        (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.resolved.yaml says the same
+        table = Path(config.start or "") / FUNCTION_FILE
+        if config.start and table.is_file() and not (partial / FUNCTION_FILE).is_file():
+            shutil.copy(table, partial / FUNCTION_FILE)
+        parent = file_hash(Path(config.start) / HAND_OVER) if config.start else None
+        write_hand_over(partial, run.stage, parent)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        write_json(run.folder / "latest", {"checkpoint": "final"})
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+    return final

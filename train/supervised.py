@@ -1,0 +1,34 @@
+"""The recipe of the supervised stages: align and sft differ in what trains, functions in its targets too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnivision_train import stages
+from omnivision_train.config import AlignConfig, SftConfig
+from omnivision_train.data import Collator, Conversations
+from omnivision_train.trainer import StageTrainer, fit, training_arguments
+
+
+def align(config: AlignConfig) -> Path:
+    """Stage 1: the projector learns to speak in the language model's embeddings, from captions."""
+    return _supervised(config, "align")
+
+
+def sft(config: SftConfig) -> Path:
+    """Stage 2: projector and language model learn to answer questions about pictures."""
+    return _supervised(config, "sft")
+
+
+def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
+    with stages.open_run(config, stage) as run:
+        arguments = training_arguments(config, run.folder)  # first: DeepSpeed has to know before weights load
+        model, processor = stages.open_model(config, stage)
+        stages.set_trainable(model, stage, main=run.main)
+        rows = stages.read_data(config, run)
+        samples = Conversations(rows, processor, config.image_root, config.max_length)
+        stages.show_sample(samples, processor, run)
+        cache = stages.open_cache(config, model, processor, rows)
+        trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
+        fit(trainer, config, run.folder, stage)
+        return stages.finish(run, config, model, processor, trainer.save_model)
