@@ -127,7 +127,7 @@ def train(config: LanguageConfig) -> Path:
 
 def save(model: Qwen2ForCausalLM, out: Path) -> None:
     """Writes the weights in fp16 (bf16 would lose three bits of a model this small)."""
-    state = {k: v.to(torch.float16) for k, v in model.state_dict().items()}
+    state = {k: v.to(torch.float16) for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
     model.save_pretrained(out, state_dict=state)
 
 

@@ -33,14 +33,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
     options = parser.parse_intermixed_args(argv)
-    config_class, recipe = (_load(target) for target in RECIPES[options.recipe])
-    config = load_config(config_class, options.config, options.overrides)
+    config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
         return launch(argv, flags or ["--num_accelerators", str(processes)])
-    folder = recipe(config)
+    folder = _load(RECIPES[options.recipe][1])(config)
     print(json.dumps({"folder": str(folder)}) if options.json else folder)
     return 0
+
+
+def config_class(recipe: str) -> type:
+    """The dataclass that a recipe's YAML fills."""
+    return _load(RECIPES[recipe][0])
 
 
 def _load(target: str):

@@ -20,15 +20,8 @@ from omnivision.data.features import FeatureCache
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import DataError
 from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_hand_over, write_hand_over, write_json
-from omnivision_train.config import StageConfig
+from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
 
-FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo")}  # what a stage may start from
-TRAINS = {  # parts of the model by stage
-    "align": ("projector",),
-    "sft": ("projector", "language_model"),
-    "dpo": ("projector", "language_model"),
-    "functions": ("projector", "language_model"),
-}
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
 

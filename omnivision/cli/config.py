@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
 
-# recipe: the dataclass its YAML fills
-RECIPES = {
-    "language": "omnivision_train.language:LanguageConfig",
-    "vision": "omnivision_train.vision:VisionConfig",
-}
+from omnivision_train.main import RECIPES, STAND_INS, config_class
+
 EXAMPLE = "example: omnivision config show --config train/configs/vision.yaml seed=2"
 
 
@@ -35,15 +31,22 @@ def main(argv: list[str]) -> int:
         raise ConfigError("Which recipe the configuration is for cannot be told", options.config or "command line",
                           f"Add --recipe {'|'.join(sorted(RECIPES))}.")
     if options.action == "schema":
-        print(json.dumps({name: schema(_load(name)) for name in ([recipe] if recipe else RECIPES)}, indent=None if options.json else 2))
+        print(json.dumps({name: schema(config_class(name)) for name in ([recipe] if recipe else RECIPES)}, indent=None if options.json else 2))
         return 0
-    text = dump_config(load_config(_load(recipe), options.config, options.overrides))
+    config = load_config(config_class(recipe), options.config, options.overrides)
+    text, deepspeed = dump_config(config), None
+    if recipe not in STAND_INS:
+        from omnivision_train.deepspeed_config import deepspeed_config
+
+        deepspeed = deepspeed_config(config)
     if options.json:
         import yaml
 
-        print(json.dumps({"recipe": recipe, "config": yaml.safe_load(text)}, ensure_ascii=False))
+        print(json.dumps({"recipe": recipe, "config": yaml.safe_load(text), "deepspeed": deepspeed}, ensure_ascii=False))
     else:
         sys.stdout.write(text)
+        if deepspeed is not None:
+            print(f"\n# DeepSpeed's JSON, derived from the keys above\n{json.dumps(deepspeed, indent=2)}")
     return 0
 
 
@@ -51,8 +54,3 @@ def _recipe_of(path: str | None) -> str | None:
     """`train/configs/vision.yaml` is for `vision`, and so are `vision-long.yaml` and `vision_2.yaml`."""
     stem = Path(path).stem.replace("_", "-").split("-")[0] if path else None
     return stem if stem in RECIPES else None
-
-
-def _load(recipe: str) -> type:
-    module, name = RECIPES[recipe].split(":")
-    return getattr(importlib.import_module(module), name)

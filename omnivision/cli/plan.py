@@ -9,13 +9,8 @@ import argparse
 import json
 from typing import Any, NamedTuple
 
-# What each stage trains; everything else is frozen.
-TRAINS = {
-    "align": ("projector",),
-    "sft": ("projector", "language model"),
-    "dpo": ("projector", "language model"),
-    "functions": ("projector", "language model"),
-}
+from omnivision_train.config import TRAINS
+
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
 OPTIMIZER = {"fp32": 8, "bf16": 12}
@@ -111,7 +106,7 @@ def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, z
     """
     held = []
     for part in parts:
-        trained = part.name in TRAINS[stage]
+        trained = part.name.replace(" ", "_") in TRAINS[stage]
         gradients = WEIGHT[precision] * part.parameters * trained
         optimizer = OPTIMIZER[precision] * part.parameters * trained
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),

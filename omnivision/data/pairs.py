@@ -71,22 +71,27 @@ def read_truths(world: Path, images: Iterable[str]) -> dict[str, object]:
 
 def main(argv: list[str]) -> int:
     """`omnivision data pairs`."""
-    parser = argparse.ArgumentParser(
-        prog="omnivision data pairs", description="Minimal-edit preference pairs from a model's own answers.",
-        epilog="example: omnivision data pairs --model runs/tiny/sft/final --data world/dpo.jsonl --image-root world --out pairs.jsonl",
-    )  # fmt: skip
-    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint: final/ of a stage")
-    parser.add_argument("--data", required=True, metavar="FILE", help="rows with one question each")
-    parser.add_argument("--image-root", required=True, metavar="DIR", help="folder of the world that the rows come from")
-    parser.add_argument("--out", required=True, metavar="FILE", help="preference rows, JSON lines")
-    parser.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
-    parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
     counts = run(options)
     print(json.dumps(counts) if options.json else "  ".join(f"{name} {count}" for name, count in counts.items()))
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    arguments = argparse.ArgumentParser(
+        prog="omnivision data pairs", description="Minimal-edit preference pairs from a model's own answers.",
+        epilog="example: omnivision data pairs --model runs/tiny/sft/final --data world/dpo.jsonl --image-root world --out pairs.jsonl",
+    )  # fmt: skip
+    arguments.add_argument("--model", required=True, metavar="DIR", help="a checkpoint: final/ of a stage")
+    arguments.add_argument("--data", required=True, metavar="FILE", help="rows with one question each")
+    arguments.add_argument("--image-root", required=True, metavar="DIR", help="folder of the world that the rows come from")
+    arguments.add_argument("--out", required=True, metavar="FILE", help="preference rows, JSON lines")
+    arguments.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
+    arguments.add_argument("--max-new-tokens", type=int, default=64)
+    arguments.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    return arguments
 
 
 def run(options: argparse.Namespace) -> dict[str, int]:

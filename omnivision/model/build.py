@@ -19,6 +19,7 @@ from omnivision.model.vision import load_tower
 from omnivision.presets import preset_config
 
 CONTROL_TOKENS = (TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_TOKEN)
+WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 # heads that do more than one matrix product; fusion would keep the model but change its logits
 HEAD_EXTRAS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "output_multiplier", "lm_head_multiplier")
 
@@ -31,8 +32,8 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
     Args:
         preset: a preset's name, or a config. Its projector settings hold; the shapes of tower and language model
             are those of the sources where sources are given.
-        vision: "webli", a folder in open_clip's layout, a transformers SigLIP folder or hub id; None is random.
-        language: folder or hub id of any causal language model; None is random.
+        vision: "webli", "tiny" (the stand-in of the package), a folder in open_clip's layout, a transformers SigLIP folder or hub id; None is random.
+        language: "tiny", folder or hub id of any causal language model; None is random.
         tokenizer: folder, hub id or object; None is the language model's.
         dtype: of all weights.
 
@@ -43,6 +44,7 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
         ConfigError: a source that is not there, or that does not fit the config.
     """
     wanted = preset_config(preset) if isinstance(preset, str) else preset
+    vision, language = _stand_in(vision, "vision"), _stand_in(language, "language")
     tower, image_processor = load_tower(vision, dtype) if vision else (None, None)
     lm = load_language_model(language, dtype) if language else None
     words = _tokenizer(tokenizer or language)
@@ -58,6 +60,11 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
     model.generation_config = _generation_config(words)
     image_processor = image_processor or siglip_image_processor(config.vision_config.image_size)
     return model, OmniVisionProcessor(image_processor, words, image_seq_length=config.image_seq_length)
+
+
+def _stand_in(source: str | None, part: str) -> str | None:
+    """"tiny" names the stand-in that travels with the package; everything else is what it says."""
+    return str(WEIGHTS / f"tiny-{part}") if source == "tiny" else source
 
 
 def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
