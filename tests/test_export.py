@@ -107,6 +107,17 @@ def test_verify_prints_json_alone_on_stdout(exported, capsys):
     assert "100.00 % of 25 questions" in capsys.readouterr().out
 
 
+def test_json_stays_alone_when_a_library_prints(monkeypatch, capsys):
+    def noisy(*_):
+        print("a library logs to stdout")
+        return {"questions": 1}
+
+    monkeypatch.setattr(fp16, "export_fp16", noisy)
+    assert main(["fp16", "--model", "a", "--out", "b", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"questions": 1} and "a library" in printed.err
+
+
 def damage_bit(folder):
     file = folder / "model.safetensors"
     body = bytearray(file.read_bytes())

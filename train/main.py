@@ -7,7 +7,6 @@ import importlib
 import json
 import sys
 
-from omnivision.config_files import load_config
 from omnivision_train.launch import launch, under_launcher
 
 RECIPES = {  # verb -> (config class, recipe)
@@ -33,6 +32,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
     options = parser.parse_intermixed_args(argv)
+    from omnivision.config_files import load_config  # here: --help answers without torch
+
     config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omnivision_train.config import TRAINS
@@ -127,8 +128,11 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
         from omnivision.config_files import read_yaml
 
         written = read_yaml(options.config)
-    settings = {name: getattr(options, name) or written.get(name) or default
-                for name, default in (("preset", "968m"), ("stage", "sft"), ("precision", "bf16"))}
+    named = Path(options.config).stem if options.config else ""
+    defaults = {"preset": "968m", "stage": named if named in TRAINS else "sft", "precision": "bf16"}
+    settings = {name: getattr(options, name) or written.get(name) or default for name, default in defaults.items()}
+    if settings["precision"] == "auto":
+        settings["precision"] = "bf16"
     for name, known in (("stage", TRAINS), ("precision", WEIGHT)):
         if settings[name] not in known:
             from omnivision.errors import ConfigError
