@@ -22,6 +22,11 @@ from omnivision.functions import FunctionSet, target_ids
 from omnivision.model.conversation import Encoded, encode_conversation
 
 
+def bucket(length: int) -> int:
+    """The next multiple of 32: few different shapes keep the allocator and the kernel cache small."""
+    return -(-length // 32) * 32
+
+
 @dataclass(frozen=True)
 class Sample:
     """An encoded row."""
@@ -90,7 +95,7 @@ class Collator:
 
     def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
         """input_ids, labels, attention_mask. Shape (B, L)."""
-        longest, pad = max(map(len, ids)), self.processor.tokenizer.pad_token_id
+        longest, pad = bucket(max(map(len, ids))), self.processor.tokenizer.pad_token_id
         return {
             "input_ids": torch.tensor([row + [pad] * (longest - len(row)) for row in ids]),
             "labels": torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in labels]),

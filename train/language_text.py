@@ -28,6 +28,7 @@ from omnivision.world.scene_questions import open_questions, scene_questions
 from omnivision.world.sign import draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
+from omnivision_train.data import bucket
 from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, covered_patches
 
 STRIP = 9  # patches of one raster token
@@ -150,7 +151,7 @@ class Lessons(IterableDataset):
 
     def collate(self, encoded: list[tuple[list[int], list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
         """Right-padded tensors, and where the image tokens stand."""
-        longest = max(len(ids) for ids, _, _ in encoded)
+        longest = bucket(max(len(ids) for ids, _, _ in encoded))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _, _ in encoded])
         labels = torch.tensor([labels + [IGNORE_INDEX] * (longest - len(labels)) for _, labels, _ in encoded])
