@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
 
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
@@ -32,6 +33,7 @@ class VisionConfig:
     """Settings of the tower's training; times are wall seconds, so that a budget is kept on any machine."""
 
     out: str = "runs/tiny-vision"
+    start: str | None = None  # a folder this recipe wrote: goes on from its weights
     seed: int = 1
     window: int = 13  # patches a side of the small windows
     batch: int = 64
@@ -107,7 +109,21 @@ def build(config: VisionConfig):
     trunk.init_weights("")
     for block in trunk.blocks:
         block.attn.fused_attn = False  # explicit attention trains 1.4x faster on CPUs at these lengths
-    return RegionTrainer(clip), tokenizer
+    module = RegionTrainer(clip)
+    if config.start:
+        tokenizer = AutoTokenizer.from_pretrained(config.start)
+        load(module, Path(config.start))
+    return module, tokenizer
+
+
+def load(module: RegionTrainer, folder: Path) -> None:
+    """Takes the weights of an earlier run."""
+    module.clip.load_state_dict({k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()})
+    region = load_file(folder / "region_map.safetensors")
+    module.region_map.load_state_dict({k: region[k] for k in ("weight", "bias")})
+    if "scale" in region:
+        module.region_scale.data.copy_(region["scale"])
+        module.region_bias.data.copy_(region["loss_bias"])
 
 
 def optimizers(module: RegionTrainer, config: VisionConfig) -> list[torch.optim.Optimizer]:
@@ -191,7 +207,8 @@ def save(module: RegionTrainer, tokenizer, config: VisionConfig, out: Path) -> N
     """Writes the pair in open_clip's layout, and the region map beside it."""
     state = {k: v.detach().to(torch.float16).contiguous() for k, v in module.clip.state_dict().items()}
     save_file(state, out / "open_clip_model.safetensors")
-    region = {"weight": module.region_map.weight.detach(), "bias": module.region_map.bias.detach()}
+    region = {"weight": module.region_map.weight.detach(), "bias": module.region_map.bias.detach(),
+              "scale": module.region_scale.detach(), "loss_bias": module.region_bias.detach()}
     save_file({k: v.contiguous() for k, v in region.items()}, out / "region_map.safetensors")
     tower.write_config(out, len(tokenizer), config.context_length)
     tokenizer.save_pretrained(out)
