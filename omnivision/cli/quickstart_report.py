@@ -66,7 +66,7 @@ def samples(out: Path) -> list[dict]:
             shown.append({
                 "image": out / "world" / row["image"], "question": row["text"], "note": task.replace("_", " "),
                 "truth": ", ".join(map(str, label)) if isinstance(label, list) and task != "actions" else _said(label),
-                "answers": [{"stage": stage, "text": _said(found[question_id]["answer"]), "right": found[question_id]["score"] >= 1.0}
+                "answers": [{"stage": stage, "text": _said(found[question_id]["answer"]), "right": found[question_id]["official"]["score"] >= 1.0}
                             for stage, found in answers.items() if question_id in found],
             })  # fmt: skip
     return shown

@@ -41,11 +41,11 @@ def _scores(found: dict) -> dict:
 def text(content: dict, out: Path) -> str:
     """The table that a terminal shows at the end."""
     lines = ["", "Scores on unseen pictures, 0-100 (false yes: lower is better)", ""]
-    lines.append(f"{'':<22}" + "".join(f"{title:>11}" for title in COLUMNS.values()))
+    lines.append(f"{'':<27}" + "".join(f"{title:>11}" for title in COLUMNS.values()))
     for title, rows in (("", content["stages"]), (", held-out style", content["held_out_style"])):
         for stage in ROWS:
             if stage in rows:
-                lines.append(f"{stage + title:<26.26}"[:26].ljust(22) + _cells(rows[stage]))
+                lines.append(f"{stage + title:<27}" + _cells(rows[stage]))
     export = content["export"]
     if export:
         size = sum(export.get("bytes", {}).values()) / 1e6
