@@ -99,7 +99,7 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
     for piece in _structure(tokenizer, template, shape, add_generation_prompt):
         new = _expand(piece.ids, image_id, image_seq_length) if piece.text is None else _encode(tokenizer, bodies[piece.text])
         if piece.text is not None:
-            supervised = piece.generated and with_loss[piece.text]  # holds for the end token that follows
+            supervised = with_loss[piece.text]  # holds for the end token that follows
         ids += new
         labels += new if piece.generated and supervised else [IGNORE_INDEX] * len(new)
     return Encoded(ids, labels)
