@@ -132,12 +132,16 @@ def read_hand_over(folder: Path, wanted: tuple[str, ...], stage: str) -> dict:
     if not path.is_file():
         raise ConfigError(f"There is no finished stage to start `{stage}` from", str(folder),
                           f"Run one of the stages {', '.join(wanted)} first and give its final/ folder as `start`.")
-    hand_over = json.loads(path.read_text())
-    if hand_over["stage"] not in wanted:
-        raise ConfigError(f"The checkpoint comes from the stage `{hand_over['stage']}`, but `{stage}` starts from "
+    try:
+        hand_over = json.loads(path.read_text())
+        found, files = hand_over["stage"], dict(hand_over["files"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError("The note of the stage before is broken", str(path), "Run that stage again, or restore the file.") from error
+    if found not in wanted:
+        raise ConfigError(f"The checkpoint comes from the stage `{found}`, but `{stage}` starts from "
                           f"{' or '.join(f'`{w}`' for w in wanted)}", str(folder), "Give another `start`.")
     now = folder_hashes(folder)
-    changed = sorted(name for name in {*now, *hand_over["files"]} if now.get(name) != hand_over["files"].get(name))
+    changed = sorted(name for name in {*now, *files} if now.get(name) != files.get(name))
     if changed:
         raise ConfigError(f"The checkpoint was changed after its stage ended: {', '.join(changed[:5])}", str(folder),
                           "Run the stage again, or restore the files.")

@@ -66,10 +66,10 @@ class Conversations(Dataset):
             encoded = self.encode(turns, len(images))
             if len(encoded.input_ids) <= self.max_length:
                 break
-            if len(turns) <= 2:
+            if sum(turn["role"] == "user" for turn in turns) <= 1:
                 raise DataError(f"Row {row.id} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}",
                                 row.source, "Raise `max_length`, or shorten the row: image tokens are never cut.")
-            turns = turns[:-2]
+            turns = turns[: max(i for i, turn in enumerate(turns) if turn["role"] == "user")]
         if all(label == IGNORE_INDEX for label in encoded.labels):
             raise DataError(f"Row {row.id} supervises nothing", row.source, "Give an assistant turn with loss.")
         return Sample(encoded.input_ids, encoded.labels, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import sys
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> int:
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
         return launch(argv, flags or ["--num_accelerators", str(processes)])
-    folder = _load(RECIPES[options.recipe][1])(config)
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
+        folder = _load(RECIPES[options.recipe][1])(config)
     print(json.dumps({"folder": str(folder)}) if options.json else folder)
     return 0
 

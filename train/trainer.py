@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
@@ -66,6 +67,8 @@ class Seal(TrainerCallback):
         self.keep = keep
 
     def on_save(self, args, state, control, **kwargs) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every rank writes its random state last, without waiting for the others
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
@@ -94,8 +97,6 @@ class StopOnSignal(TrainerCallback):
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' (for dpo: TRL's) arguments of a stage."""
-    import torch
-
     on_gpu = torch.cuda.is_available()
     shared = dict(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -44,7 +45,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     out = Path(options.out or ("runs/quickstart-long" if options.long else "runs/quickstart"))
-    result = Quickstart(out, LONG if options.long else QUICK).run()
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs: stdout is for the result
+        result = Quickstart(out, LONG if options.long else QUICK).run()
     print(json.dumps(result) if options.json else quickstart_table.text(result, out))
     return 0
 

@@ -49,9 +49,12 @@ class FeatureCache:
         """
         with FileLock(self.folder / "lock"):
             self._read_index()
-            missing = [p for p in dict.fromkeys(map(str, paths)) if self._key(p) not in self._records]
-            with self.data.open("ab") as data, self.index.open("a") as index:
-                data.truncate(len(self._records) * self.bytes)  # a record whose index line never came
+            by_key = {self._key(p): p for p in map(str, paths)}  # one picture may have several names
+            missing = [p for key, p in by_key.items() if key not in self._records]
+            with self.data.open("ab") as data, self.index.open("ab") as index:
+                # what a killed run left: records without a line, half a line, lines without a record
+                data.truncate(self._count * self.bytes)
+                index.truncate(self._index_bytes)
                 for start in range(0, len(missing), batch_size):
                     batch = missing[start : start + batch_size]
                     self._append(batch, data, index)
@@ -90,11 +93,12 @@ class FeatureCache:
         for path, features_PC in zip(paths, features_NPC, strict=True):
             raw = features_PC.tobytes()
             data.write(raw)
-            self._records[self._key(path)] = (len(self._records), zlib.crc32(raw))
+            self._records[self._key(path)] = (self._count, zlib.crc32(raw))
+            self._count += 1
             lines.append(json.dumps({"key": self._key(path), "crc32": zlib.crc32(raw)}))
         data.flush()
         os.fsync(data.fileno())
-        index.write("".join(line + "\n" for line in lines))
+        self._index_bytes += index.write("".join(line + "\n" for line in lines).encode())
         index.flush()
 
     def _key(self, path: str) -> str:
@@ -103,16 +107,20 @@ class FeatureCache:
         return self._keys[path]
 
     def _read_index(self) -> None:
-        self._records = {}
+        self._records, self._count, self._index_bytes = {}, 0, 0
         if not self.index.is_file():
             return
         whole = self.data.stat().st_size // self.bytes if self.data.is_file() else 0
-        for number, line in enumerate(self.index.read_text().splitlines()[:whole]):
+        for line in self.index.read_bytes().splitlines(keepends=True)[:whole]:
             try:
-                entry = json.loads(line)
+                entry = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
+                entry = None
+            if entry is None:
                 break  # the last line of a killed run
-            self._records[entry["key"]] = (number, entry["crc32"])
+            self._records[entry["key"]] = (self._count, entry["crc32"])
+            self._count += 1
+            self._index_bytes += len(line)
 
 
 def tower_hash(model) -> str:

@@ -9,6 +9,7 @@ gives no pair; one that cannot be mended by a minimal edit gives none either; bo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -72,7 +73,8 @@ def read_truths(world: Path, images: Iterable[str]) -> dict[str, object]:
 def main(argv: list[str]) -> int:
     """`omnivision data pairs`."""
     options = parser().parse_args(argv)
-    counts = run(options)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs: stdout is for the result
+        counts = run(options)
     print(json.dumps(counts) if options.json else "  ".join(f"{name} {count}" for name, count in counts.items()))
     return 0
 

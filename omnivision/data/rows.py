@@ -40,9 +40,11 @@ def read_rows(path: str | Path, limit: int | None = None) -> list[Row]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 inside a text
     except OSError as error:
         raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check `data` in the config.") from error
+    except UnicodeDecodeError as error:
+        raise DataError("The data file cannot be read", str(path), f"It is not UTF-8 text (byte {error.start}).") from error
     rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise DataError("The data file holds no rows", str(path), "Give a JSON-lines file with one row a line.")
@@ -59,18 +61,30 @@ def _row(line: str, source: str) -> Row:
         filled = {key: raw[key] for key in kinds[kind]}
         for key in ("turns", "calls"):
             if key in filled:
-                filled[key] = tuple(filled[key])
-        if kind == "turns":
-            _check_turns(filled["turns"])
-        return Row(id=str(raw.get("id", source)), images=tuple(raw.get("images", ())), source=source,
+                filled[key] = _list_of(dict, filled[key], key)
+        _check(filled)
+        images = _list_of(str, raw.get("images", []), "images")
+        return Row(id=str(raw.get("id", source)), images=images, source=source,
                    edit_spans=raw.get("edit_spans", {}), **filled)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"The row cannot be read: {error}", source, "Mend or remove the line.") from error
 
 
-def _check_turns(turns: tuple[dict, ...]) -> None:
-    if not any(turn["role"] == "assistant" and turn.get("loss", True) for turn in turns):
-        raise ValueError("no assistant turn is supervised")
-    for turn in turns:
+def _list_of(kind: type, value, name: str) -> tuple:
+    if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
+        raise ValueError(f"`{name}` is {value!r}, not a list of {'texts' if kind is str else 'mappings'}")
+    return tuple(value)
+
+
+def _check(filled: dict) -> None:
+    for key, value in filled.items():
+        if key not in ("turns", "calls") and not isinstance(value, str):
+            raise ValueError(f"`{key}` is {value!r}, not a text")
+    for call in filled.get("calls", ()):
+        if not isinstance(call.get("name"), str):
+            raise ValueError(f"a call without a name is {call!r}")
+    for turn in filled.get("turns", ()):
         if turn["role"] not in ("system", "user", "assistant") or not isinstance(turn["text"], str):
             raise ValueError(f"a turn is {turn!r}")
+    if "turns" in filled and not any(turn["role"] == "assistant" and turn.get("loss", True) for turn in filled["turns"]):
+        raise ValueError("no assistant turn is supervised")
