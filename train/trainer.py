@@ -23,13 +23,19 @@ from omnivision_train.precision import cpu_autocast, resolved
 
 
 class StageMixin:
-    """Autocast on a CPU; the trainers of all stages take it in."""
+    """Autocast on a CPU, a tied head written once; the trainers of all stages take it in."""
 
     stage_config: StageConfig
 
     def compute_loss(self, *args, **kwargs):
         with cpu_autocast(self.stage_config):
             return super().compute_loss(*args, **kwargs)
+
+    def _save(self, output_dir=None, state_dict=None) -> None:
+        # DeepSpeed's gathered copies share no memory any more: transformers would write a tied head twice
+        if state_dict is not None and self.model.config.tie_word_embeddings:
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name != "lm_head.weight"}
+        super()._save(output_dir, state_dict=state_dict)
 
 
 class StageTrainer(StageMixin, Trainer):
@@ -105,6 +111,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="none",
+        logging_nan_inf_filter=False,  # Log has to see a loss that is not a number
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )
