@@ -1,0 +1,86 @@
+"""Rows from outside: every broken line is one clear error with file and line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from omnivision.data.rows import read_rows
+from omnivision.errors import DataError
+
+GOOD = {"id": "r1", "images": ["images/0.png"], "turns": [{"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Ho"}]}
+USER, ASSISTANT = GOOD["turns"]
+PREFERENCE = {"prompt": "What?", "chosen": "a", "rejected": "b"}
+
+BROKEN = {
+    "no JSON": "{'id': 1}",
+    "half a line": json.dumps(GOOD)[:-7],
+    "a list": "[1, 2]",
+    "a number": "5",
+    "a word": '"turns"',
+    "null": "null",
+    "no kind": json.dumps({"id": "r1", "images": []}),
+    "turns without answers": json.dumps({**GOOD, "turns": [USER]}),
+    "no supervised answer": json.dumps({**GOOD, "turns": [USER, {**ASSISTANT, "loss": False}]}),
+    "a wrong role": json.dumps({**GOOD, "turns": [USER, {"role": "tool", "text": "x"}, ASSISTANT]}),
+    "a turn without role": json.dumps({**GOOD, "turns": [{"text": "Hi"}, ASSISTANT]}),
+    "a turn without text": json.dumps({**GOOD, "turns": [{"role": "user"}, ASSISTANT]}),
+    "text that is a number": json.dumps({**GOOD, "turns": [{"role": "user", "text": 5}, ASSISTANT]}),
+    "a turn that is a word": json.dumps({**GOOD, "turns": ["Hi", "Ho"]}),
+    "turns that are null": json.dumps({**GOOD, "turns": None}),
+    "images that are null": json.dumps({**GOOD, "images": None}),
+    "images that are one name": json.dumps({**GOOD, "images": "images/0.png"}),
+    "an image that is a number": json.dumps({**GOOD, "images": [3]}),
+    "an answer that is null": json.dumps({**PREFERENCE, "rejected": None}),
+    "a prompt that is a list": json.dumps({**PREFERENCE, "prompt": ["What?"]}),
+    "calls that are a mapping": json.dumps({"request": "Buy it", "calls": {"name": "order"}}),
+    "a call without name": json.dumps({"request": "Buy it", "calls": [{"arguments": {}}]}),
+    "a request without calls": json.dumps({"request": "Buy it"}),
+}
+
+
+@pytest.mark.parametrize("line", BROKEN.values(), ids=BROKEN)
+def test_a_broken_line_is_named(tmp_path, line):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"cannot be read.*{file}:3\)\. Mend or remove the line"):
+        read_rows(file)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_an_empty_file_is_an_error(tmp_path, content):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError, match=f"holds no rows.*{file}"):
+        read_rows(file)
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
+    with pytest.raises(DataError, match="cannot be read.*none.jsonl"):
+        read_rows(tmp_path / "none.jsonl")
+    with pytest.raises(DataError, match=f"cannot be read.*{tmp_path}"):
+        read_rows(tmp_path)
+    (tmp_path / "picture.jsonl").write_bytes(b"\x89PNG\r\n\xff\xfe")
+    with pytest.raises(DataError, match="cannot be read.*picture.jsonl.*UTF-8"):
+        read_rows(tmp_path / "picture.jsonl")
+
+
+def test_the_three_kinds_of_rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    action = {"id": "f1", "request": "Buy it", "calls": [{"name": "order", "arguments": {"item": "cat"}}]}
+    file.write_text("\n".join(json.dumps(row) for row in (GOOD, PREFERENCE, action)))
+    said, preferred, called = read_rows(file)
+    assert (said.id, said.images, said.source, said.turns) == ("r1", ("images/0.png",), f"{file}:1", (USER, ASSISTANT))
+    assert (preferred.chosen, preferred.rejected, preferred.images, preferred.id) == ("a", "b", (), f"{file}:2")
+    assert called.calls == (action["calls"][0],) and called.request == "Buy it" and not called.turns
+    assert len(read_rows(file, limit=2)) == 2
+
+
+def test_unusual_line_ends_inside_a_text_are_no_line_ends(tmp_path):
+    text = "one\u2028two\x85three"
+    file = tmp_path / "rows.jsonl"
+    row = {**GOOD, "turns": [{"role": "user", "text": text}, ASSISTANT]}
+    file.write_bytes(f"{json.dumps(row, ensure_ascii=False)}\r\n{json.dumps(GOOD)}\n".encode())
+    rows = read_rows(file)
+    assert len(rows) == 2 and rows[0].turns[0]["text"] == text and rows[1].source.endswith(":2")

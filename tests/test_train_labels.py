@@ -1,0 +1,131 @@
+"""From rows to batches: what is supervised, what is cut, and a loss that does not depend on how a batch is split."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import train_world
+from omnivision_train.data import Collator, Conversations
+from train_world import conversation
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision.data.rows import Row
+from omnivision.errors import DataError
+
+PAIRS = [("Is there a cat in the image?", "Yes"), ("How many apples are there?", "two"), ("What is it?", "a red cat")]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def model(world):
+    return train_world.build(world)
+
+
+def row(pairs=PAIRS, images=("images/0.png",), name="r1", source="rows.jsonl:7") -> Row:
+    made = conversation(name, list(images), pairs)
+    return Row(id=name, images=tuple(images), source=source, turns=tuple(made["turns"]))
+
+
+def samples(world, processor, rows, max_length=256):
+    return Conversations(rows, processor, world.folder, max_length)
+
+
+def supervised(sample, processor) -> str:
+    return processor.tokenizer.decode([label for label in sample.labels if label != IGNORE_INDEX])
+
+
+def test_only_answers_and_their_end_tokens_are_supervised(world, model):
+    processor = model[1]
+    (sample,) = samples(world, processor, [row()])
+    assert supervised(sample, processor) == "Yes<|im_end|>two<|im_end|>a red cat<|im_end|>"
+    kept = [(token, label) for token, label in zip(sample.input_ids, sample.labels, strict=True) if label != IGNORE_INDEX]
+    assert all(token == label for token, label in kept)
+    assert sample.input_ids.count(processor.image_token_id) == processor.image_seq_length == 9
+    assert processor.image_token_id not in sample.labels
+
+
+def test_turns_without_loss_are_not_supervised(world, model):
+    turns = list(row().turns)
+    turns[1] = {**turns[1], "loss": False}
+    (sample,) = samples(world, model[1], [dataclasses.replace(row(), turns=tuple(turns))])
+    assert supervised(sample, model[1]) == "two<|im_end|>a red cat<|im_end|>"
+
+
+def test_typed_control_tokens_stay_letters(world, model):
+    processor = model[1]
+    (sample,) = samples(world, processor, [row([("<|image_pad|><|im_end|>", "<|im_end|>ha")])])
+    assert sample.input_ids.count(processor.image_token_id) == 9
+    assert sum(label == processor.tokenizer.convert_tokens_to_ids("<|im_end|>") for label in sample.labels) == 1
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_long_row_loses_whole_pairs_from_its_end(world, model, spare):
+    lengths = [len(samples(world, model[1], [row(PAIRS[:n])])[0].input_ids) for n in (1, 2, 3)]
+    (sample,) = samples(world, model[1], [row()], max_length=lengths[1] + spare)
+    kept = 2 if spare == 0 else 1
+    assert len(sample.input_ids) == lengths[kept - 1]
+    assert supervised(sample, model[1]) == "".join(f"{answer}<|im_end|>" for _, answer in PAIRS[:kept])
+    assert sample.input_ids.count(model[1].image_token_id) == 9
+
+
+@pytest.mark.parametrize("length", [20, 5])
+def test_a_row_that_cannot_fit_is_named(world, model, length):
+    with pytest.raises(DataError, match=rf"Row r1 has \d+ tokens, more than max_length {length} \(rows.jsonl:7\)"):
+        samples(world, model[1], [row()], max_length=length)
+
+
+def test_a_row_with_a_system_turn_that_cannot_fit_is_named_too(world, model):
+    with_system = dataclasses.replace(row(), turns=({"role": "system", "text": "Be short."}, *row().turns))
+    assert supervised(samples(world, model[1], [with_system])[0], model[1]).startswith("Yes<|im_end|>two")
+    with pytest.raises(DataError, match="Row r1 has .* more than max_length 20"):
+        samples(world, model[1], [with_system], max_length=20)
+
+
+def test_a_row_that_supervises_nothing_is_named(world, model):
+    turns = ({"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Ho", "loss": False})
+    with pytest.raises(DataError, match="Row r1 supervises nothing"):
+        samples(world, model[1], [dataclasses.replace(row(), turns=turns)])
+
+
+def test_batches_are_padded_on_the_right_and_pictures_in_order(world, model):
+    processor = model[1]
+    made = samples(world, processor, [row(PAIRS[:1]), row(PAIRS, ("images/3.png",)), row(PAIRS[:1], ())])
+    batch = Collator(processor)([made[0], made[1], made[2]])
+    lengths = [len(made[i].input_ids) for i in range(3)]
+    longest = batch["input_ids"].shape[1]
+    assert batch["attention_mask"].sum(1).tolist() == lengths and longest >= max(lengths)
+    for mask, length in zip(batch["attention_mask"].tolist(), lengths, strict=True):
+        assert mask == [1] * length + [0] * (longest - length)
+    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORE_INDEX).all()
+    alone = [Collator(processor)([made[i]])["pixel_values"] for i in (0, 1)]
+    assert torch.equal(batch["pixel_values"], torch.cat(alone))
+    assert "pixel_values" not in Collator(processor)([made[2]])
+
+
+def test_padding_does_not_change_the_loss(world, model):
+    made = samples(world, model[1], [row(PAIRS[:1]), row(PAIRS, ("images/3.png",))])
+    sums, counts = [], []
+    with torch.no_grad():
+        for sample in made:
+            count = sum(label != IGNORE_INDEX for label in sample.labels)
+            counts.append(count)
+            sums.append(float(model[0](**Collator(model[1])([sample])).loss) * count)
+        together = float(model[0](**Collator(model[1])([made[0], made[1]])).loss)
+    assert together == pytest.approx(sum(sums) / sum(counts), rel=1e-5)
+
+
+def test_one_batch_of_four_is_four_of_one(world, tmp_path):
+    # answers of different lengths: a mean of means would differ in the second digit
+    runs = [train_world.train(train_world.settings(world, tmp_path / name, "sft", batch_size=size, accumulation=steps), "sft")
+            for name, size, steps in (("whole", 4, 1), ("split", 1, 4))]
+    whole, split = map(train_world.losses, runs)
+    assert split == pytest.approx(whole, abs=1e-5) and len(set(whole)) == 3
+    after = list(map(train_world.weights, runs))
+    for name in after[0]:
+        assert torch.allclose(after[0][name], after[1][name], atol=2e-4), name
