@@ -62,9 +62,7 @@ class AlignConfig(StageConfig):
 
 @dataclass(frozen=True)
 class SftConfig(StageConfig):
-    """Stage 2: projector and language model, on visual questions; the tower too where it has a rate of its own."""
-
-    vision_lr: float | None = None
+    """Stage 2: projector and language model, on visual questions."""
 
 
 @dataclass(frozen=True)

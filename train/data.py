@@ -121,7 +121,12 @@ class PairCollator(Collator):
         return {**batch, **self.pictures(samples)}
 
     def _side(self, pair: dict, side: str) -> Sample:
-        turns = [{"role": "user", "text": pair["prompt"]}, {"role": "assistant", "text": pair[side], "loss": True}]
         images = tuple(pair["images"])
-        encoded = encode_conversation(self.processor.tokenizer, turns, len(images), self.processor.image_seq_length)
+        encoded = encode_side(self.processor, pair["prompt"], pair[side], len(images))
         return Sample(encoded.input_ids, encoded.labels, images)
+
+
+def encode_side(processor, prompt: str, answer: str, num_images: int) -> Encoded:
+    """Ids and labels of one side of a preference pair."""
+    turns = [{"role": "user", "text": prompt}, {"role": "assistant", "text": answer, "loss": True}]
+    return encode_conversation(processor.tokenizer, turns, num_images, processor.image_seq_length)

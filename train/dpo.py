@@ -10,7 +10,7 @@ from datasets import Dataset
 from omnivision.errors import DataError
 from omnivision_train import stages
 from omnivision_train.config import DpoConfig
-from omnivision_train.data import PairCollator
+from omnivision_train.data import PairCollator, encode_side
 from omnivision_train.trainer import PairTrainer, fit, training_arguments
 
 
@@ -24,6 +24,7 @@ def dpo(config: DpoConfig) -> Path:
         stages.set_trainable(model, stage, main=run.main)
         rows = stages.read_data(config, run)
         pairs = preference_pairs(rows, Path(config.image_root))
+        check_lengths(rows, processor, config.max_length)
         cache = stages.open_cache(config, model, processor, rows)
         trainer = PairTrainer(
             model=model, ref_model=reference, args=arguments, train_dataset=pairs,
@@ -47,3 +48,17 @@ def preference_pairs(rows, root: Path) -> Dataset:
         {"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected, "images": [str(root / i) for i in r.images]}
         for r in rows
     ])
+
+
+def check_lengths(rows, processor, max_length: int) -> None:
+    """Refuses a pair that is too long: cutting it could cut the edit, or an image token.
+
+    Raises:
+        DataError: names the row, its tokens and the limit.
+    """
+    for row in rows:
+        for side in ("chosen", "rejected"):
+            length = len(encode_side(processor, row.prompt, getattr(row, side), len(row.images)).input_ids)
+            if length > max_length:
+                raise DataError(f"Row {row.id} has {length} tokens with its {side} answer, more than max_length {max_length}",
+                                row.source, "Raise `max_length`, or remove the row.")

@@ -22,5 +22,11 @@ def launch(argv: list[str], flags: list[str]) -> int:
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     environment.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads on two cores would fight
     script = str(Path(__file__).with_name("main.py").resolve())
-    command = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, script, *argv]
-    return subprocess.run(command, env=environment, check=False).returncode
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, "--no_local_rank", script, *argv]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()  # the launcher hands SIGTERM on to the ranks, which save and end
+        process.wait()
+        raise

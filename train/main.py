@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import os
 import sys
 
 from omnivision_train.launch import launch, under_launcher
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
         return launch(argv, flags or ["--num_accelerators", str(processes)])
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
-    print(json.dumps({"folder": str(folder)}) if options.json else folder)
+    if os.environ.get("RANK", "0") == "0":  # one result, however many processes
+        print(json.dumps({"folder": str(folder)}) if options.json else folder)
     return 0
 
 

@@ -18,7 +18,7 @@ from omnivision.config_files import dump_config
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import Row, read_rows
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_hand_over, write_hand_over, write_json
 from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
 
@@ -46,6 +46,8 @@ def open_run(config: StageConfig, stage: str):
         return
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
+        if (folder / "final" / HAND_OVER).is_file():
+            raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
         (folder / "config.resolved.yaml").write_text(dump_config(config))
         write_json(folder / "env.json", environment())
         if not (folder / "checkpoints").is_dir():
@@ -76,12 +78,18 @@ def open_model(config: StageConfig, stage: str):
     from omnivision.presets import preset_config
 
     torch.manual_seed(config.seed)
+    if FOLLOWS[stage] and config.start is None:
+        raise ConfigError(f"`{stage}` starts from a finished stage ({' or '.join(FOLLOWS[stage])}), and none is given", "start",
+                          "Give start=<run>/<stage>/final.")
+    if not FOLLOWS[stage] and config.start is not None:
+        raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
+                          "Remove `start`.")
     if config.start is None:
         shape = preset_config(config.preset, projector_layout=config.projector)
         return build_model(shape, vision=config.vision, language=config.language)
     start = Path(config.start)
     read_hand_over(start, FOLLOWS[stage], stage)
-    model = OmniVisionForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    model = OmniVisionForConditionalGeneration.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
     return model, OmniVisionProcessor.from_pretrained(start)
 
 
@@ -112,7 +120,25 @@ def read_data(config: StageConfig, run: Run, files: list[str] | None = None, lim
         path = run.folder / "data_manifest.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         write_json(path, known | {f: {"rows": len(rows), "sha256": file_hash(Path(f))} for f, rows in found.items()})
-    return [row for rows in found.values() for row in rows]
+    rows = [row for rows in found.values() for row in rows]
+    check_images(rows, Path(config.image_root))
+    return rows
+
+
+def check_images(rows: list[Row], root: Path) -> None:
+    """Every picture exists below the image root, links followed.
+
+    Raises:
+        DataError: names the first row whose picture is missing or leaves the root.
+    """
+    base = root.resolve()
+    for row in rows:
+        for image in row.images:
+            path = (root / image).resolve()
+            if not path.is_relative_to(base):
+                raise DataError(f"Row {row.id}: the picture {image} lies outside the image root {root}", row.source, "Move it below `image_root`.")
+            if not path.is_file():
+                raise DataError(f"Row {row.id}: there is no picture {image} below {root}", row.source, "Check the row and `image_root`.")
 
 
 def open_cache(config: StageConfig, model, processor, rows: Iterable[Row]) -> FeatureCache | None:
@@ -157,8 +183,7 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
             shutil.copy(table, partial / FUNCTION_FILE)
         parent = file_hash(Path(config.start) / HAND_OVER) if config.start else None
         write_hand_over(partial, run.stage, parent)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        os.replace(partial, final)  # open_run refused a folder whose final/ is there
         write_json(run.folder / "latest", {"checkpoint": "final"})
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return final

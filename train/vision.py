@@ -30,7 +30,7 @@ from omnivision_train.vision_pairs import SIDE, WindowBatches
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """Settings of the tower's training; times are wall seconds, so that a budget is kept on any machine."""
+    """Settings of the tower's training."""
 
     out: str = "runs/tiny-vision"
     start: str | None = None  # a folder this recipe wrote: goes on from its weights

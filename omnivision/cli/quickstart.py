@@ -19,6 +19,7 @@ from omnivision_cli import quickstart_table
 from omnivision_cli.progress import Steps
 
 EXAMPLE = "example: omnivision quickstart --out runs/quickstart"
+HAND_OVER = "omnivision.json"  # in a finished stage's final/, written last
 SEEN, HELD_OUT = "eval", "eval_held_out"
 QUESTIONS = ("pope", "chartqa", "open")
 
@@ -120,6 +121,8 @@ class Quickstart:
 
     def train(self, stage: str, tick) -> dict:
         """One stage by its own command, in a process of its own."""
+        if (self.out / stage / "final" / HAND_OVER).is_file():
+            return {"command": "finished before the interruption"}
         before = {"align": None, "sft": "align", "dpo": "sft", "functions": "dpo"}[stage]
         data = self.out / "pairs.jsonl" if stage == "dpo" else self.world / f"{stage}.jsonl"
         words = [f"out={self.out}", f"data=[{data}]", f"image_root={self.world}", f"feature_cache={self.cache}",

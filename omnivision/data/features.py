@@ -20,6 +20,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from omnivision.errors import DataError
+
 
 class FeatureCache:
     """Tower features by picture.
@@ -66,7 +68,7 @@ class FeatureCache:
         """Features of pictures, computed where they are missing. Shape (N, P, C), fp16.
 
         Raises:
-            OSError: a stored record does not match its checksum.
+            DataError: no such picture, or a stored record that does not match its checksum.
         """
         if any(self._key(str(p)) not in self._records for p in paths):
             self.fill(paths)
@@ -77,7 +79,7 @@ class FeatureCache:
                 data.seek(number * self.bytes)
                 raw = data.read(self.bytes)
                 if zlib.crc32(raw) != checksum:
-                    raise OSError(f"the cached features of {path} are damaged; delete {self.folder} and start again")
+                    raise DataError("The cached features of a picture are damaged", path, f"Delete {self.folder} and start again.")
                 out[row] = np.frombuffer(raw, dtype=np.float16).reshape(self.shape)
         return torch.from_numpy(out)
 
@@ -103,7 +105,11 @@ class FeatureCache:
 
     def _key(self, path: str) -> str:
         if path not in self._keys:
-            self._keys[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
+            try:
+                raw = Path(path).read_bytes()
+            except OSError as error:
+                raise DataError("The picture cannot be read", path, f"{error.strerror}; check the row and `image_root`.") from error
+            self._keys[path] = hashlib.sha256(raw).hexdigest()[:32]
         return self._keys[path]
 
     def _read_index(self) -> None:

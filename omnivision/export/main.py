@@ -28,7 +28,8 @@ def main(argv: list[str] | None = None) -> int | None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="omnivision export", description="Files for devices, each proved to answer as the checkpoint does."
+        prog="omnivision export", description="Files for devices, each proved to answer as the checkpoint does.",
+        epilog="example: omnivision export fp16 --model runs/quickstart/functions/final --out phone",
     )
     targets = parser.add_subparsers(dest="target", required=True)
     fp16 = targets.add_parser(
