@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from omnivision_train import stages
 from omnivision_train.config import FOLLOWS, TRAINS
 from train_world import STAGES
 
+from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
 from omnivision.runs import file_hash
 
@@ -122,6 +124,33 @@ def test_a_checkpoint_of_another_stage_is_refused(world, road, tmp_path, stage, 
 def test_a_missing_start_names_the_stages_to_run_first(world, tmp_path):
     with pytest.raises(ConfigError, match=f"no finished stage to start `functions` from.*{tmp_path.name}.*sft, dpo"):
         stages.open_model(train_world.settings(world, tmp_path, "functions", tmp_path / "none"), "functions")
+
+
+def test_only_the_first_stage_starts_from_parts(world, road, tmp_path):
+    config = replace(train_world.settings(world, tmp_path, "sft"), start=None)
+    with pytest.raises(ConfigError, match=r"`sft` starts from a finished stage \(align\), and none is given"):
+        stages.open_model(config, "sft")
+    with pytest.raises(ConfigError, match="`align` is the first stage"):
+        stages.open_model(train_world.settings(world, tmp_path, "align", road["align"]), "align")
+
+
+def test_a_finished_stage_is_not_run_again(world, road):
+    before = train_world.weights(road["align"])
+    with pytest.raises(ConfigError, match="finished.*another `out`"):
+        train_world.train(train_world.settings(world, road["align"].parent.parent, "align"), "align")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in train_world.weights(road["align"]).items())
+
+
+@pytest.mark.parametrize("image, message", [("images/none.png", "there is no picture images/none.png"),
+                                            ("../outside.png", "lies outside the image root"),
+                                            ("images/link.png", "lies outside the image root")])
+def test_pictures_are_checked_before_anything_is_computed(tmp_path, image, message):
+    (tmp_path / "root" / "images").mkdir(parents=True)
+    (tmp_path / "outside.png").write_bytes(b"")
+    (tmp_path / "root" / "images" / "link.png").symlink_to(tmp_path / "outside.png")
+    rows = [Row(id="r1", images=(image,), source="rows.jsonl:4")]
+    with pytest.raises(DataError, match=rf"Row r1: .*{message}.*rows.jsonl:4"):
+        stages.check_images(rows, tmp_path / "root")
 
 
 def test_no_data_is_an_error(world, tmp_path):

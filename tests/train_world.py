@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from omnivision.data.rows import Row, read_rows
+from omnivision.runs import write_hand_over
 
 PICTURES = 12
 THINGS = ("cat", "dog", "apple", "kite", "bus", "cup")
@@ -44,6 +45,20 @@ class World:
     def file(self, stage: str) -> str:
         """The rows of a stage."""
         return str(self.folder / f"{stage}.jsonl")
+
+    def start(self, stage: str) -> Path | None:
+        """What a stage may start from: new weights with the note of a stage that it follows; None for the first one."""
+        from omnivision_train.config import FOLLOWS
+
+        if not FOLLOWS[stage]:
+            return None
+        before = FOLLOWS[stage][0]
+        final = self.folder / "starts" / before / "final"
+        if not final.is_dir():
+            for part in build(self):
+                part.save_pretrained(final)
+            write_hand_over(final, before, None)
+        return final
 
     def rows(self, stage: str) -> list[Row]:
         """The same, read."""
@@ -130,9 +145,10 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def settings(made: World, out: Path, stage: str, start: Path | None = None, **changes):
-    """A stage's config of small, exact steps: fp32, every step logged."""
+    """A stage's config of small, exact steps: fp32, every step logged. `start` is by default the world's own."""
     from omnivision_train import config
 
+    start = start or made.start(stage)
     cls = {"align": config.AlignConfig, "sft": config.SftConfig, "dpo": config.DpoConfig, "functions": config.FunctionsConfig}[stage]
     shared = {"out": str(out), "start": str(start) if start else None, "preset": "tiny", "vision": made.vision, "language": made.language,
               "data": [made.file(stage)], "image_root": str(made.folder), "batch_size": 2, "max_steps": 3, "lr": 5e-3, "warmup": 0.0,

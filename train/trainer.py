@@ -52,6 +52,11 @@ class Log(TrainerCallback):
     def __init__(self, folder: Path, stage: str) -> None:
         self.file, self.stage, self.started = folder / "metrics.jsonl", stage, time.time()
 
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.is_world_process_zero and self.file.is_file():  # steps after the checkpoint are run again
+            kept = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= state.global_step]
+            self.file.write_text("".join(line + "\n" for line in kept))
+
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return

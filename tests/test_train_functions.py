@@ -1,0 +1,115 @@
+"""Functional tokens: the weight of their loss by hand, and only spare rows of the table used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import train_world
+from omnivision_train.data import Collator, Conversations
+from omnivision_train.functions import FunctionsTrainer, only_tokens
+from omnivision_train.trainer import training_arguments
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision.functions import FunctionSet, functional_tokens, install_tokens, parse_calls
+
+WEIGHT = 2.5
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def parts(world):
+    """(model, processor, function set, samples) with the tokens installed."""
+    model, processor = train_world.build(world)
+    function_set = FunctionSet.from_json(world.folder / "functions.json")
+    install_tokens(model, processor.tokenizer, function_set)
+    return model, processor, function_set, Conversations(world.rows("functions"), processor, world.folder, 256, function_set)
+
+
+@pytest.fixture(scope="module")
+def batch(parts):
+    return Collator(parts[1])([parts[3][i] for i in range(3)])
+
+
+def loss_of(world, parts, batch, folder, weight, count=None):
+    config = train_world.settings(world, folder, "functions", token_weight=weight)
+    with train_world.one_process():
+        from omnivision_train.stages import single_process_defaults
+
+        single_process_defaults()
+        trainer = FunctionsTrainer(model=parts[0], args=training_arguments(config, folder), train_dataset=parts[3],
+                                   data_collator=Collator(parts[1]))
+        trainer.stage_config = config
+        tokens = functional_tokens(parts[1].tokenizer, parts[2])
+        trainer.token_ids = (*tokens.functions, tokens.end)
+        with torch.no_grad():
+            return float(trainer.compute_loss(parts[0].eval(), batch, num_items_in_batch=count)), trainer.token_ids
+
+
+def by_hand(parts, batch, special, weight):
+    """(sum of weighted negative log-probabilities, supervised tokens)."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with torch.no_grad():
+        rows = F.log_softmax(parts[0](**inputs).logits.float(), -1)
+    total, count = 0.0, 0
+    for row, labels in zip(rows, batch["labels"].tolist(), strict=True):
+        for at, label in enumerate(labels):
+            if label != IGNORE_INDEX:
+                total -= (weight if label in special else 1.0) * float(row[at - 1, label])
+                count += 1
+    return total, count
+
+
+def test_weight_one_is_the_plain_loss(world, parts, batch, tmp_path):
+    loss, _ = loss_of(world, parts, batch, tmp_path, 1.0)
+    with torch.no_grad():
+        assert loss == float(parts[0](**batch).loss)
+
+
+@pytest.mark.parametrize("given", [None, 40])
+def test_the_weighted_loss_by_hand(world, parts, batch, tmp_path, given):
+    loss, special = loss_of(world, parts, batch, tmp_path, WEIGHT, None if given is None else torch.tensor(given))
+    total, count = by_hand(parts, batch, special, WEIGHT)
+    plain, _ = by_hand(parts, batch, special, 1.0)
+    assert loss == pytest.approx(total / (given or count), rel=1e-5)
+    assert total > 1.05 * plain  # functional tokens are there and carry weight
+
+
+def test_only_the_named_tokens_stay_supervised():
+    labels = torch.tensor([[IGNORE_INDEX, 7, 8, 9], [9, 8, IGNORE_INDEX, 7]])
+    assert only_tokens(labels, (7, 9)).tolist() == [[-100, 7, -100, 9], [9, -100, -100, 7]]
+
+
+def test_targets_are_one_token_and_its_arguments(parts):
+    model, processor, function_set, samples = parts
+    target = [label for label in samples[0].labels if label != IGNORE_INDEX]
+    tokens = functional_tokens(processor.tokenizer, function_set)
+    assert target[0] == tokens.functions[0] and target[-2] == tokens.end
+    assert processor.tokenizer.decode(target[1:-2]) == "(item='cat')"
+    assert [(call.name, call.arguments) for call in parse_calls(target, processor.tokenizer, function_set)] == [("order", {"item": "cat"})]
+
+
+def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory):
+    from omnivision import OmniVisionProcessor
+
+    road = train_world.road(tmp_path_factory)
+    before = OmniVisionProcessor.from_pretrained(road["dpo"]).tokenizer
+    after = OmniVisionProcessor.from_pretrained(road["functions"]).tokenizer
+    table = "model.language_model.embed_tokens.weight"
+    shapes = {stage: train_world.weights(road[stage])[table].shape for stage in ("align", "dpo", "functions")}
+    assert len(set(shapes.values())) == 1
+    tokens = functional_tokens(after, FunctionSet.load(road["functions"]))
+    assert (*tokens.functions, tokens.end) == tuple(range(len(before), len(before) + 4)) and len(after) <= shapes["dpo"][0]
+
+
+def test_earlier_rows_are_mixed_in(world, tmp_path):
+    import json
+
+    changes = {"replay": [world.file("sft")], "replay_limit": 5, "limit": 4, "token_weight": 2.0, "max_steps": 2}
+    final = train_world.train(train_world.settings(world, tmp_path, "functions", **changes), "functions")
+    manifest = json.loads((final.parent / "data_manifest.json").read_text())
+    assert {name: entry["rows"] for name, entry in manifest.items()} == {world.file("functions"): 4, world.file("sft"): 5}

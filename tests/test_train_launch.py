@@ -1,0 +1,210 @@
+"""Two processes on a CPU give what one gives at the same global batch; DeepSpeed's launcher and torchrun, ZeRO 0 to 3."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+import train_world
+from omnivision_train import launch as launch_module
+from omnivision_train import main as main_module
+from omnivision_train.deepspeed_config import deepspeed_config
+
+from omnivision.config_files import dump_config
+from omnivision.errors import ConfigError
+
+WATCHDOG = 240  # seconds: ranks that part wait for each other for ever
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def mixed(world):
+    """Eight rows of which one has a picture: in its step one rank has a picture and the other has none.
+
+    Two whole steps of four: a shorter last batch would be filled up for two processes, not for one.
+    """
+    rows = train_world.read_lines(world.file("sft"))
+    return str(train_world.write_lines(world.folder / "mixed.jsonl", [rows[0], *({**row, "images": []} for row in rows[5:])]))
+
+
+def mixed_settings(world, out, mixed, **changes):
+    """Three steps of four rows each, however many processes share them."""
+    return train_world.settings(world, out, "sft", data=[mixed], **changes)
+
+
+@pytest.fixture(scope="module")
+def alone(world, mixed, tmp_path_factory):
+    """One process with the whole batch."""
+    return train_world.train(mixed_settings(world, tmp_path_factory.mktemp("alone"), mixed, batch_size=4, zero_stage=2), "sft")
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def started(command: list[str]) -> subprocess.Popen:
+    """A command of several processes, in a group of its own."""
+    foreign = ("PYTHONDONTWRITEBYTECODE", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in foreign} | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=environment)
+
+
+def run(command: list[str]) -> None:
+    """Runs a command to its end; ends all its processes when the watchdog's time is over."""
+    process = started(command)
+    try:
+        said, _ = process.communicate(timeout=WATCHDOG)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"hung for {WATCHDOG} s: {process.communicate()[0][-2000:]}")
+    assert process.returncode == 0, said[-4000:]
+
+
+def deepspeed_command(file) -> list[str]:
+    """The stage's own command with two processes."""
+    return [sys.executable, "-m", "omnivision_cli", "train", "sft", "--config", str(file), "--",
+            "--num_accelerators", "2", "--master_port", free_port()]
+
+
+def torchrun_command(file) -> list[str]:
+    """The same, started by torchrun."""
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port(),
+            str(train_world.Path(main_module.__file__).resolve()), "sft", "--config", str(file)]
+
+
+def together(config, folder, command=deepspeed_command):
+    """A stage with two processes, to its end; returns final/."""
+    file = folder / "stage.yaml"
+    file.write_text(dump_config(config))
+    run(command(file))
+    return folder / "out" / "sft" / "final"
+
+
+def same(final, alone, tolerance=1e-3) -> None:
+    assert train_world.losses(final) == pytest.approx(train_world.losses(alone), abs=tolerance)
+    one, two = train_world.weights(alone), train_world.weights(final)
+    assert set(one) == set(two)
+    tower = [name for name in two if "vision_tower" in name]
+    assert tower and all(torch.equal(one[name], two[name]) for name in tower)
+    assert not any(name.suffix in (".bin", ".pt", ".pth") for name in final.rglob("*"))
+
+
+@pytest.mark.timeout(WATCHDOG + 60)
+def test_two_processes_learn_what_one_learns(world, mixed, alone, tmp_path):
+    config = mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2, save_steps=2)
+    same(together(config, tmp_path), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(WATCHDOG + 60)
+def test_torchrun_serves_as_well(world, mixed, alone, tmp_path):
+    same(together(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2), tmp_path, torchrun_command), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(WATCHDOG + 60)
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_every_zero_stage_gives_the_same_curve(world, mixed, alone, tmp_path, zero_stage):
+    config = mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=zero_stage, save_steps=2)
+    same(together(config, tmp_path), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3 * WATCHDOG)
+def test_two_killed_processes_go_on_from_their_checkpoint(world, mixed, tmp_path):
+    shared = {"batch_size": 2, "zero_stage": 2, "save_steps": 2}
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    configs = [replace(mixed_settings(world, folder / "out", mixed, **shared), max_steps=5) for folder in folders]
+    whole = together(configs[0], folders[0])
+    file = folders[1] / "stage.yaml"
+    file.write_text(dump_config(configs[1]))
+    with started(deepspeed_command(file)) as process:
+        for line in process.stdout:
+            if line.startswith("sft 3/5"):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    assert [p.name for p in (folders[1] / "out" / "sft" / "checkpoints").glob("step-*")] == ["step-2"]
+    final = together(configs[1], folders[1])
+    assert train_world.losses(final)[-3:] == pytest.approx(train_world.losses(whole)[-3:], abs=1e-6)
+    one, two = train_world.weights(whole), train_world.weights(final)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    started = []
+    monkeypatch.setattr(main_module, "launch", lambda argv, flags: started.append((argv, flags)) or 7)
+    file = tmp_path / "stage.yaml"
+    file.write_text(dump_config(mixed_settings(world, tmp_path / "out", mixed)))
+    assert main_module.main(["sft", "--config", str(file), "batch_size=1", "--", "--num_gpus", "8"]) == 7
+    assert main_module.main(["sft", "--config", str(file), "processes=2"]) == 7
+    assert started == [(["sft", "--config", str(file), "batch_size=1"], ["--num_gpus", "8"]),
+                       (["sft", "--config", str(file), "processes=2"], ["--num_accelerators", "2"])]
+
+
+class Launched:
+    """Stands for the launcher's process: ends with 3, or is interrupted while it is waited for."""
+
+    def __init__(self, interrupted: bool) -> None:
+        self.interrupted, self.said = interrupted, []
+
+    def __call__(self, command, env):
+        self.command, self.env = command, env
+        return self
+
+    def wait(self):
+        self.said.append("wait")
+        if self.interrupted and self.said == ["wait"]:
+            raise KeyboardInterrupt
+        return 3
+
+    def terminate(self):
+        self.said.append("terminate")
+
+
+def test_the_launcher_runs_the_same_words(monkeypatch):
+    process = Launched(interrupted=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(subprocess, "Popen", process)
+    assert launch_module.launch(["sft", "--config", "x.yaml"], ["--num_gpus", "2"]) == 3
+    script = next(i for i, word in enumerate(process.command) if word.endswith("main.py"))
+    assert process.command[1:5] == ["-m", "deepspeed.launcher.runner", "--num_gpus", "2"] and "--no_local_rank" in process.command[:script]
+    assert process.command[script + 1:] == ["sft", "--config", "x.yaml"]
+    assert "PYTHONDONTWRITEBYTECODE" not in process.env and process.env["OMP_NUM_THREADS"] == "1"
+
+
+def test_an_interrupted_launcher_is_ended_and_waited_for(monkeypatch):
+    process = Launched(interrupted=True)
+    monkeypatch.setattr(subprocess, "Popen", process)
+    with pytest.raises(KeyboardInterrupt):
+        launch_module.launch(["sft"], [])
+    assert process.said == ["wait", "terminate", "wait"]
+
+
+def test_a_deepspeed_file_of_ones_own(world, tmp_path):
+    file = tmp_path / "ds.json"
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {"zero_optimization": {"stage": 2}}
+    file.write_text("{")
+    for name in (file, tmp_path / "none.json"):
+        with pytest.raises(ConfigError, match="DeepSpeed file cannot be read"):
+            deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(name)))
+    made = deepspeed_config(train_world.settings(world, tmp_path, "sft", zero_stage=3, offload_optimizer=True))
+    assert made["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+    assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}

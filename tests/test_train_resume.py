@@ -1,0 +1,127 @@
+"""Interrupted runs: they go on from the newest checkpoint that proves itself and end where an uninterrupted run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+import train_world
+from omnivision_train import trainer as trainer_module
+
+from omnivision.errors import ConfigError
+from omnivision.runs import RunLock, verifies
+
+STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 2}
+
+
+class Killed(BaseException):
+    """Stands for a process that dies: nothing below may catch it."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world, tmp_path_factory):
+    return train_world.train(train_world.settings(world, tmp_path_factory.mktemp("whole"), "sft", **STEPS), "sft")
+
+
+def interrupt(monkeypatch, step, act) -> None:
+    """Calls act() when a run has logged a step."""
+    original = trainer_module.Log.on_log
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        original(self, args, state, control, logs=logs, **kwargs)
+        if state.global_step == step and logs and "loss" in logs:
+            act()
+
+    monkeypatch.setattr(trainer_module.Log, "on_log", on_log)
+
+
+def die():
+    raise Killed
+
+
+def killed_run(world, folder, monkeypatch, step=5):
+    """A run that died in its step; returns its config."""
+    config = train_world.settings(world, folder, "sft", **STEPS)
+    with monkeypatch.context() as patch:
+        interrupt(patch, step, die)
+        with pytest.raises(Killed):
+            train_world.train(config, "sft")
+    return config
+
+
+def same_weights(one, other):
+    one, other = train_world.weights(one), train_world.weights(other)
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_path, monkeypatch):
+    config = killed_run(world, tmp_path, monkeypatch)
+    checkpoints = tmp_path / "sft" / "checkpoints"
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["step-2", "step-4"]
+    assert not (tmp_path / "sft" / "final").exists()
+    final = train_world.train(config, "sft")
+    assert same_weights(final, uninterrupted)
+    steps = [line["step"] for line in train_world.read_lines(tmp_path / "sft" / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4, 5, 6] and train_world.losses(final) == train_world.losses(uninterrupted)
+
+
+def test_a_damaged_checkpoint_is_passed_over(world, uninterrupted, tmp_path, monkeypatch, capsys):
+    config = killed_run(world, tmp_path, monkeypatch)
+    newest = tmp_path / "sft" / "checkpoints" / "step-4"
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert not verifies(newest)
+    capsys.readouterr()
+    final = train_world.train(config, "sft")
+    said = capsys.readouterr().err
+    assert "step-4 is damaged or incomplete and is passed over" in said and "sft 3/6" in said and "sft 2/6" not in said
+    assert same_weights(final, uninterrupted)
+
+
+def test_sigterm_saves_and_ends_with_143(world, uninterrupted, tmp_path, monkeypatch):
+    config = train_world.settings(world, tmp_path, "sft", **STEPS)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as stopped:
+            train_world.train(config, "sft")
+    assert stopped.value.code == 143 and not (tmp_path / "sft" / "final").exists()
+    saved = sorted((tmp_path / "sft" / "checkpoints").glob("step-*"))
+    assert saved and verifies(saved[-1]) and saved[-1].name in ("step-2", "step-3")  # the step that ran, and no other
+    assert same_weights(train_world.train(config, "sft"), uninterrupted)
+
+
+def test_only_so_many_checkpoints_are_kept(world, tmp_path, monkeypatch):
+    config = train_world.settings(world, tmp_path, "sft", max_steps=5, save_steps=1, keep_checkpoints=2)
+    interrupt(monkeypatch, 5, die)
+    with pytest.raises(Killed):
+        train_world.train(config, "sft")
+    assert sorted(p.name for p in (tmp_path / "sft" / "checkpoints").iterdir()) == ["step-3", "step-4"]
+
+
+def test_a_folder_in_use_is_refused_with_its_owner(world, tmp_path):
+    with RunLock(tmp_path / "sft"):
+        with pytest.raises(ConfigError, match=rf"in use by process {os.getpid()} on "):
+            train_world.train(train_world.settings(world, tmp_path, "sft"), "sft")
+    assert not (tmp_path / "sft" / "config.resolved.yaml").exists()
+
+
+def test_a_changed_start_is_refused(world, uninterrupted, tmp_path):
+    import shutil
+
+    from omnivision_train import stages
+
+    copied = tmp_path / "final"
+    shutil.copytree(uninterrupted, copied)
+    with (copied / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ConfigError, match="changed after its stage ended: config.json"):
+        stages.open_model(train_world.settings(world, tmp_path, "dpo", copied), "dpo")
