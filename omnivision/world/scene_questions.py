@@ -50,6 +50,11 @@ def open_questions(scene: Scene, rng: random.Random, language: str = "en", n: in
     return [_qa(scene, a) for a in asked[:n]]
 
 
+def existence_questions(scene: Scene, rng: random.Random, language: str = "en", count: int = 8) -> list[QA]:
+    """`count` existence questions; the present kinds first, then absent ones as in scene_questions."""
+    return [_qa(scene, asked) for asked in _existence(scene, rng, language, count)]
+
+
 def _qa(scene: Scene, asked: Asked) -> QA:
     meta = {key: value for key, value in vars(asked).items() if value is not None and key not in ("form", "language")}
     return QA(wording(asked, scene), true_answer(scene, asked), asked.form, asked.language, meta)
