@@ -61,12 +61,15 @@ def same_weights(one, other):
     return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_path, monkeypatch):
+def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_path, monkeypatch, capsys):
     config = killed_run(world, tmp_path, monkeypatch)
     checkpoints = tmp_path / "sft" / "checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["step-2", "step-4"]
     assert not (tmp_path / "sft" / "final").exists()
+    capsys.readouterr()
     final = train_world.train(config, "sft")
+    said = capsys.readouterr().err
+    assert "sft 5/6" in said and "sft 4/6" not in said  # it went on, and did not begin again
     assert same_weights(final, uninterrupted)
     steps = [line["step"] for line in train_world.read_lines(tmp_path / "sft" / "metrics.jsonl")]
     assert steps == [1, 2, 3, 4, 5, 6] and train_world.losses(final) == train_world.losses(uninterrupted)
