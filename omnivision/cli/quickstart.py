@@ -21,6 +21,7 @@ from omnivision_cli.progress import Steps
 EXAMPLE = "example: omnivision quickstart --out runs/quickstart"
 HAND_OVER = "omnivision.json"  # in a finished stage's final/, written last
 SEEN, HELD_OUT = "eval", "eval_held_out"
+REFERENCE_LIMIT = 240  # questions a task for rows that only show where the others start
 QUESTIONS = ("pope", "chartqa", "open")
 
 
@@ -149,7 +150,7 @@ class Quickstart:
         """Scores on unseen scenes, in the seen styles and in the held-out one."""
         tasks = QUESTIONS + (("actions",) if stage == "functions" else ())
         trained = stage not in ("untrained", "align") and not blind
-        found = {SEEN: self._scores(stage, tasks, SEEN, blind)}
+        found = {SEEN: self._scores(stage, tasks, SEEN, blind, None if trained else REFERENCE_LIMIT)}
         if trained:
             found[HELD_OUT] = self._scores(stage, tuple(t for t in tasks if t != "chartqa"), HELD_OUT, blind)
         return found
@@ -176,7 +177,7 @@ class Quickstart:
         write_json(self.out / "quickstart.json", result)
         return {"file": str(write_report(self.out, result))}
 
-    def _scores(self, stage: str, tasks: tuple[str, ...], split: str, blind: bool) -> dict:
+    def _scores(self, stage: str, tasks: tuple[str, ...], split: str, blind: bool, limit: int | None = None) -> dict:
         from omnivision.data.features import FeatureCache
         from omnivision_eval.run import evaluate
 
@@ -184,7 +185,7 @@ class Quickstart:
         functions = self._functions(stage)
         cache = None if blind else FeatureCache(self.cache, model, processor)
         found = evaluate((model, processor), self.world, list(tasks), self.out / stage / "eval", batch_size=64, blank=blind,
-                         features=cache, split=split, functions=functions)
+                         features=cache, split=split, functions=functions, limit=limit)
         return {task: {key: result.get(key) for key in ("score", "stderr", "n", "metrics")} for task, result in found.items()}
 
     def _functions(self, stage: str):
