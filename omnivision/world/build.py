@@ -32,8 +32,8 @@ EVAL_SIZES = {
     "held_out_scenes": 60, "held_out_actions": 250,
 }  # fmt: skip
 PRESETS = {
-    "quick": {"align": 800, "sft": 2400, "dpo": 250, "functions": 900, **EVAL_SIZES},
-    "long": {"align": 4000, "sft": 12000, "dpo": 1250, "functions": 4500, **EVAL_SIZES},
+    "quick": {"align": 1200, "sft": 1700, "dpo": 250, "functions": 800, **EVAL_SIZES},
+    "long": {"align": 6000, "sft": 8500, "dpo": 1250, "functions": 4000, **EVAL_SIZES},
 }
 CHUNK = 16  # pictures a worker makes between two reports
 

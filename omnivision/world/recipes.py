@@ -20,7 +20,8 @@ from .truth import QA, Chart, Item, Region, Scene, Sign
 
 CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
 SIGN_IN_SCENE = 0.15  # share of training scenes with a short word in them
-QUESTIONS = 8  # question-answer pairs of an sft picture
+QUESTIONS = 16  # question-answer pairs of an sft picture: they share its image tokens, so more of them cost little
+PAIR_QUESTIONS = 8  # short questions about a dpo picture
 CHART_QUESTIONS, OPEN_QUESTIONS = 3, 5  # per evaluation picture
 MIX = {"align": (0.75, 0.90), "sft": (0.70, 0.92)}  # below the first: a scene; below the second: a chart; else a sign
 DESCRIBE = {"en": "Describe the image.", "zh": "描述这张图片。"}
@@ -146,7 +147,7 @@ def _dpo(rng: random.Random, task: Task) -> Recipe:
     """Short questions and open ones, a row each: both are answered wrongly in ways an oracle can mend."""
     language = _language(rng)
     scene = _train_scene(rng)
-    asked = scene_questions(scene, rng, language, QUESTIONS) + open_questions(scene, rng, language, 2)
+    asked = scene_questions(scene, rng, language, PAIR_QUESTIONS) + open_questions(scene, rng, language, 2)
     rows = [_row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta) for qa in asked]
     return Recipe(scene, {"dpo": [row | {"id": f"{row['id']}-{number}"} for number, row in enumerate(rows)]})
 
