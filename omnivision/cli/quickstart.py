@@ -108,7 +108,10 @@ class Quickstart:
 
     def encode(self, tick) -> dict:
         """Every picture once through the frozen tower."""
+        import torch
+
         from omnivision.data.features import FeatureCache
+        from omnivision_train.precision import cpu_has_bf16
 
         paths = sorted((self.world / "images").rglob("*.png"))
         seen = 0
@@ -118,7 +121,8 @@ class Quickstart:
             seen += count
             tick(seen / len(paths))
 
-        return {"encoded": FeatureCache(self.cache, *self._load("untrained")).fill(paths, progress=progress)}
+        cache = FeatureCache(self.cache, *self._load("untrained"))
+        return {"encoded": cache.fill(paths, progress=progress, autocast_dtype=torch.bfloat16 if cpu_has_bf16() else None)}
 
     def train(self, stage: str, tick) -> dict:
         """One stage by its own command, in a process of its own."""

@@ -43,10 +43,13 @@ class FeatureCache:
         self._records: dict[str, tuple[int, int]] = {}  # key -> record, checksum
         self._read_index()
 
-    def fill(self, paths: Sequence[str | Path], batch_size: int = 16, progress: Callable[[int], None] | None = None) -> int:
+    def fill(self, paths: Sequence[str | Path], batch_size: int = 16, progress: Callable[[int], None] | None = None,
+             autocast_dtype: torch.dtype | None = None) -> int:
         """Computes what is missing; returns how many pictures that were.
 
         Args:
+            autocast_dtype: torch.bfloat16 runs the tower's products in bf16 (faster where the processor has them,
+                features off by bf16's rounding); None computes in the model's own type.
             progress: called with the number of pictures after every batch.
         """
         with FileLock(self.folder / "lock"):
@@ -59,7 +62,7 @@ class FeatureCache:
                 index.truncate(self._index_bytes)
                 for start in range(0, len(missing), batch_size):
                     batch = missing[start : start + batch_size]
-                    self._append(batch, data, index)
+                    self._append(batch, data, index, autocast_dtype)
                     if progress:
                         progress(len(batch))
         return len(missing)
@@ -87,10 +90,12 @@ class FeatureCache:
         """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""
         return list(self.get(paths).float())
 
-    def _append(self, paths: list[str], data, index) -> None:
+    def _append(self, paths: list[str], data, index, autocast_dtype: torch.dtype | None) -> None:
         from omnivision.generation import encode_images
 
-        features_NPC = encode_images(self._model, self._processor, paths, len(paths)).to(torch.float16).cpu().numpy()
+        device = self._model.device.type
+        with torch.autocast(device, dtype=autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
+            features_NPC = encode_images(self._model, self._processor, paths, len(paths)).to(torch.float16).cpu().numpy()
         lines = []
         for path, features_PC in zip(paths, features_NPC, strict=True):
             raw = features_PC.tobytes()
