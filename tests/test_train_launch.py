@@ -19,7 +19,7 @@ from omnivision_train.deepspeed_config import deepspeed_config
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError
 
-WATCHDOG = 240  # seconds: ranks that part wait for each other for ever
+WATCHDOG = 480  # seconds; a quiet machine takes some 40, a busy one had not started both ranks after 240
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from PIL import Image
 from omnivision.errors import ConfigError, DataError
 from omnivision.world.build import PRESETS, build_world, main
 from omnivision.world.contact_sheet import contact_sheet
-from omnivision.world.recipes import Task, fingerprint, make_recipe, truth_from_row
+from omnivision.world.recipes import QUESTIONS, Task, fingerprint, make_recipe, truth_from_row
 
 SIZES = {"align": 12, "sft": 24, "dpo": 6, "functions": 12, "eval_scenes": 6, "eval_charts": 6, "eval_actions": 8,
          "held_out_scenes": 3, "held_out_actions": 4}  # fmt: skip
@@ -67,7 +67,7 @@ def test_training_rows(world):
         assert len(set(questions)) == len(questions)
     assert all(len(row["turns"]) == 2 for name in ("align", "dpo") for row in rows(world / f"{name}.jsonl"))
     scenes = {row["image"] for row in rows(world / "truth/sft.jsonl") if row["type"] == "scene"}
-    assert all(len(row["turns"]) == 16 for row in rows(world / "sft.jsonl") if row["images"][0] in scenes)
+    assert all(len(row["turns"]) == 2 * QUESTIONS for row in rows(world / "sft.jsonl") if row["images"][0] in scenes)
     assert all(row["request"] and row["calls"][0]["name"] for row in rows(world / "functions.jsonl"))
 
 

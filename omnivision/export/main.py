@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="omnivision export", description="Files for devices, each proved to answer as the checkpoint does.",
-        epilog="example: omnivision export fp16 --model runs/quickstart/functions/final --out phone",
+        epilog="example: omnivision export fp16 --model runs/quickstart/functions/final --out phone --json",
     )
     targets = parser.add_subparsers(dest="target", required=True)
     fp16 = targets.add_parser(
