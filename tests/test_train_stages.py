@@ -52,6 +52,17 @@ def test_frozen_parts_are_bit_equal_and_trained_parts_change(world, road, stage)
             assert names and same == names, f"{stage} changed {sorted(set(names) - set(same))}"
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_zero_three_trains_every_stage_to_the_same_weights(world, road, tmp_path, stage):
+    before = {"align": None}.get(stage, road[STAGES[STAGES.index(stage) - 1]])
+    config = train_world.settings(world, tmp_path, stage, before, zero_stage=3, feature_cache=str(tmp_path / "features"))
+    final = train_world.train(config, stage)
+    assert train_world.losses(final) == pytest.approx(train_world.losses(road[stage]), abs=1e-4)
+    one, two = train_world.weights(road[stage]), train_world.weights(final)
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
+    assert all(torch.allclose(one[name], two[name], atol=1e-3) for name in one if UNTOUCHED not in name)
+
+
 def test_the_table_of_what_trains_is_complete():
     assert set(TRAINS) == set(FOLLOWS) == set(STAGES)
     assert TRAINS["align"] == ("projector",) and all("vision_tower" not in parts for parts in TRAINS.values())

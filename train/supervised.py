@@ -22,7 +22,7 @@ def sft(config: SftConfig) -> Path:
 
 def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
     with stages.open_run(config, stage) as run:
-        arguments = training_arguments(config, run.folder)  # first: DeepSpeed has to know before weights load
+        arguments = training_arguments(config, run.folder)  # first: it checks the settings before weights load
         model, processor = stages.open_model(config, stage)
         stages.set_trainable(model, stage, main=run.main)
         rows = stages.read_data(config, run)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
@@ -122,9 +123,14 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     )
     if isinstance(config, DpoConfig):
         weights = {"sigmoid": 1.0, "sft": config.sft_weight} if config.sft_weight else {"sigmoid": 1.0}
-        return TrlDpoConfig(beta=config.beta, loss_type=list(weights), loss_weights=list(weights.values()),
+        made = TrlDpoConfig(beta=config.beta, loss_type=list(weights), loss_weights=list(weights.values()),
                             max_length=None, **shared)
-    return TrainingArguments(**shared)
+    else:
+        made = TrainingArguments(**shared)
+    # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for
+    # functions need them whole, and below a billion parameters a rank can hold them until training begins.
+    unset_hf_deepspeed_config()
+    return made
 
 
 def fit(trainer: Trainer, config: StageConfig, folder: Path, stage: str) -> None:
@@ -137,6 +143,7 @@ def fit(trainer: Trainer, config: StageConfig, folder: Path, stage: str) -> None
     stop = StopOnSignal()
     for callback in (Log(folder, stage), Seal(config.keep_checkpoints), stop):
         trainer.add_callback(callback)
+    set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
     checkpoint = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped:
