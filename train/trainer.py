@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
@@ -128,7 +128,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     else:
         made = TrainingArguments(**shared)
     # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for
-    # functions need them whole, and below a billion parameters a rank can hold them until training begins.
+    # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
     unset_hf_deepspeed_config()
     return made
 
@@ -143,7 +143,6 @@ def fit(trainer: Trainer, config: StageConfig, folder: Path, stage: str) -> None
     stop = StopOnSignal()
     for callback in (Log(folder, stage), Seal(config.keep_checkpoints), stop):
         trainer.add_callback(callback)
-    set_hf_deepspeed_config(trainer.args.hf_deepspeed_config)
     checkpoint = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.stopped:
