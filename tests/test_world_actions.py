@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from omnivision.world.action_words import SENTENCES, function_tools
-from omnivision.world.actions import make_action
+from omnivision.world.actions import further_actions, make_action
 from omnivision.world.vocabulary import kinds
 
 TOOLS = {tool["function"]["name"]: tool["function"] for tool in function_tools()}
@@ -76,6 +76,20 @@ def test_the_far_left_is_clearly_the_far_left(actions):
             assert first.kind in action.calls[0]["arguments"].values() and min(others) - first.x >= 0.1
             checked += 1
     assert checked > 10
+
+
+def test_further_requests_about_a_scene_are_of_other_functions_and_read_from_it(actions):
+    rng, found = random.Random(2), []
+    for first in actions[:200]:
+        more = further_actions(rng, first, 2)
+        names = [action.calls[0]["name"] for action in (first, *more)]
+        real = [name for name in names if name != "irrelevant"]
+        assert len(more) <= 2 and len(set(real)) == len(real)
+        assert all(action.scene == first.scene and action.language == first.language for action in more)
+        found += more
+    assert len(found) > 300 and {action.calls[0]["name"] for action in found} == set(TOOLS)
+    test_calls_keep_to_the_schemas(found)
+    test_arguments_are_in_the_picture_and_not_in_the_request(found)
 
 
 def test_held_out_requests_are_drawn_in_the_held_out_style():

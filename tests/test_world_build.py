@@ -65,7 +65,9 @@ def test_training_rows(world):
         assert all(turn["text"] for turn in row["turns"])
         questions = [turn["text"] for turn in row["turns"] if turn["role"] == "user"]
         assert len(set(questions)) == len(questions)
-    assert all(len(row["turns"]) == 2 for name in ("align", "dpo") for row in rows(world / f"{name}.jsonl"))
+    assert all(len(row["turns"]) == 2 for row in rows(world / "dpo.jsonl"))
+    plain = {row["image"] for row in rows(world / "truth/align.jsonl") if row["type"] != "scene"}
+    assert all(len(row["turns"]) == (2 if row["images"][0] in plain else 4) for row in rows(world / "align.jsonl"))
     scenes = {row["image"] for row in rows(world / "truth/sft.jsonl") if row["type"] == "scene"}
     assert all(len(row["turns"]) == 2 * QUESTIONS for row in rows(world / "sft.jsonl") if row["images"][0] in scenes)
     assert all(row["request"] and row["calls"][0]["name"] for row in rows(world / "functions.jsonl"))

@@ -10,7 +10,7 @@ import pytest
 from omnivision.errors import ConfigError, DataError
 from omnivision.world import art, scene_questions as questions
 from omnivision.world.background import draw_background
-from omnivision.world.captions import caption, kinds_in_order
+from omnivision.world.captions import caption, kinds_in_order, layout
 from omnivision.world.negatives import Cooccurrence, adversarial_negatives, expected_cooccurrence, random_negatives
 from omnivision.world.pope import SPLITS, pope_rows
 from omnivision.world.scene import draw_scene, make_scene
@@ -147,6 +147,11 @@ def test_answers_by_hand():
     for asked, answer in expected.items():
         assert true_answer(STREET, asked) == answer, asked
     assert [CELLS[cell(item)] for item in STREET.items] == ["top left", "center", "bottom", "top right"] and len(CELLS_ZH) == 9
+
+
+def test_a_layout_names_every_object_with_its_cell():
+    assert layout(STREET) == "top left: red cat; top right: dog; center: apple; bottom: apple"
+    assert layout(STREET, "zh") == "左上：红色的猫；右上：狗；中间：苹果；下方：苹果"
 
 
 def test_wordings():

@@ -49,24 +49,29 @@ class LanguageConfig:
     drill_steps: int = 600  # existence questions only, until the model looks things up in the plan
     drill_share: float = 0.4  # share of such lessons afterwards
     max_length: int = 384
+    blur: float = 0.1  # largest standard deviation of the noise on plans; embeddings have 0.2
     workers: int = 1
     threads: int = 2
     bf16: bool = True
     log_every: int = 20
 
 
-def plan_embeddings(table: nn.Embedding, plan_BSK: Tensor) -> Tensor:
-    """Mean embedding of each strip's words; zero where a strip is empty. Shape (B, S, D)."""
-    used_BSK1 = (plan_BSK >= 0).unsqueeze(-1)
-    words_BSKD = table(plan_BSK.clamp(min=0)) * used_BSK1
-    return words_BSKD.sum(2) / used_BSK1.sum(2).clamp(min=1)
+def plan_embeddings(table: nn.Embedding, ids_BSK: Tensor, weights_BSK: Tensor) -> Tensor:
+    """Weighted sum of the embeddings of each strip's words. Shape (B, S, D)."""
+    return torch.einsum("bskd,bsk->bsd", table(ids_BSK), weights_BSK)
 
 
-def loss_of(model: Qwen2ForCausalLM, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def blurred(plans_BSD: Tensor, most: float) -> Tensor:
+    """Plans with Gaussian noise, of another strength for every sequence: a young projector's output is no clean plan."""
+    strength_B11 = most * torch.rand(len(plans_BSD), 1, 1)
+    return plans_BSD + strength_B11 * torch.randn_like(plans_BSD)
+
+
+def loss_of(model: Qwen2ForCausalLM, batch: dict[str, Tensor], blur: float = 0.0) -> tuple[Tensor, Tensor]:
     """(mean cross-entropy, share of supervised tokens predicted right) with plans in the image's place."""
     table = model.get_input_embeddings()
     embeds_BLD = table(batch["input_ids"])
-    plans_BSD = plan_embeddings(table, batch["plan_BSK"]).to(embeds_BLD.dtype)
+    plans_BSD = blurred(plan_embeddings(table, batch["plan_ids_BSK"], batch["plan_weights_BSK"]), blur)
     embeds_BLD = embeds_BLD.masked_scatter(batch["image_BL"].unsqueeze(-1), plans_BSD)
     hidden_BLD = model.model(inputs_embeds=embeds_BLD, attention_mask=batch["attention_mask"]).last_hidden_state
     target_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
@@ -114,7 +119,7 @@ def train(config: LanguageConfig) -> Path:
     for step in range(config.steps):
         batch = next(batches)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-            loss, right = loss_of(model, batch)
+            loss, right = loss_of(model, batch, config.blur)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = min(1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps))

@@ -1,10 +1,10 @@
 """Text of the embedded world for the tiny language model: plans of pictures with dialogues about them.
 
-A plan is the text twin of the 81 image tokens: for each strip of patches, the words of what lies there. The
-language model reads the mean embedding of those words, so that afterwards a projector only has to say in
+A plan is the text twin of the 81 image tokens: for each strip of patches, the words of what lies there and where that
+is. The language model reads the weighted sum of their embeddings, so that afterwards a projector only has to say in
 embeddings what the plan says in words. Pictures' truth is used; no pixel is seen.
 
-Shapes: S strips of a picture (81), K words kept a strip.
+Shapes: S strips of a picture (81), K words of a strip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import IterableDataset
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.model.conversation import encode_conversation
 from omnivision.world.actions import make_action
-from omnivision.world.captions import caption
+from omnivision.world.captions import DESCRIBE, LAYOUT, caption, layout
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.chart_questions import chart_caption, chart_questions
 from omnivision.world.scene import make_scene
@@ -29,12 +29,14 @@ from omnivision.world.sign import draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
 from omnivision_train.data import bucket
-from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, covered_patches
+from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, STRIP, covered_patches
 
-STRIP = 9  # patches of one raster token
 STRIPS = SIDE * SIDE // STRIP
-WORDS = 12  # K: at most so many word tokens a strip
-CAPTION_PROMPT = {"en": "Describe the image.", "zh": "描述这张图片。"}
+WORDS, LABEL_WORDS = 12, 6  # at most so many word tokens of a strip, of a region's label
+FADING = 0.75  # weight of a label's word by that of the word before it
+LEAST = 0.4  # weight of a region that barely touches a strip; one that fills it has 1
+PLACE = 0.5  # weight of the words that say where a strip's content lies, for each axis
+MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,20 @@ def lesson(rng: random.Random, questions: int = 8) -> Lesson:
     language = "zh" if rng.random() < 0.25 else "en"
     kind = rng.random()
     if kind < 0.60:
-        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=2, max_kinds=5, with_sign=rng.random() < 0.15)
+        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=5, with_sign=rng.random() < 0.15)
         asked = scene_questions(scene, rng, language, questions) + open_questions(scene, rng, language, 2)
-        asked.append(QA(CAPTION_PROMPT[language], caption(scene, language), "caption", language))
+        asked.append(QA(DESCRIBE[language], caption(scene, language), "caption", language))
+        asked.append(QA(LAYOUT[language], layout(scene, language), "layout", language))
         return Lesson(scene_regions(scene), asked)
     if kind < 0.75:
         chart = make_chart(rng, "train", language)
         asked = chart_questions(chart, rng, questions)
         if chart.language == "en":
-            asked.append(QA(CAPTION_PROMPT["en"], chart_caption(chart), "caption"))
+            asked.append(QA(DESCRIBE["en"], chart_caption(chart), "caption"))
         return Lesson(draw_chart(chart)[1], asked)
     if kind < 0.80:
         sign = make_sign(rng, language)
-        asked = [*sign_questions(sign, rng), QA(CAPTION_PROMPT["en"], sign_caption(sign), "caption")]
+        asked = [*sign_questions(sign, rng), QA(DESCRIBE["en"], sign_caption(sign), "caption")]
         return Lesson(draw_sign(sign)[1], asked)
     action = make_action(rng, "train", "zh" if rng.random() < 0.4 else "en")
     answer = "; ".join(call_text(call) for call in action.calls)
@@ -103,24 +106,47 @@ def drill(rng: random.Random, questions: int = 16) -> Lesson:
     return Lesson(scene_regions(scene), positive + rng.sample(negative, min(len(negative), max(2, len(positive)))))
 
 
-def plan(regions: list[Region], tokenize, rng: random.Random, noise: float = 0.1) -> np.ndarray:
-    """Word ids of every strip, padded with -1. Shape (S, K).
+@dataclass(frozen=True)
+class Plan:
+    """Words of every strip and how much of its embedding each makes up; words of weight 0 fill up."""
+
+    ids_SK: np.ndarray
+    weights_SK: np.ndarray
+
+
+def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.0) -> Plan:
+    """What a projector should say about a picture: for each strip the words of its regions, and where they lie.
+
+    A region's words weigh as much as it covers of the strip, later words of a label less than earlier ones (so that 42
+    is not 24). The place is a mixture of "left" and "right", "top" and "bottom": a small model cannot tell the column of
+    a strip from its position in the sequence, a vision tower knows it from its position table.
 
     Args:
         regions: what lies where. tokenize: words -> ids.
-        noise: chance that a strip misses a region, so that the reader learns to use all strips of an object.
+        missed: chance that a strip does not see a region, so that the reader learns to use all strips of an object.
     """
-    cells: list[list[int]] = [[] for _ in range(STRIPS)]
+    cells: list[list[tuple[int, float]]] = [[] for _ in range(STRIPS)]
+    seen: list[list[int]] = [[] for _ in range(STRIPS)]
     for region in regions:
-        ids = tokenize(" " + region.label)
-        strips, counts = np.unique(covered_patches(region.box, 0, 0, SIDE) // STRIP, return_counts=True)
-        for strip, count in zip(strips, counts, strict=True):
-            if count >= min(2, counts.max()) and rng.random() >= noise and len(cells[strip]) + len(ids) <= WORDS:
-                cells[strip] += ids
-    table = np.full((STRIPS, WORDS), -1, dtype=np.int64)
-    for index, words in enumerate(cells):
-        table[index, : len(words)] = words
-    return table
+        ids = tokenize(" " + region.label)[:LABEL_WORDS]
+        shares = FADING ** np.arange(len(ids))
+        shares /= shares.sum()
+        patches = covered_patches(region.box, 0, 0, SIDE)
+        for strip in np.unique(patches // STRIP):
+            inside = patches[patches // STRIP == strip]
+            if rng.random() >= missed and len(cells[strip]) + len(ids) <= WORDS:
+                weight = LEAST + (1 - LEAST) * len(inside) / STRIP
+                cells[strip] += [(word, weight * share) for word, share in zip(ids, shares, strict=True)]
+                seen[strip] += inside.tolist()
+    ids_SK = np.zeros((STRIPS, WORDS + 4), dtype=np.int64)
+    weights_SK = np.zeros((STRIPS, WORDS + 4), dtype=np.float32)
+    left, right, top, bottom = (tokenize(word)[0] for word in (" left", " right", " top", " bottom"))
+    for strip, words in enumerate(cells):
+        patches = np.array(seen[strip] or range(strip * STRIP, (strip + 1) * STRIP))
+        x, y = ((patches % SIDE).mean() + 0.5) / SIDE, ((patches // SIDE).mean() + 0.5) / SIDE
+        words = [*words, (left, PLACE * (1 - x)), (right, PLACE * x), (top, PLACE * (1 - y)), (bottom, PLACE * y)]
+        ids_SK[strip, : len(words)], weights_SK[strip, : len(words)] = zip(*words, strict=True)
+    return Plan(ids_SK, weights_SK)
 
 
 class Lessons(IterableDataset):
@@ -158,7 +184,7 @@ class Lessons(IterableDataset):
             self._words[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._words[text]
 
-    def encode(self, rng: random.Random, one: Lesson) -> tuple[list[int], list[int], np.ndarray]:
+    def encode(self, rng: random.Random, one: Lesson) -> tuple[list[int], list[int], Plan]:
         """(ids, labels, plan) of a lesson that fits the length."""
         turns: list[dict] = []
         dialogue = rng.sample(one.dialogue, len(one.dialogue))
@@ -167,16 +193,18 @@ class Lessons(IterableDataset):
         while True:
             encoded = encode_conversation(self.tokenizer, turns, 1, STRIPS)
             if len(encoded.input_ids) <= self.max_length or len(turns) == 2:
-                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng)
+                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED))
             turns = turns[:-2]
 
-    def collate(self, encoded: list[tuple[list[int], list[int], np.ndarray]]) -> dict[str, torch.Tensor]:
+    def collate(self, encoded: list[tuple[list[int], list[int], Plan]]) -> dict[str, torch.Tensor]:
         """Right-padded tensors, and where the image tokens stand."""
         longest = bucket(max(len(ids) for ids, _, _ in encoded))
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _, _ in encoded])
         labels = torch.tensor([labels + [IGNORE_INDEX] * (longest - len(labels)) for _, labels, _ in encoded])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _, _ in encoded])
-        plans = torch.from_numpy(np.stack([table for _, _, table in encoded]))
+        plan_ids = torch.from_numpy(np.stack([one.ids_SK for _, _, one in encoded]))
+        plan_weights = torch.from_numpy(np.stack([one.weights_SK for _, _, one in encoded]))
         image = ids == self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        return {"input_ids": ids, "labels": labels, "attention_mask": mask, "plan_BSK": plans, "image_BL": image}
+        return {"input_ids": ids, "labels": labels, "attention_mask": mask, "plan_ids_BSK": plan_ids,
+                "plan_weights_BSK": plan_weights, "image_BL": image}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from omnivision.model.tower import TRUNK_SHAPE
 from omnivision.world.captions import caption
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.scene import draw_scene, make_scene
-from omnivision.world.sign import draw_sign, make_sign
+from omnivision.world.sign import NAMES, draw_sign, make_sign
 from omnivision.world.truth import Chart, Scene, Sign
 
 PATCH = TRUNK_SHAPE["patch_size"]
 SIDE = TRUNK_SHAPE["image_size"] // PATCH
 SEEN_STYLES = ("noto", "twemoji")
+STRIP = 9  # consecutive patches that one token of the raster projector sees
+STRIP_SHARE = 0.7  # share of the pairs whose picture side is one strip of the region
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ def picture(rng: random.Random, split: str):
     kind = rng.random()
     language = "zh" if rng.random() < 0.2 else "en"
     if kind < 0.68:
-        scene = make_scene(rng, rng.choice(SEEN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < 0.15)
+        scene = make_scene(rng, rng.choice(SEEN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < 0.25)
+        if scene.sign and rng.random() < 0.5:
+            scene = replace(scene, sign=rng.choice(NAMES))
         return *draw_scene(scene), scene
     if kind < 0.9:
         chart = make_chart(rng, split, language)
@@ -103,6 +107,18 @@ def _named(regions, row: int, column: int, side: int) -> list[tuple[np.ndarray, 
     return named
 
 
+def part_of(rng: random.Random, patches: np.ndarray, window: Window, side: int) -> list[int]:
+    """Some of a region's patches, so that every part learns to tell what it belongs to.
+
+    Mostly what one strip of the raster projector holds of the region, else a random third.
+    """
+    if rng.random() < STRIP_SHARE:
+        in_picture = (patches // side + window.row) * SIDE + patches % side + window.column
+        strips = in_picture // STRIP
+        return patches[strips == rng.choice(strips.tolist())].tolist()
+    return rng.sample(patches.tolist(), max(1, (len(patches) + 2) // 3))
+
+
 class WindowBatches(IterableDataset):
     """An endless, seeded stream of batches of windows; each worker has its own seed.
 
@@ -133,8 +149,7 @@ class WindowBatches(IterableDataset):
                 if words in texts:
                     continue
                 texts.append(words)
-                # a random third of the patches, so that single patches learn to tell what they belong to
-                kept = rng.sample(list(patches), max(1, (len(patches) + 2) // 3))
+                kept = part_of(rng, patches, window, self.side)
                 row = torch.zeros(len(windows) * self.side**2)
                 row[[index * self.side**2 + int(p) for p in kept]] = 1 / len(kept)
                 weights.append(row.to_sparse())

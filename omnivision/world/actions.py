@@ -55,6 +55,26 @@ def make_action(rng: random.Random, split: str, language: str = "en") -> Action:
     raise AssertionError(f"no scene in 5000 serves {name}")
 
 
+def further_actions(rng: random.Random, first: Action, count: int) -> list[Action]:
+    """Up to `count` other requests about the scene of an action, each of another function.
+
+    A request is made only where it has one reading in this scene. A web search nearly always has one, so it comes last.
+    """
+    found = []
+    for name in sorted(rng.sample(list(_MAKERS), len(_MAKERS)), key=lambda name: name == "web_search"):
+        _, signed, make = _MAKERS[name]
+        if len(found) == count or name == first.calls[0]["name"] or (signed and first.scene.sign is None):
+            continue
+        arguments, words = make(rng, first.scene, first.language) or (None, {})
+        if arguments is None:
+            continue
+        if rng.random() < IRRELEVANT_SHARE:
+            name, arguments, words = "irrelevant", {}, {}
+        request = rng.choice(SENTENCES[name][first.language == "zh"]).format(**words)
+        found.append(Action(first.scene, request, first.language, ({"name": name, "arguments": arguments},)))
+    return found
+
+
 def _scene(rng: random.Random, styles: tuple[str, ...], places: tuple[str, ...] | None, signed: bool) -> Scene:
     scene = make_scene(rng, rng.choice(styles), places, min_kinds=2, max_kinds=4, max_items=6, with_sign=signed)
     return replace(scene, sign=rng.choice(NAMES)) if signed else scene

@@ -24,15 +24,15 @@ from .recipes import Task, draw, fingerprint, make_recipe, truth_row
 from .tables import tables
 from .truth import Scene
 
-VERSION = 1  # of the recipes: a folder of another version is not reused
+VERSION = 2  # of the recipes: a folder of another version is not reused
 TRAIN_SPLITS = ("align", "sft", "dpo", "functions")
-# Pictures. Six POPE questions and five open ones a scene, three questions a chart, one request an action scene.
+# Pictures. Six POPE questions and five open ones a scene, five questions a chart, one or two requests an action scene.
 EVAL_SIZES = {
-    "eval_scenes": 110, "eval_charts": 180, "eval_actions": 500,
-    "held_out_scenes": 60, "held_out_actions": 250,
+    "eval_scenes": 110, "eval_charts": 110, "eval_actions": 280,
+    "held_out_scenes": 60, "held_out_actions": 130,
 }  # fmt: skip
 PRESETS = {
-    "quick": {"align": 1200, "sft": 1700, "dpo": 250, "functions": 800, **EVAL_SIZES},
+    "quick": {"align": 1000, "sft": 1700, "dpo": 300, "functions": 700, **EVAL_SIZES},
     "long": {"align": 6000, "sft": 8500, "dpo": 1250, "functions": 4000, **EVAL_SIZES},
 }
 CHUNK = 16  # pictures a worker makes between two reports

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from omnivision.world.truth import Scene
+from omnivision.world.truth import Item, Scene
 from omnivision.world.vocabulary import NUMBERS, NUMBERS_ZH, article, color_name, kinds, places
+
+DESCRIBE = {"en": "Describe the image.", "zh": "描述这张图片。"}  # asks for `caption`
+LAYOUT = {"en": "What is where in the image?", "zh": "图中各处有什么？"}  # asks for `layout`
+CELLS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+CELLS_ZH = ("左上", "上方", "右上", "左侧", "中间", "右侧", "左下", "下方", "右下")
+
+
+def cell(item: Item) -> int:
+    """Which of the nine cells (see CELLS) holds the item's centre."""
+    return 3 * min(2, int(item.y * 3)) + min(2, int(item.x * 3))
 
 
 def kinds_in_order(scene: Scene) -> list[str]:
@@ -13,6 +23,17 @@ def kinds_in_order(scene: Scene) -> list[str]:
         at = (item.x, item.y)
         leftmost[item.kind] = min(at, leftmost.get(item.kind, at))
     return sorted(leftmost, key=leftmost.get)
+
+
+def layout(scene: Scene, language: str = "en") -> str:
+    """Every object with its cell, row by row: "top left: red cat; center: apple"; 左上：红色的猫；中间：苹果."""
+    zh = language == "zh"
+    parts = []
+    for item in sorted(scene.items, key=lambda item: (cell(item), item.x, item.y)):
+        noun = kinds()[item.kind].name(language)
+        color = color_name(item.color, language) + ("的" if zh else " ") if item.color else ""
+        parts.append(f"{(CELLS_ZH if zh else CELLS)[cell(item)]}{'：' if zh else ': '}{color}{noun}")
+    return ("；" if zh else "; ").join(parts)
 
 
 def object_phrase(kind: str, count: int, color: str | None, language: str = "en") -> str:

@@ -144,16 +144,16 @@ class _Sheet:
     def shade(self, color: str) -> tuple[int, ...]:
         return tuple(min(255, max(0, part + self.shift)) for part in COLORS[color])
 
-    def bar(self, x0: float, y0: float, x1: float, y1: float, color: str, value: str) -> None:
+    def bar(self, x0: float, y0: float, x1: float, y1: float, color: str) -> None:
         box = [round(edge) for edge in self.px(x0, y0, x1, y1)]
         box[2], box[3] = max(box[2], box[0] + 1), max(box[3], box[1] + 1)
         self.pen.rectangle(box, fill=self.shade(color))
-        self.regions.append(Region(tuple(box), f"{color} bar {value}", "mark"))
+        self.regions.append(Region(tuple(box), f"{color} bar", "mark"))
 
-    def point(self, x: float, y: float, radius: float, color: str, value: str) -> None:
+    def point(self, x: float, y: float, radius: float, color: str) -> None:
         box = [round(edge) for edge in self.px(x - radius, y - radius, x + radius, y + radius)]
         self.pen.ellipse(box, fill=self.shade(color))
-        self.regions.append(Region(tuple(box), f"{color} point {value}", "mark"))
+        self.regions.append(Region(tuple(box), f"{color} point", "mark"))
 
 
 def draw_chart(chart: Chart, size: int = 216) -> tuple[Image.Image, list[Region]]:
@@ -211,7 +211,7 @@ def _bars(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
     for number, (row, color) in enumerate(zip(chart.values, chart.colors)):
         for middle, value in zip(middles, row):
             x, y = middle + (number - (count - 1) / 2) * wide, bottom - (bottom - 40) * value / top
-            sheet.bar(x - wide / 2, y, x + wide / 2 - count + 1, bottom, color, show(value))
+            sheet.bar(x - wide / 2, y, x + wide / 2 - count + 1, bottom, color)
             sheet.text(x, y - 2, show(value), VALUE, "mb", 700)
 
 
@@ -223,7 +223,7 @@ def _stacked(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
         base = 180.0
         for row, color in zip(chart.values, chart.colors):
             high = 150 * row[index] / top
-            sheet.bar(middle - wide / 2, base - high, middle + wide / 2, base, color, show(row[index]))
+            sheet.bar(middle - wide / 2, base - high, middle + wide / 2, base, color)
             dark = sum(COLORS[color]) < 440
             sheet.text(middle, base - high / 2, show(row[index]), VALUE, "mm", 700, (255, 255, 255) if dark else INK)
             base -= high
@@ -240,9 +240,9 @@ def _sideways(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
         sheet.text(left - 5, y, label, LABEL, "rm")
         if chart.form == "dots":
             sheet.pen.line(sheet.px(left, y, end, y), fill=FAINT, width=max(1, round(2 * sheet.scale)))
-            sheet.point(end, y, 5, color, show(value))
+            sheet.point(end, y, 5, color)
         else:
-            sheet.bar(left, y - thick / 2, end, y + thick / 2, color, show(value))
+            sheet.bar(left, y - thick / 2, end, y + thick / 2, color)
         sheet.text(end + (9 if chart.form == "dots" else 4), y, show(value), VALUE, "lm", 700)
 
 
@@ -258,7 +258,7 @@ def _lines(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
         flat = [edge for x, y in zip(middles, heights) for edge in sheet.px(x, y)]
         sheet.pen.line(flat, fill=sheet.shade(color), width=width, joint="curve")
         for index, (x, y, value) in enumerate(zip(middles, heights, row)):
-            sheet.point(x, y, 3, color, show(value))
+            sheet.point(x, y, 3, color)
             below = len(chart.values) == 2 and value < chart.values[1 - chart.values.index(row)][index]
             sheet.text(x, y + (6 if below else -5), show(value), VALUE, "mt" if below else "mb", 700)
 
@@ -281,7 +281,7 @@ def _pie(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
     for label, value, color, cos, sin in writing:
         cx, cy = x + 0.62 * radius * cos, y + 0.62 * radius * sin
         box = tuple(round(edge) for edge in sheet.px(cx - 16, cy - 16, cx + 16, cy + 16))
-        sheet.regions.append(Region(box, f"{color} slice {show(value, True)}", "mark"))
+        sheet.regions.append(Region(box, f"{color} slice", "mark"))
         dark = sum(COLORS[color]) < 440
         sheet.text(cx, cy, show(value, True), VALUE, "mm", 700, (255, 255, 255) if dark else INK)
         anchor = ("l" if cos > 0.25 else "r" if cos < -0.25 else "m") + "m"

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 
 from PIL import Image
 
-from .actions import HELD_OUT_STYLES, TRAIN_STYLES, make_action
-from .captions import caption
+from .actions import HELD_OUT_STYLES, TRAIN_STYLES, Action, further_actions, make_action
+from .captions import DESCRIBE, LAYOUT, caption, layout
 from .chart import draw_chart, make_chart
 from .chart_questions import chart_caption, chart_questions
 from .scene import draw_scene, make_scene
@@ -22,9 +22,10 @@ CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
 SIGN_IN_SCENE = 0.15  # share of training scenes with a short word in them
 QUESTIONS = 16  # question-answer pairs of an sft picture: they share its image tokens, so more of them cost little
 PAIR_QUESTIONS = 8  # short questions about a dpo picture
-CHART_QUESTIONS, OPEN_QUESTIONS = 3, 5  # per evaluation picture
+CHART_QUESTIONS, OPEN_QUESTIONS = 5, 5  # per evaluation picture
+REQUESTS = {"functions": 3, "actions": 2}  # at most so many requests a picture
+PLAIN_SHARE = 0.5  # share of align's scenes with one or two objects: a caption then says which patches a word means
 MIX = {"align": (0.75, 0.90), "sft": (0.70, 0.92)}  # below the first: a scene; below the second: a chart; else a sign
-DESCRIBE = {"en": "Describe the image.", "zh": "描述这张图片。"}
 Truth = Scene | Chart | Sign
 
 
@@ -121,13 +122,16 @@ def _picture(rng: random.Random, task: Task, language: str) -> Truth:
 
 
 def _align(rng: random.Random, task: Task) -> Recipe:
+    """A caption; of a scene also what stands where."""
     language = _language(rng)
     truth = _picture(rng, task, language)
     if isinstance(truth, Scene):
-        words = caption(truth, language)
+        if rng.random() < PLAIN_SHARE:
+            truth = make_scene(rng, rng.choice(TRAIN_STYLES), min_kinds=1, max_kinds=2, max_items=2)
+        pairs = [(DESCRIBE[language], caption(truth, language)), (LAYOUT[language], layout(truth, language))]
     else:
-        words = chart_caption(truth) if isinstance(truth, Chart) else sign_caption(truth, language)
-    return Recipe(truth, {"align": [_row(task, [(DESCRIBE[language], words)], language)]})
+        pairs = [(DESCRIBE[language], chart_caption(truth) if isinstance(truth, Chart) else sign_caption(truth, language))]
+    return Recipe(truth, {"align": [_row(task, pairs, language)]})
 
 
 def _sft(rng: random.Random, task: Task) -> Recipe:
@@ -153,15 +157,18 @@ def _dpo(rng: random.Random, task: Task) -> Recipe:
 
 
 def _functions(rng: random.Random, task: Task) -> Recipe:
-    action = make_action(rng, task.split, _language(rng, CHINESE_REQUESTS))
-    row = {
-        "id": f"{task.split}-{task.number:06d}",
-        "images": [task.image],
-        "request": action.request,
-        "language": action.language,
-        "calls": list(action.calls),
-    }
-    return Recipe(action.scene, {"functions": [row]})
+    actions = _requests(rng, task)
+    rows = [
+        {"id": f"{task.split}-{task.number:06d}-{number}", "images": [task.image], "request": action.request,
+         "language": action.language, "calls": list(action.calls)}
+        for number, action in enumerate(actions)
+    ]
+    return Recipe(actions[0].scene, {"functions": rows})
+
+
+def _requests(rng: random.Random, task: Task) -> list[Action]:
+    first = make_action(rng, task.split, _language(rng, CHINESE_REQUESTS))
+    return [first, *further_actions(rng, first, REQUESTS[task.purpose] - 1)]
 
 
 def _scenes(rng: random.Random, task: Task) -> Recipe:
@@ -186,9 +193,13 @@ def _charts(rng: random.Random, task: Task) -> Recipe:
 
 
 def _actions(rng: random.Random, task: Task) -> Recipe:
-    action = make_action(rng, task.split, _language(rng, CHINESE_REQUESTS))
-    row = {"image": task.image, "text": action.request, "language": action.language, "calls": list(action.calls)}
-    return Recipe(action.scene, {"actions": [{**row, "kind": action.calls[0]["name"]}]})
+    actions = _requests(rng, task)
+    rows = [
+        {"image": task.image, "text": action.request, "language": action.language, "calls": list(action.calls),
+         "kind": action.calls[0]["name"]}
+        for action in actions
+    ]
+    return Recipe(actions[0].scene, {"actions": rows})
 
 
 _PURPOSES: dict[str, Callable[[random.Random, Task], Recipe]] = {

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from omnivision.world.captions import caption, kinds_in_order
+from omnivision.world.captions import CELLS, CELLS_ZH, caption, cell, kinds_in_order
 from omnivision.world.truth import Item, Scene
 from omnivision.world.vocabulary import COLORS_ZH, article, color_name, kinds, places
 
@@ -29,8 +29,6 @@ FORMS = {
     "colored": {"en": "Which objects are {c}?", "zh": "哪些东西是{c}的？"},
 }
 RELATIONS = {"left of": "左边", "right of": "右边", "above": "上面", "below": "下面"}
-CELLS = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-CELLS_ZH = ("左上", "上方", "右上", "左侧", "中间", "右侧", "左下", "下方", "右下")
 YES_NO = {"exist": {"en": ("Yes", "No"), "zh": ("有", "没有")}, "relation": {"en": ("Yes", "No"), "zh": ("是", "不是")}}
 
 
@@ -115,11 +113,6 @@ def read_question(text: str) -> Asked | None:
 def items_of(scene: Scene, kind: str) -> list[Item]:
     """The items of a kind, from left to right."""
     return sorted((item for item in scene.items if item.kind == kind), key=lambda item: (item.x, item.y))
-
-
-def cell(item: Item) -> int:
-    """Which of the nine cells (see CELLS) holds the item's centre."""
-    return 3 * min(2, int(item.y * 3)) + min(2, int(item.x * 3))
 
 
 def distance(a: Item, b: Item, relation: str) -> float:

@@ -1,0 +1,74 @@
+"""What the stand-ins are trained on: plans of pictures for the language model, parts of regions for the tower."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from omnivision_train.language import blurred, plan_embeddings
+from omnivision_train.language_text import FADING, LEAST, PLACE, STRIPS, plan
+from omnivision_train.vision_pairs import SIDE, STRIP, Window, part_of
+
+from omnivision.world.truth import Region
+
+WORDS = {" left": [1], " right": [2], " top": [3], " bottom": [4], " cat": [10], " red cat": [20, 10], " 42": [30, 31], " 24": [31, 30]}
+# rows 3 and 4 of patches, columns 2 to 10: seven patches of strip 0 and two of strip 1 in each row
+BOX = (2 * 8, 3 * 8, 11 * 8, 5 * 8)
+
+
+def words_of(found, strip: int) -> dict[int, float]:
+    return {int(i): float(w) for i, w in zip(found.ids_SK[strip], found.weights_SK[strip], strict=True) if w > 0}
+
+
+def test_a_strip_says_what_it_shows_and_how_much_of_it():
+    found = plan([Region(BOX, "red cat", "object")], WORDS.__getitem__, random.Random(0))
+    much, little = words_of(found, 9), words_of(found, 10)
+    weights = np.array([1, FADING]) / (1 + FADING)
+    for got, share in ((much, 7 / STRIP), (little, 2 / STRIP)):
+        whole = LEAST + (1 - LEAST) * share
+        assert np.allclose([got[20], got[10]], whole * weights)
+    assert all(10 not in words_of(found, strip) for strip in range(STRIPS) if strip not in (9, 10, 12, 13))
+
+
+def test_a_strip_says_where_its_content_lies():
+    found = plan([Region(BOX, "cat", "object")], WORDS.__getitem__, random.Random(0))
+    x, y = ((2 + 8) / 2 + 0.5) / SIDE, 3.5 / SIDE  # columns 2 to 8 of row 3
+    assert np.allclose([words_of(found, 9)[word] for word in (1, 2, 3, 4)], [PLACE * (1 - x), PLACE * x, PLACE * (1 - y), PLACE * y])
+    first, last = words_of(found, 0), words_of(found, STRIPS - 1)  # empty strips say where they lie themselves
+    assert first[1] > first[2] and first[3] > first[4] and last[2] > last[1] and last[4] > last[3]
+
+
+def test_the_order_of_digits_shows():
+    table = torch.nn.Embedding(40, 8)
+    plans = [plan([Region(BOX, text, "text")], WORDS.__getitem__, random.Random(0)) for text in ("42", "24")]
+    one, two = (plan_embeddings(table, torch.from_numpy(p.ids_SK)[None], torch.from_numpy(p.weights_SK)[None]) for p in plans)
+    assert not torch.allclose(one[0, 9], two[0, 9], atol=1e-3)
+    by_hand = sum(weight * table.weight[word] for word, weight in words_of(plans[0], 9).items())
+    assert torch.allclose(one[0, 9], by_hand, atol=1e-6)
+
+
+def test_missed_regions_leave_their_place_only():
+    found = plan([Region(BOX, "cat", "object")], WORDS.__getitem__, random.Random(0), missed=1.0)
+    assert all(set(words_of(found, strip)) == {1, 2, 3, 4} for strip in range(STRIPS))
+
+
+def test_blur_differs_from_sequence_to_sequence_and_can_be_off():
+    torch.manual_seed(0)
+    plans = torch.zeros(6, STRIPS, 32)
+    assert torch.equal(blurred(plans, 0.0), plans)
+    stds = blurred(plans, 0.1).std(dim=(1, 2))
+    assert stds.max() <= 0.11 and stds.max() > 2 * stds.min()
+
+
+def test_a_pair_of_the_tower_shows_a_strip_of_the_region_or_a_third_of_it():
+    window = Window(np.zeros((3, 104, 104), dtype=np.uint8), row=5, column=7, regions=[])
+    patches = np.array([row * 13 + column for row in range(2, 8) for column in range(1, 8)])  # columns 8 to 14 of the picture
+    rng, sizes = random.Random(0), set()
+    for _ in range(200):
+        part = part_of(rng, patches, window, 13)
+        assert set(part) <= set(patches.tolist())
+        sizes.add(len(part))
+        strips = {((p // 13 + 5) * SIDE + p % 13 + 7) // STRIP for p in part}
+        assert len(strips) == 1 or len(part) == len(patches) // 3
+    assert sizes == {1, 6, 14}  # column 8 belongs to the first strip of a row, 9 to 14 to the second; a third of 42
