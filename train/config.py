@@ -32,6 +32,7 @@ class StageConfig:
     epochs: float = 1.0
     max_steps: int = -1
     lr: float = 2e-5
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, the rest by AdamW; needs zero_stage 0
     schedule: str = "cosine"
     warmup: float = 0.03  # share of all steps
     weight_decay: float = 0.0

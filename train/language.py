@@ -24,6 +24,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 from omnivision.constants import IGNORE_INDEX
 from omnivision_train.language_text import Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
+from omnivision_train.optimizer import MuonAdamW
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,7 @@ def train(config: LanguageConfig) -> Path:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(out)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim != 2 or ".layers." not in n]
-    optims = [
-        torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=config.lr, weight_decay=0.0, betas=(0.9, 0.98)),
-    ]
+    optimizer = MuonAdamW(model.named_parameters(), config.lr, weight_decay=config.weight_decay)
     stream = Lessons(tokenizer, config.seed, config.batch, config.max_length,
                      config.drill_steps * config.batch, config.drill_share)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=config.workers))
@@ -123,10 +119,10 @@ def train(config: LanguageConfig) -> Path:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         rate = min(1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps))
-        for optim in optims:
-            optim.param_groups[0]["lr"] = config.lr * rate
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         for name, value in (("loss", loss.item()), ("token_accuracy", right.item())):
             meters[name] = 0.95 * meters.get(name, value) + 0.05 * value
         if step % config.log_every == 0:

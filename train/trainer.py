@@ -16,21 +16,28 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from omnivision.errors import DivergedError
+from omnivision.errors import ConfigError, DivergedError
 from omnivision.runs import newest_checkpoint, seal
 from omnivision_train.config import DpoConfig, StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config
+from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
 
 
 class StageMixin:
-    """Autocast on a CPU, a tied head written once; the trainers of all stages take it in."""
+    """Autocast on a CPU, the config's optimizer, a tied head written once; the trainers of all stages take it in."""
 
     stage_config: StageConfig
 
     def compute_loss(self, *args, **kwargs):
         with cpu_autocast(self.stage_config):
             return super().compute_loss(*args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        if self.stage_config.optimizer == "muon" and self.optimizer is None:
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            self.optimizer = MuonAdamW(named, self.args.learning_rate, weight_decay=self.args.weight_decay)
+        return super().create_optimizer(model)
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         # DeepSpeed's gathered copies share no memory any more: transformers would write a tied head twice
@@ -110,6 +117,7 @@ class StopOnSignal(TrainerCallback):
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' (for dpo: TRL's) arguments of a stage."""
     on_gpu = torch.cuda.is_available()
+    check_optimizer(config)
     shared = dict(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
@@ -131,6 +139,21 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
     unset_hf_deepspeed_config()
     return made
+
+
+def check_optimizer(config: StageConfig) -> None:
+    """Refuses an optimizer that its parallel setting would break.
+
+    Raises:
+        ConfigError: Muon where DeepSpeed flattens or parts the matrices.
+    """
+    if config.optimizer != "muon":
+        return
+    json_stage = deepspeed_config(config).get("zero_optimization", {}).get("stage", 0)
+    if json_stage != 0 or (torch.cuda.is_available() and resolved(config) == "bf16"):
+        why = f"zero_stage {json_stage} hands it flat pieces" if json_stage else "DeepSpeed's bf16 on a GPU hands it flat pieces"
+        raise ConfigError(f"Muon needs whole matrices, and {why}", "optimizer: muon",
+                          "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")
 
 
 def fit(trainer: Trainer, config: StageConfig, folder: Path, stage: str) -> None:

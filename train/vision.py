@@ -25,6 +25,7 @@ from transformers import AutoTokenizer
 
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
+from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.vision_pairs import SIDE, WindowBatches
 
 
@@ -126,15 +127,9 @@ def load(module: RegionTrainer, folder: Path) -> None:
         module.region_bias.data.copy_(region["loss_bias"])
 
 
-def optimizers(module: RegionTrainer, config: VisionConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for embeddings, vectors and scalars."""
-    matrices, rest = [], []
-    for name, parameter in module.named_parameters():
-        inside = ".blocks." in name or ".resblocks." in name
-        (matrices if parameter.ndim == 2 and inside else rest).append(parameter)
-    muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    adam = torch.optim.AdamW(rest, lr=config.lr / 2, weight_decay=0.0, betas=(0.9, 0.98))
-    return [muon, adam]
+def in_block(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon takes a parameter: the matrices inside the two towers' blocks."""
+    return parameter.ndim == 2 and (".blocks." in name or ".resblocks." in name)
 
 
 def rate(step: int, config: VisionConfig) -> float:
@@ -149,8 +144,8 @@ def train(config: VisionConfig) -> Path:
     module, tokenizer = build(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    optims = optimizers(module, config)
-    bases = [group["lr"] for optim in optims for group in optim.param_groups]
+    optimizer = MuonAdamW(module.named_parameters(), config.lr, config.lr / 2, config.weight_decay, in_block)
+    bases = [group["lr"] for group in optimizer.param_groups]
     log = (out / "metrics.jsonl").open("a")
     windows = iter(loader(config, config.window, config.batch))
     whole = None
@@ -160,12 +155,11 @@ def train(config: VisionConfig) -> Path:
             windows, whole = None, iter(loader(config, SIDE, config.whole_batch))
         batch = next(whole if whole is not None else windows)
         losses = one_step(module, tokenizer, batch, config)
-        for index, group in enumerate(group for optim in optims for group in optim.param_groups):
-            group["lr"] = bases[index] * rate(step, config)
+        for base, group in zip(bases, optimizer.param_groups, strict=True):
+            group["lr"] = base * rate(step, config)
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for optim in optims:
-            optim.step()
-            optim.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         for name, value in losses.items():
             meters[name] = 0.95 * meters.get(name, value) + 0.05 * value
         if step % config.log_every == 0:
