@@ -114,7 +114,7 @@ def answers_from_plans(make_lesson, count: int) -> list[bool]:
     while group := list(islice(encoded, 8)):
         batch = stream.collate(group)
         embeds = table(batch["input_ids"])
-        embeds = embeds.masked_scatter(batch["image_BL"].unsqueeze(-1), plan_embeddings(table, batch["plan_BSK"]))
+        embeds = embeds.masked_scatter(batch["image_BL"].unsqueeze(-1), plan_embeddings(table, batch["plan_ids_BSK"], batch["plan_weights_BSK"]))
         chosen = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits[:, :-1].argmax(-1)
         for row, labels in zip(chosen.tolist(), batch["labels"][:, 1:].tolist(), strict=True):
             found += answers_right(row, labels)
@@ -130,9 +130,9 @@ def test_the_language_model_answers_from_plans_of_unseen_pictures():
 
 
 def test_the_language_model_looks_up_whether_a_thing_is_there():
-    from omnivision_train.language_text import drill
+    from omnivision_train.language_text import existence_drill
 
-    found = answers_from_plans(drill, DRILLS)
+    found = answers_from_plans(existence_drill, DRILLS)
     print(f"existence right: {sum(found)} of {len(found)}")
     assert len(found) >= 4 * DRILLS and sum(found) / len(found) >= RIGHT_EXISTENCE
 

@@ -47,7 +47,7 @@ class LanguageConfig:
     weight_decay: float = 0.05
     warmup: int = 100
     decay: float = 0.4  # share of the steps over which the rate falls to zero
-    drill_steps: int = 600  # existence questions only, until the model looks things up in the plan
+    drill_steps: int = 600  # drills only, until the model looks things up in the plan
     drill_share: float = 0.4  # share of such lessons afterwards
     max_length: int = 384
     blur: float = 0.1  # largest standard deviation of the noise on plans; embeddings have 0.2

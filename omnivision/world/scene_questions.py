@@ -55,6 +55,12 @@ def existence_questions(scene: Scene, rng: random.Random, language: str = "en", 
     return [_qa(scene, asked) for asked in _existence(scene, rng, language, count)]
 
 
+def lookup_questions(scene: Scene, rng: random.Random, language: str = "en") -> list[QA]:
+    """Where each single object is, what colour each recoloured one has, how many there are of each kind."""
+    asked = [Asked(form, language, **fill) for form in ("position", "color") for fill in _OTHERS[form](scene, rng)]
+    return [_qa(scene, a) for a in [*asked, *(Asked("count", language, kind) for kind in kinds_in_order(scene))]]
+
+
 def _qa(scene: Scene, asked: Asked) -> QA:
     meta = {key: value for key, value in vars(asked).items() if value is not None and key not in ("form", "language")}
     return QA(wording(asked, scene), true_answer(scene, asked), asked.form, asked.language, meta)
