@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
-from omnivision_train.language import blurred, plan_embeddings
-from omnivision_train.language_text import FADING, FINE, LEAST, PLACE, STRIPS, plan
+from omnivision_train.language import blurred, matching_heads, plan_embeddings
+from omnivision_train.language_text import COLUMNS, FADING, FINE, LEAST, PLACE, ROWS, STRIPS, plan
 from omnivision_train.vision_pairs import SIDE, STRIP, Window, part_of
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.world.truth import Region
 
 WORDS = {" left": [1], " right": [2], " top": [3], " bottom": [4], " center": [5], " cat": [10], " red cat": [20, 10], "42": [30, 31], "24": [31, 30]}
+WORDS |= {letter: [ord(letter)] for letter in COLUMNS + ROWS}
 # rows 3 and 4 of patches, columns 2 to 10: seven patches of strip 0 and two of strip 1 in each row
 BOX = (2 * 8, 3 * 8, 11 * 8, 5 * 8)
 
@@ -38,15 +41,19 @@ def test_a_strip_says_what_it_shows_and_how_much_of_it():
 def test_a_strip_says_where_its_content_lies():
     found = plan([Region(BOX, "cat", "object")], WORDS.__getitem__, random.Random(0))
     x, y = ((2 + 8) / 2 + 0.5) / SIDE, 3.5 / SIDE  # columns 2 to 8 of row 3
-    expected = [PLACE + FINE * (1 - x), FINE * x, PLACE + FINE * (1 - y), FINE * y]  # the top left third
-    assert np.allclose([words_of(found, 9)[word] for word in (1, 2, 3, 4)], expected)
+    said = words_of(found, 9)
+    assert said[1] == said[3] == PLACE and 2 not in said and 4 not in said  # the top left third
+    column, row = 9 * x - 0.5, 9 * y - 0.5  # 1.33 and 0.67: between b and c, between j and k
+    expected = {"b": 2 - column, "c": column - 1, "j": 1 - row, "k": row}
+    assert {letter: said[ord(letter)] for letter in expected} == pytest.approx({k: FINE * v for k, v in expected.items()})
+    assert sum(said.get(ord(letter), 0) for letter in COLUMNS + ROWS) == pytest.approx(2 * FINE)
     middle = plan([Region((80, 88, 136, 128), "cat", "object")], WORDS.__getitem__, random.Random(0))
     assert words_of(middle, 40)[5] == 2 * PLACE  # in both directions
     assert not words_of(found, 0) and not words_of(found, STRIPS - 1)  # what shows nothing says nothing
 
 
 def test_the_order_of_digits_shows():
-    table = torch.nn.Embedding(40, 8)
+    table = torch.nn.Embedding(128, 8)
     plans = [plan([Region(BOX, text, "text")], WORDS.__getitem__, random.Random(0)) for text in ("42", "24")]
     one, two = (plan_embeddings(table, torch.from_numpy(p.ids_SK)[None], torch.from_numpy(p.weights_SK)[None]) for p in plans)
     assert not torch.allclose(one[0, 9], two[0, 9], atol=1e-3)
@@ -78,3 +85,22 @@ def test_a_pair_of_the_tower_shows_a_strip_of_the_region_or_a_third_of_it():
         strips = {((p // 13 + 5) * SIDE + p % 13 + 7) // STRIP for p in part}
         assert len(strips) == 1 or len(part) == len(patches) // 3
     assert sizes == {1, 6, 14}  # column 8 belongs to the first strip of a row, 9 to 14 to the second; a third of 42
+
+
+@torch.inference_mode()
+def test_matching_heads_look_for_the_words_of_a_question():
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(
+        vocab_size=600, hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, tie_word_embeddings=True, attn_implementation="eager",
+    )).eval()  # fmt: skip
+    picture = torch.randperm(600)[:40]
+    ids = torch.cat([picture, picture[[7]]])[None]  # forty words, then one of them
+
+    def looked_at() -> float:
+        attention = model(input_ids=ids, output_attentions=True).attentions[0][0, -1, -1]  # the last head, the last word
+        return float(attention[7] / attention[:40].sum())
+
+    assert looked_at() < 0.1  # chance is 1 of 40
+    matching_heads(model, [0])
+    assert looked_at() > 0.3
