@@ -31,7 +31,7 @@ def _tiny(**overrides: Any) -> OmniVisionConfig:
               "image_size": 216, "patch_size": 8, "hidden_act": "gelu"}
     text = {"model_type": "qwen2", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704,
             "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0}, "rms_norm_eps": 1e-6,
             "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None}
     return OmniVisionConfig(**{"vision_config": vision, "text_config": text, "projector_hidden_size": 512,
                                "image_token_id": 4095, **overrides})
