@@ -36,6 +36,11 @@ BROKEN = {
     "a prompt that is a list": json.dumps({**PREFERENCE, "prompt": ["What?"]}),
     "calls that are a mapping": json.dumps({"request": "Buy it", "calls": {"name": "order"}}),
     "a call without name": json.dumps({"request": "Buy it", "calls": [{"arguments": {}}]}),
+    "a region without label": json.dumps({**GOOD, "regions": [{"box": [0, 0, 1, 1], "kind": "object"}]}),
+    "a box of three": json.dumps({**GOOD, "regions": [{"box": [0, 0, 1], "label": "cat", "kind": "object"}]}),
+    "a box in pixels": json.dumps({**GOOD, "regions": [{"box": [0, 0, 80, 90], "label": "cat", "kind": "object"}]}),
+    "a box inside out": json.dumps({**GOOD, "regions": [{"box": [0.5, 0, 0.2, 1], "label": "cat", "kind": "object"}]}),
+    "regions that are a mapping": json.dumps({**GOOD, "regions": {"box": [0, 0, 1, 1]}}),
     "a request without calls": json.dumps({"request": "Buy it"}),
 }
 

@@ -59,6 +59,10 @@ class AlignConfig(StageConfig):
 
     lr: float = 1e-3
     batch_size: int = 32
+    grounding_steps: int = 0  # steps on regions before captions, see grounding.py
+    grounding_lr: float = 2e-3
+    grounding_batch: int = 16
+    grounding_data: list[str] = field(default_factory=list)  # rows with regions; empty: those of `data`
 
 
 @dataclass(frozen=True)

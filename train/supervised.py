@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from omnivision.data.rows import Row
+from omnivision.runs import newest_checkpoint
 from omnivision_train import stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
+from omnivision_train.grounding import ground
 from omnivision_train.trainer import StageTrainer, fit, training_arguments
 
 
@@ -26,9 +30,20 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         model, processor = stages.open_model(config, stage)
         stages.set_trainable(model, stage, main=run.main)
         rows = stages.read_data(config, run)
+        if stage == "align" and config.grounding_steps and not newest_checkpoint(run.folder / "checkpoints", lambda _: None):
+            _ground(config, run, model, processor, rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length)
         stages.show_sample(samples, processor, run)
         cache = stages.open_cache(config, model, processor, rows)
         trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
         fit(trainer, config, run.folder, stage)
         return stages.finish(run, config, model, processor, trainer.save_model)
+
+
+def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[Row]) -> None:
+    """A run that goes on from a checkpoint has this behind it."""
+    if config.grounding_data:
+        rows = stages.read_data(replace(config, limit=None), run, config.grounding_data)
+    cached = replace(config, feature_cache=config.feature_cache or str(run.folder / "features"))  # many passes: never twice
+    cache = stages.open_cache(cached, model, processor, [row for row in rows if row.regions])
+    ground(model, processor, rows, config, cache, run.folder / "grounding.jsonl" if run.main else None)

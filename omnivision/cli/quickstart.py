@@ -30,7 +30,7 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 7
+    seed: int = 20  # development looked at other seeds
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -132,6 +132,8 @@ class Quickstart:
         data = self.out / "pairs.jsonl" if stage == "dpo" else self.world / f"{stage}.jsonl"
         words = [f"out={self.out}", f"data=[{data}]", f"image_root={self.world}", f"feature_cache={self.cache}",
                  *self.plan.overrides.get(stage, [])]
+        if stage == "align":  # pictures of later stages' training splits are there already: their regions cost no encoding
+            words.append(f"grounding_data=[{','.join(str(self.world / f'{name}.jsonl') for name in ('align', 'sft', 'functions'))}]")
         if before:
             words.append(f"start={self.out / before / 'final'}")
         if stage == "functions":

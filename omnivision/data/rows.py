@@ -27,6 +27,7 @@ class Row:
     edit_spans: dict = field(default_factory=dict)
     request: str = ""
     calls: tuple[dict, ...] = ()
+    regions: tuple[dict, ...] = ()  # {"box": [left, top, right, bottom] as fractions of the sides, "label", "kind"}
 
 
 def read_rows(path: str | Path, limit: int | None = None) -> list[Row]:
@@ -63,6 +64,7 @@ def _row(line: str, source: str) -> Row:
             if key in filled:
                 filled[key] = _list_of(dict, filled[key], key)
         _check(filled)
+        filled["regions"] = _regions(raw.get("regions", []))
         images = _list_of(str, raw.get("images", []), "images")
         return Row(id=str(raw.get("id", source)), images=images, source=source,
                    edit_spans=raw.get("edit_spans", {}), **filled)
@@ -76,9 +78,20 @@ def _list_of(kind: type, value, name: str) -> tuple:
     return tuple(value)
 
 
+def _regions(value) -> tuple[dict, ...]:
+    for one in _list_of(dict, value, "regions"):
+        box, label = one["box"], one["label"]
+        numbers = isinstance(box, list) and len(box) == 4 and all(type(at) in (int, float) and -1 <= at <= 2 for at in box)
+        if not numbers or box[0] > box[2] or box[1] > box[3]:
+            raise ValueError(f"a region's box is {box!r}, not left, top, right, bottom as fractions of the sides")
+        if not isinstance(label, str) or not label.strip() or not isinstance(one["kind"], str):
+            raise ValueError(f"a region is {one!r}, without a text as label or kind")
+    return tuple(value)
+
+
 def _check(filled: dict) -> None:
     for key, value in filled.items():
-        if key not in ("turns", "calls") and not isinstance(value, str):
+        if key not in ("turns", "calls", "regions") and not isinstance(value, str):
             raise ValueError(f"`{key}` is {value!r}, not a text")
     for call in filled.get("calls", ()):
         if not isinstance(call.get("name"), str):

@@ -22,9 +22,10 @@ from .action_words import function_tools
 from .pope import pope_rows
 from .recipes import Task, draw, fingerprint, make_recipe, truth_row
 from .tables import tables
-from .truth import Scene
+from .truth import Region, Scene
 
-VERSION = 2  # of the recipes: a folder of another version is not reused
+VERSION = 3  # of the recipes: a folder of another version is not reused
+GROUNDED = {"align", "sft", "functions"}  # rows that say where things lie; the first about a picture carries it
 TRAIN_SPLITS = ("align", "sft", "dpo", "functions")
 # Pictures. Six POPE questions and five open ones a scene, five questions a chart, one or two requests an action scene.
 EVAL_SIZES = {
@@ -127,10 +128,18 @@ def _tasks(sizes: dict[str, int]) -> list[Task]:
 def _make(root: Path, seed: int, size: int, task: Task) -> tuple[Task, str, str, dict[str, list[dict]], Scene | None]:
     """Draw and save one picture; what comes back is small."""
     recipe = make_recipe(seed, task)
-    draw(recipe.truth, size)[0].save(root / task.image, compress_level=1)
+    image, regions = draw(recipe.truth, size)
+    image.save(root / task.image, compress_level=1)
+    for name in GROUNDED & recipe.rows.keys():
+        recipe.rows[name][0]["regions"] = [region_row(region, size) for region in regions]
     line = json.dumps(truth_row(task, recipe.truth), ensure_ascii=False)
     scene = recipe.truth if task.purpose == "scenes" else None
     return task, line, fingerprint(recipe.truth), recipe.rows, scene
+
+
+def region_row(region: Region, size: int) -> dict:
+    """A region of a picture of this side as rows carry it: the box in fractions of the sides."""
+    return {"box": [round(at / size, 4) for at in region.box], "label": region.label, "kind": region.kind}
 
 
 def _write(root: Path, seed: int, sizes: dict, size: int, workers: int, progress: bool) -> dict:

@@ -12,7 +12,6 @@ from omnivision.world.truth import QA, Item, Scene
 from omnivision.world.vocabulary import COLORS
 
 _CLEAR = 0.15  # two centres at least so far apart before "left of" is asked
-_NEAR_SHARE = 0.75  # of the absent objects: those that usually stand beside what is there
 _OFF_BORDER = 0.03  # a centre at least so far from a cell's border before "where" is asked
 # How often each form is drawn among the questions that are not about existence.
 _WEIGHTS = {"count": 5, "color": 4, "position": 4, "relation": 3, "beside": 2, "list": 3, "place": 2, "sign": 5, "caption": 1,
@@ -22,8 +21,8 @@ _WEIGHTS = {"count": 5, "color": 4, "position": 4, "relation": 3, "beside": 2, "
 def scene_questions(scene: Scene, rng: random.Random, language: str = "en", count: int = 8) -> list[QA]:
     """`count` different questions with true answers, in random order.
 
-    Existence questions are balanced between yes and no; most of the absent objects are the most frequent companions of
-    what is there, so that guessing from the place does not pay. `QA.kind` is the form, `QA.meta` what fills it.
+    Existence questions are balanced between yes and no; half of the absent objects are frequent companions of what
+    is there. `QA.kind` is the form, `QA.meta` what fills it.
     """
     asked = _existence(scene, rng, language, (count + 1) // 2)
     others = {form: make(scene, rng) for form, make in _OTHERS.items()}
@@ -71,8 +70,8 @@ def _existence(scene: Scene, rng: random.Random, language: str, count: int) -> l
     present = kinds_in_order(scene)
     yes = rng.sample(present, min(len(present), count // 2 + (count % 2 and rng.randrange(2))))
     wanted = count - len(yes)
-    near = adversarial_negatives(scene, wanted + 4)
-    no = rng.sample(near, int(_NEAR_SHARE * wanted + rng.random()))
+    near = adversarial_negatives(scene, 2 * wanted + 6)
+    no = rng.sample(near, (wanted + rng.randrange(2)) // 2)
     rest = [kind for kind in rng.sample(popular_negatives(scene, 30), wanted // 3) if kind not in no]
     rest += [kind for kind in random_negatives(scene, rng, 2 * wanted + 6) if kind not in no and kind not in rest]
     return [Asked("exist", language, kind) for kind in (*yes, *no, *rest[: wanted - len(no)])]

@@ -1,0 +1,104 @@
+"""Grounding: before captions, the projector learns from regions which patches a word means.
+
+Captions alone say what a picture shows and not where, and a language model of a few million parameters lets a projector
+get away with that: after 375 steps of captions its tokens named 0.08 of the strips' objects and existence stood at chance.
+Here every image token is pulled to its plan, the weighted words of the regions it covers and of their place (see
+language_text). The language model does not run, so a step costs a fraction of one on captions.
+
+Shapes: B pictures, S image tokens, D language width.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnivision.data.features import FeatureCache
+from omnivision.data.rows import Row
+from omnivision.errors import ConfigError, DataError, DivergedError
+from omnivision.world.truth import Region
+from omnivision_train.config import AlignConfig
+from omnivision_train.language import plan_embeddings
+from omnivision_train.language_text import STRIPS, Plan, plan
+from omnivision_train.optimizer import MuonAdamW
+from omnivision_train.precision import cpu_autocast
+from omnivision_train.vision_pairs import SIDE
+
+PLAN_SIZE = SIDE * 8  # plans measure boxes on pictures of this side
+WARMUP, DECAY, LOG_EVERY = 50, 0.7, 50
+
+
+def ground(model, processor, rows: list[Row], config: AlignConfig, cache: FeatureCache, log: Path | None) -> None:
+    """Trains the projector alone on the rows' regions, `grounding_steps` steps of `grounding_batch` pictures.
+
+    Args:
+        rows: those without regions are left out, and of several rows about one picture all but the first.
+        cache: features of the frozen tower.
+        log: a JSON line of step and loss every 50 steps; None for ranks that do not write.
+
+    Raises:
+        ConfigError: another grid or layout than plans have.
+        DataError: no row has regions.
+        DivergedError: the loss is no number.
+    """
+    shape = model.config
+    grid = shape.vision_config.image_size // shape.vision_config.patch_size
+    if grid != SIDE or shape.projector_layout != "raster" or processor.image_seq_length != STRIPS:
+        raise ConfigError(f"Grounding needs the raster layout with {STRIPS} tokens of a {SIDE} x {SIDE} grid", "grounding_steps",
+                          "Set `grounding_steps` to 0.")
+    found = {row.images[0]: row for row in reversed(rows) if row.regions and len(row.images) == 1}
+    if not found:
+        raise DataError("No row has regions to ground on", ", ".join(config.grounding_data or config.data),
+                        "Give rows with `regions`, or set `grounding_steps` to 0.")
+    plans = {str(Path(config.image_root) / image): row_plan(row, processor.tokenizer) for image, row in found.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    projector, table = model.model.projector.to(device).float(), model.get_input_embeddings()
+    optimizer = MuonAdamW(projector.named_parameters(), config.grounding_lr, weight_decay=0.0)
+    order, rng, lines = [], random.Random(config.seed), []  # the same on every rank
+    for step in range(config.grounding_steps):
+        if len(order) < config.grounding_batch:
+            order = rng.sample(sorted(plans), len(plans))
+        paths = [order.pop() for _ in range(min(config.grounding_batch, len(order)))]
+        targets_BSD = plan_targets(table, [plans[path] for path in paths]).to(device)
+        with cpu_autocast(config):
+            tokens_BSD = projector(cache.get(paths).float().to(device))
+        loss = plan_loss(tokens_BSD.float(), targets_BSD)
+        loss.backward()
+        rate = min(1.0, (step + 1) / WARMUP, (config.grounding_steps - step) / (DECAY * config.grounding_steps))
+        for group in optimizer.param_groups:
+            group["lr"] = config.grounding_lr * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step % LOG_EVERY == 0 or step == config.grounding_steps - 1:
+            if not torch.isfinite(loss):
+                raise DivergedError(f"The grounding loss is {loss.item()}", f"step {step}", "Lower `grounding_lr`, or look at the regions.")
+            lines.append(json.dumps({"step": step, "loss": round(loss.item(), 4)}) + "\n")
+            print(f"align: grounding {step + 1}/{config.grounding_steps}  loss {loss.item():.4f}", file=sys.stderr, flush=True)
+    projector.to(model.device)
+    if log is not None:
+        log.write_text("".join(lines))
+
+
+def row_plan(row: Row, tokenizer) -> Plan:
+    """The plan of a row's regions, whose boxes are fractions of the picture's sides."""
+    regions = [Region(tuple(round(PLAN_SIZE * at) for at in one["box"]), one["label"], one["kind"]) for one in row.regions]
+    return plan(regions, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], random.Random(0))
+
+
+@torch.no_grad()
+def plan_targets(table: torch.nn.Embedding, plans: list[Plan]) -> Tensor:
+    """What image tokens should be. Shape (B, S, D)."""
+    ids = torch.stack([torch.from_numpy(one.ids_SK) for one in plans]).to(table.weight.device)
+    weights = torch.stack([torch.from_numpy(one.weights_SK) for one in plans]).to(table.weight.device)
+    return plan_embeddings(table, ids, weights.to(table.weight.dtype)).float()
+
+
+def plan_loss(tokens_BSD: Tensor, targets_BSD: Tensor) -> Tensor:
+    """Mean squared error over the targets' variance: 1 is what their mean would reach."""
+    spread = (targets_BSD - targets_BSD.mean((0, 1))).square().mean()
+    return (tokens_BSD - targets_BSD).square().mean() / spread.clamp_min(1e-6)
