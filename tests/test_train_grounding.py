@@ -16,6 +16,7 @@ from omnivision.data.features import FeatureCache
 from omnivision.data.rows import read_rows
 from omnivision.errors import ConfigError, DataError
 from omnivision.model.build import build_model
+from omnivision.presets import preset_config
 from omnivision.world.build import build_world
 from omnivision.world.recipes import draw, truth_from_row
 
@@ -73,6 +74,6 @@ def test_what_cannot_be_grounded_is_refused(parts):
     model, processor, rows, config, cache = parts
     with pytest.raises(DataError, match="No row has regions"):
         ground(model, processor, [replace(row, regions=()) for row in rows], config, cache, None)
-    other, _ = build_model("tiny", vision="tiny", language="tiny", projector_layout="block")
+    other, _ = build_model(preset_config("tiny", projector_layout="block"), vision="tiny", language="tiny")
     with pytest.raises(ConfigError, match="raster layout"):
         ground(other, processor, rows, config, cache, None)

@@ -71,6 +71,9 @@ def test_training_rows(world):
     scenes = {row["image"] for row in rows(world / "truth/sft.jsonl") if row["type"] == "scene"}
     assert all(len(row["turns"]) == 2 * QUESTIONS for row in rows(world / "sft.jsonl") if row["images"][0] in scenes)
     assert all(row["request"] and row["calls"][0]["name"] for row in rows(world / "functions.jsonl"))
+    for name in ("align", "sft", "functions"):
+        grounded = [row["images"][0] for row in rows(world / f"{name}.jsonl") if row.get("regions")]
+        assert len(grounded) == len(set(grounded)) == SIZES[name]  # once a picture
 
 
 def test_evaluation_rows(world):

@@ -30,7 +30,8 @@ from omnivision_train.precision import cpu_autocast
 from omnivision_train.vision_pairs import SIDE
 
 PLAN_SIZE = SIDE * 8  # plans measure boxes on pictures of this side
-WARMUP, DECAY, LOG_EVERY = 50, 0.7, 50
+WARMUP, DECAY = 0.04, 0.7  # shares of the steps
+LOG_EVERY = 50
 
 
 def ground(model, processor, rows: list[Row], config: AlignConfig, cache: FeatureCache, log: Path | None) -> None:
@@ -69,7 +70,7 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
             tokens_BSD = projector(cache.get(paths).float().to(device))
         loss = plan_loss(tokens_BSD.float(), targets_BSD)
         loss.backward()
-        rate = min(1.0, (step + 1) / WARMUP, (config.grounding_steps - step) / (DECAY * config.grounding_steps))
+        rate = min(1.0, (step + 1) / (WARMUP * config.grounding_steps), (config.grounding_steps - step) / (DECAY * config.grounding_steps))
         for group in optimizer.param_groups:
             group["lr"] = config.grounding_lr * rate
         optimizer.step()
