@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import train_world
 
-from omnivision.data.pairs import make_pairs, parser, read_truths, run
+from omnivision.data.pairs import balanced, make_pairs, parser, read_truths, run
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError
 from omnivision.world.truth import Item, Scene
@@ -37,12 +37,12 @@ def unchanged(pair, side):
 
 def test_a_right_answer_gives_no_pair():
     pairs, counts = pairs_of(("How many apples are there?", "Two."), ("Describe the image.", REFERENCES["Describe the image."]))
-    assert pairs == [] and counts == {"right": 2, "pairs": 0, "not_minimal": 0}
+    assert pairs == [] and counts == {"right": 2, "pairs": 0, "not_minimal": 0, "surplus": 0}
 
 
 def test_garbage_gives_no_pair():
     pairs, counts = pairs_of(("What color is the cat?", "wibble wobble"), ("Describe the image.", ""), ("How many apples are there?", "2 or 3"))
-    assert pairs == [] and counts == {"right": 0, "pairs": 0, "not_minimal": 3}
+    assert pairs == [] and counts == {"right": 0, "pairs": 0, "not_minimal": 3, "surplus": 0}
 
 
 def test_one_wrong_word_is_all_that_differs():
@@ -65,8 +65,14 @@ def test_several_wrong_words_are_edited_apart():
 def test_answers_are_counted_apart_and_keep_their_rows():
     pairs, counts = pairs_of(("How many apples are there?", "3"), ("Is there an owl in the image?", "No"),
                              ("What color is the cat?", "Blue."), ("Is there an owl in the image?", "wibble wobble wibble"))
-    assert counts == {"right": 1, "pairs": 2, "not_minimal": 1}
+    assert counts == {"right": 1, "pairs": 2, "not_minimal": 1, "surplus": 0}
     assert [(pair["id"], pair["chosen"]) for pair in pairs] == [("d0-pair", "2"), ("d2-pair", "Red.")]
+
+
+def test_swaps_go_as_often_in_each_direction():
+    said = [("No", "Yes"), ("No", "Yes"), ("Yes", "No"), ("red", "blue"), ("red", "blue"), ("No", "Yes"), ("没有", "有"), ("有", "没有")]
+    pairs = [{"id": number, "rejected": rejected, "chosen": chosen} for number, (rejected, chosen) in enumerate(said)]
+    assert [pair["id"] for pair in balanced(pairs)] == [0, 2, 3, 4, 6, 7]  # "red" is never right here: both stay
 
 
 def test_an_unknown_picture_names_the_row():
@@ -102,9 +108,11 @@ def test_the_command_writes_pairs_of_wrong_answers_only(folder, tmp_path_factory
     model = train_world.road(tmp_path_factory)["sft"]
     counts = run(options(folder, model, "--feature-cache", str(folder / "features")))
     wrong = sum(reference in swapped for reference in references)
-    assert counts == {"right": len(rows) - wrong, "pairs": wrong, "not_minimal": 0} and wrong > 0 and len(rows) > wrong
+    kept = sum(2 * min(references.count(a), references.count(b)) for a, b in (("Yes", "No"), ("有", "没有")))
+    assert counts == {"right": len(rows) - wrong, "pairs": kept, "not_minimal": 0, "surplus": wrong - kept}
+    assert wrong > kept > 0 and len(rows) > wrong
     written = train_world.read_lines(folder / "pairs" / "pairs.jsonl")
-    assert {(pair["chosen"], pair["rejected"]) for pair in written} <= set(swapped.items()) and len(written) == wrong
+    assert {(pair["chosen"], pair["rejected"]) for pair in written} <= set(swapped.items()) and len(written) == kept
     assert not list(folder.rglob("*.partial"))
 
 

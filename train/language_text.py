@@ -28,7 +28,6 @@ from omnivision.world.scene_questions import existence_questions, lookup_questio
 from omnivision.world.sign import draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
-from omnivision.world.vocabulary import kinds
 from omnivision_train.data import bucket
 from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, STRIP, covered_patches
 
@@ -39,10 +38,7 @@ LEAST = 0.4  # weight of a region that barely touches a strip; one that fills it
 PLACE, FINE = 0.5, 0.5  # weights of the words that say where a strip's content lies, for each axis: its third, its square
 COLUMNS, ROWS = "abcdefghi", "jklmnopqr"  # names of a picture's squares, 9 by 9
 DRILLS = {"existence": 0.3, "lookup": 0.4, "chart": 0.3}  # shares of drills
-# What a tower does to a plan, up to these shares of a lesson's (strip, region) pairs; the strips of one object err apart
-MOST_MISSED = 0.5  # left out
-MOST_CONFUSED = 0.5  # objects named as another kind: of the shipped tower's strips a linear probe names two thirds right
-FAINTEST = 0.5  # least strength of a lesson's words: what is uncertain is said faintly
+MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ class Plan:
     weights_SK: np.ndarray
 
 
-def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.0, confused: float = 0.0, strength: float = 1.0) -> Plan:
+def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.0) -> Plan:
     """What a projector should say about a picture: for each strip the words of its regions, and where they lie.
 
     A region's words weigh as much as it covers of the strip, later words of a label less than earlier ones (so that 42
@@ -156,20 +152,16 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
     Args:
         regions: what lies where. tokenize: words -> ids.
         missed: chance that a strip does not see a region, so that the reader learns to use all strips of an object.
-        confused: chance that a strip takes an object for another kind, so that the reader learns to ask for agreement.
-        strength: of the words of what lies there.
     """
-    names = list(kinds())
     cells: list[list[tuple[int, float]]] = [[] for _ in range(STRIPS)]
     seen: list[list[int]] = [[] for _ in range(STRIPS)]
     for region in regions:
+        ids = tokenize(region.label if region.label[0].isdigit() else " " + region.label)[:LABEL_WORDS]  # digits have no word with a space
+        shares = FADING ** np.arange(len(ids))
+        shares /= shares.sum()
         patches = covered_patches(region.box, 0, 0, SIDE)
         for strip in np.unique(patches // STRIP):
             inside = patches[patches // STRIP == strip]
-            label = rng.choice(names) if region.kind == "object" and rng.random() < confused else region.label
-            ids = tokenize(label if label[0].isdigit() else " " + label)[:LABEL_WORDS]  # digits have no word with a space
-            shares = FADING ** np.arange(len(ids))
-            shares *= strength / shares.sum()
             if rng.random() >= missed and len(cells[strip]) + len(ids) <= WORDS:
                 weight = LEAST + (1 - LEAST) * len(inside) / STRIP
                 cells[strip] += [(word, weight * share) for word, share in zip(ids, shares, strict=True)]
@@ -238,13 +230,8 @@ class Lessons(IterableDataset):
         while True:
             encoded = encode_conversation(self.tokenizer, turns, 1, STRIPS)
             if len(encoded.input_ids) <= self.max_length or len(turns) == 2:
-                return encoded.input_ids, encoded.labels, self.plan(one, rng)
+                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED))
             turns = turns[:-2]
-
-    def plan(self, one: Lesson, rng: random.Random) -> Plan:
-        """A lesson's plan as badly seen as this one happens to be."""
-        missed, confused = rng.uniform(0, MOST_MISSED), rng.uniform(0, MOST_CONFUSED)
-        return plan(one.regions, self.words, rng, missed, confused, rng.uniform(FAINTEST, 1.0))
 
     def collate(self, encoded: list[tuple[list[int], list[int], Plan]]) -> dict[str, torch.Tensor]:
         """Right-padded tensors, and where the image tokens stand."""
