@@ -41,12 +41,16 @@ def parts(world, tmp_path):
     return model, processor, rows, config, cache
 
 
+def words_of(processor):
+    return lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def test_rows_carry_the_regions_that_were_drawn(world, parts):
     _, processor, rows, _, _ = parts
     truths = [truth_from_row(json.loads(line)) for line in (world / "truth/align.jsonl").read_text().splitlines()]
     for row, truth in zip(rows, truths, strict=True):
-        drawn = plan(draw(truth, 216)[1], lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"], random.Random(0))
-        carried = row_plan(row, processor.tokenizer)
+        drawn = plan(draw(truth, 216)[1], words_of(processor), random.Random(0))
+        carried = row_plan(row, words_of(processor))
         assert drawn.weights_SK.any() and (drawn.ids_SK == carried.ids_SK).all() and (drawn.weights_SK == carried.weights_SK).all()
 
 
@@ -60,7 +64,7 @@ def test_the_projector_alone_learns_to_say_the_plans(parts, tmp_path):
     assert [line["step"] for line in log] == [0, 39] and log[-1]["loss"] < 0.6 < 1 < log[0]["loss"]
     features = cache.get([str(config.image_root + "/" + row.images[0]) for row in rows]).float()
     with torch.no_grad():
-        loss = plan_loss(model.model.projector(features), plan_targets(model.get_input_embeddings(), [row_plan(row, processor.tokenizer) for row in rows]))
+        loss = plan_loss(model.model.projector(features), plan_targets(model.get_input_embeddings(), [row_plan(row, words_of(processor)) for row in rows]))
     assert float(loss) == pytest.approx(log[-1]["loss"], abs=0.05)
 
 

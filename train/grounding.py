@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+from functools import cache as cache_words
 from pathlib import Path
 
 import torch
@@ -56,7 +57,8 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     if not found:
         raise DataError("No row has regions to ground on", ", ".join(config.grounding_data or config.data),
                         "Give rows with `regions`, or set `grounding_steps` to 0.")
-    plans = {str(Path(config.image_root) / image): row_plan(row, processor.tokenizer) for image, row in found.items()}
+    words = cache_words(lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # few labels, many regions
+    plans = {str(Path(config.image_root) / image): row_plan(row, words) for image, row in found.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     projector, table = model.model.projector.to(device).float(), model.get_input_embeddings()
     optimizer = MuonAdamW(projector.named_parameters(), config.grounding_lr, weight_decay=0.0)
@@ -85,10 +87,10 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
         log.write_text("".join(lines))
 
 
-def row_plan(row: Row, tokenizer) -> Plan:
-    """The plan of a row's regions, whose boxes are fractions of the picture's sides."""
+def row_plan(row: Row, tokenize) -> Plan:
+    """The plan of a row's regions, whose boxes are fractions of the picture's sides; `tokenize` gives the ids of words."""
     regions = [Region(tuple(round(PLAN_SIZE * at) for at in one["box"]), one["label"], one["kind"]) for one in row.regions]
-    return plan(regions, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], random.Random(0))
+    return plan(regions, tokenize, random.Random(0))
 
 
 @torch.no_grad()

@@ -91,7 +91,7 @@ def _regions(value) -> tuple[dict, ...]:
 
 def _check(filled: dict) -> None:
     for key, value in filled.items():
-        if key not in ("turns", "calls", "regions") and not isinstance(value, str):
+        if key not in ("turns", "calls") and not isinstance(value, str):
             raise ValueError(f"`{key}` is {value!r}, not a text")
     for call in filled.get("calls", ()):
         if not isinstance(call.get("name"), str):
