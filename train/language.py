@@ -61,7 +61,9 @@ class LanguageConfig:
 
 def plan_embeddings(table: nn.Embedding, ids_BSK: Tensor, weights_BSK: Tensor) -> Tensor:
     """Weighted sum of the embeddings of each strip's words. Shape (B, S, D)."""
-    return torch.einsum("bskd,bsk->bsd", table(ids_BSK), weights_BSK)
+    B, S, K = ids_BSK.shape
+    sums_ND = F.embedding_bag(ids_BSK.reshape(B * S, K), table.weight, per_sample_weights=weights_BSK.reshape(B * S, K), mode="sum")
+    return sums_ND.view(B, S, -1)
 
 
 def blurred(plans_BSD: Tensor, most: float) -> Tensor:

@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.model.conversation import encode_conversation
-from omnivision.world.actions import make_action
+from omnivision.world.actions import Action, further_actions, make_action
 from omnivision.world.captions import DESCRIBE, LAYOUT, caption, layout
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.chart_questions import chart_caption, chart_questions
@@ -37,7 +37,7 @@ FADING = 0.75  # weight of a label's word by that of the word before it
 LEAST = 0.4  # weight of a region that barely touches a strip; one that fills it has 1
 PLACE, FINE = 0.5, 0.5  # weights of the words that say where a strip's content lies, for each axis: its third, its square
 COLUMNS, ROWS = "abcdefghi", "jklmnopqr"  # names of a picture's squares, 9 by 9
-DRILLS = {"existence": 0.3, "lookup": 0.4, "chart": 0.3}  # shares of drills
+DRILLS = {"existence": 0.15, "lookup": 0.2, "chart": 0.25, "action": 0.4}  # shares of drills
 MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
 
 
@@ -88,10 +88,7 @@ def lesson(rng: random.Random, questions: int = 8) -> Lesson:
         sign = make_sign(rng, language)
         asked = [*sign_questions(sign, rng), QA(DESCRIBE["en"], sign_caption(sign), "caption")]
         return Lesson(draw_sign(sign)[1], asked)
-    action = make_action(rng, "train", "zh" if rng.random() < 0.4 else "en")
-    answer = "; ".join(call_text(call) for call in action.calls)
-    asked = [QA(action.request, answer, "action", action.language), *scene_questions(action.scene, rng, language, 2)]
-    return Lesson(scene_regions(action.scene), asked)
+    return action_lesson(rng, language)
 
 
 def drill(rng: random.Random, questions: int = 16) -> Lesson:
@@ -105,6 +102,8 @@ def drill(rng: random.Random, questions: int = 16) -> Lesson:
     kind = rng.choices(list(DRILLS), list(DRILLS.values()))[0]
     if kind == "existence":
         return existence_drill(rng, language, questions)
+    if kind == "action":
+        return action_drill(rng)
     return lookup_drill(rng, language) if kind == "lookup" else chart_drill(rng, language)
 
 
@@ -122,6 +121,24 @@ def lookup_drill(rng: random.Random, language: str = "en") -> Lesson:
     scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=4, max_items=5)
     asked = [*lookup_questions(scene, rng, language), QA(LAYOUT[language], layout(scene, language), "layout", language)]
     return Lesson(scene_regions(scene), asked)
+
+
+def action_lesson(rng: random.Random, language: str = "en") -> Lesson:
+    """One request, and two questions about its scene."""
+    action = make_action(rng, "train", "zh" if rng.random() < 0.4 else "en")
+    return Lesson(scene_regions(action.scene), [_request(action), *scene_questions(action.scene, rng, language, 2)])
+
+
+def action_drill(rng: random.Random) -> Lesson:
+    """All requests that a scene serves, in several wordings: mostly which object lies farthest to a side."""
+    action = make_action(rng, "train", "zh" if rng.random() < 0.4 else "en")
+    further = [one for _ in range(4) for one in further_actions(rng, action, 10)]
+    asked = {one.request: _request(one) for one in (*further, action)}
+    return Lesson(scene_regions(action.scene), list(asked.values()))
+
+
+def _request(action: Action) -> QA:
+    return QA(action.request, "; ".join(call_text(call) for call in action.calls), "action", action.language)
 
 
 def chart_drill(rng: random.Random, language: str = "en", questions: int = 8) -> Lesson:
