@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import train_world
 
-from omnivision.data.pairs import balanced, make_pairs, parser, read_truths, run
+from omnivision.data.pairs import make_pairs, parser, read_truths, run
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError
 from omnivision.world.truth import Item, Scene
@@ -22,9 +24,10 @@ def row(question, number=0):
     return Row(id=f"d{number}", images=(IMAGE,), source=f"dpo.jsonl:{number + 1}", turns=turns)
 
 
-def pairs_of(*answers):
+def pairs_of(*answers, **limits):
     """make_pairs on (question, answer) pairs."""
-    return make_pairs([row(question, i) for i, (question, _) in enumerate(answers)], [a for _, a in answers], {IMAGE: STREET}, "runs/x")
+    rows = [row(question, i) for i, (question, _) in enumerate(answers)]
+    return make_pairs(rows, [a for _, a in answers], {IMAGE: STREET}, "runs/x", **limits)
 
 
 def unchanged(pair, side):
@@ -37,12 +40,12 @@ def unchanged(pair, side):
 
 def test_a_right_answer_gives_no_pair():
     pairs, counts = pairs_of(("How many apples are there?", "Two."), ("Describe the image.", REFERENCES["Describe the image."]))
-    assert pairs == [] and counts == {"right": 2, "pairs": 0, "not_minimal": 0, "surplus": 0}
+    assert pairs == [] and counts == {"right": 2, "pairs": 0, "not_minimal": 0}
 
 
 def test_garbage_gives_no_pair():
     pairs, counts = pairs_of(("What color is the cat?", "wibble wobble"), ("Describe the image.", ""), ("How many apples are there?", "2 or 3"))
-    assert pairs == [] and counts == {"right": 0, "pairs": 0, "not_minimal": 3, "surplus": 0}
+    assert pairs == [] and counts == {"right": 0, "pairs": 0, "not_minimal": 3}
 
 
 def test_one_wrong_word_is_all_that_differs():
@@ -64,15 +67,19 @@ def test_several_wrong_words_are_edited_apart():
 
 def test_answers_are_counted_apart_and_keep_their_rows():
     pairs, counts = pairs_of(("How many apples are there?", "3"), ("Is there an owl in the image?", "No"),
-                             ("What color is the cat?", "Blue."), ("Is there an owl in the image?", "wibble wobble wibble"))
-    assert counts == {"right": 1, "pairs": 2, "not_minimal": 1, "surplus": 0}
+                             ("What color is the cat?", "Blue."), ("Is there an owl in the image?", "wibble wobble wibble"), most_edited=1.0)
+    assert counts == {"right": 1, "pairs": 2, "not_minimal": 1}
     assert [(pair["id"], pair["chosen"]) for pair in pairs] == [("d0-pair", "2"), ("d2-pair", "Red.")]
 
 
-def test_swaps_go_as_often_in_each_direction():
-    said = [("No", "Yes"), ("No", "Yes"), ("Yes", "No"), ("red", "blue"), ("red", "blue"), ("No", "Yes"), ("没有", "有"), ("有", "没有")]
-    pairs = [{"id": number, "rejected": rejected, "chosen": chosen} for number, (rejected, chosen) in enumerate(said)]
-    assert [pair["id"] for pair in balanced(pairs)] == [0, 2, 3, 4, 6, 7]  # "red" is never right here: both stay
+def test_an_edit_of_more_than_half_is_not_minimal():
+    said = (("How many apples are there?", "3"), ("Describe the image.", "A red cat, two apples and a dog on a farm."))
+    pairs, counts = pairs_of(*said)
+    assert [pair["id"] for pair in pairs] == ["d1-pair"] and counts == {"right": 0, "pairs": 1, "not_minimal": 1}
+    pairs, counts = pairs_of(*said, most_edited=1.0)
+    assert [pair["id"] for pair in pairs] == ["d0-pair", "d1-pair"] and counts["pairs"] == 2
+    pairs, counts = pairs_of(*said, most_edited=0.05)  # 4 of 42 characters are edited
+    assert pairs == [] and counts["not_minimal"] == 2
 
 
 def test_an_unknown_picture_names_the_row():
@@ -101,18 +108,22 @@ def options(folder, model, *more):
 
 def test_the_command_writes_pairs_of_wrong_answers_only(folder, tmp_path_factory, monkeypatch):
     rows = read_rows(folder / "world" / "dpo.jsonl")
-    swapped = {"Yes": "No", "No": "Yes", "有": "没有", "没有": "有"}
     references = [row.turns[1]["text"] for row in rows]
+    swapped = {"left": "right", "right": "left", "左": "右", "右": "左"}
+
+    def mirrored(text):
+        return "".join(swapped.get(part, part) for part in re.split("(left|right|左|右)", text))
+
     monkeypatch.setattr("omnivision.generation.generate_answers", lambda model, processor, questions, *rest: [
-        swapped.get(reference, reference) for reference in references])
+        mirrored(reference) for reference in references])
     model = train_world.road(tmp_path_factory)["sft"]
-    counts = run(options(folder, model, "--feature-cache", str(folder / "features")))
-    wrong = sum(reference in swapped for reference in references)
-    kept = sum(2 * min(references.count(a), references.count(b)) for a, b in (("Yes", "No"), ("有", "没有")))
-    assert counts == {"right": len(rows) - wrong, "pairs": kept, "not_minimal": 0, "surplus": wrong - kept}
-    assert wrong > kept > 0 and len(rows) > wrong
+    counts = run(options(folder, model, "--feature-cache", str(folder / "features"), "--most-edited", "1"))
+    wrong = sum(reference != mirrored(reference) for reference in references)
+    assert counts == {"right": len(rows) - wrong, "pairs": wrong, "not_minimal": 0} and len(rows) > wrong > 0
     written = train_world.read_lines(folder / "pairs" / "pairs.jsonl")
-    assert {(pair["chosen"], pair["rejected"]) for pair in written} <= set(swapped.items()) and len(written) == kept
+    assert len(written) == wrong and all(pair["rejected"] == mirrored(pair["chosen"]) for pair in written)
+    none = run(options(folder, model, "--feature-cache", str(folder / "features"), "--most-edited", "0.01"))
+    assert none == {"right": len(rows) - wrong, "pairs": 0, "not_minimal": wrong}
     assert not list(folder.rglob("*.partial"))
 
 

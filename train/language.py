@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision_train.language_text import Lessons
+from omnivision_train.language_text import DRILLS, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
 
@@ -51,6 +51,7 @@ class LanguageConfig:
     decay: float = 0.4  # share of the steps over which the rate falls to zero
     drill_steps: int = 600  # drills only, until the model looks things up in the plan
     drill_share: float = 0.4  # share of such lessons afterwards
+    drill_kinds: dict[str, float] = field(default_factory=lambda: dict(DRILLS))  # how often each kind of drill is drawn
     max_length: int = 384
     blur: float = 0.1  # largest standard deviation of the noise on plans; embeddings have 0.2
     workers: int = 1
@@ -148,7 +149,7 @@ def train(config: LanguageConfig) -> Path:
     tokenizer.save_pretrained(out)
     optimizer = MuonAdamW(model.named_parameters(), config.lr, weight_decay=config.weight_decay)
     stream = Lessons(tokenizer, config.seed, config.batch, config.max_length,
-                     config.drill_steps * config.batch, config.drill_share)
+                     config.drill_steps * config.batch, config.drill_share, config.drill_kinds)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=config.workers))
     log, started, meters = (out / "metrics.jsonl").open("a"), time.time(), {}
     for step in range(config.steps):

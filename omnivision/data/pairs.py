@@ -4,6 +4,9 @@
 
 The teacher is the embedded world's oracle, which knows the truth of every picture. An answer that is right
 gives no pair; one that cannot be mended by a minimal edit gives none either; both are counted.
+
+Short answers are rarely mended by a small edit: "No" for "Yes" is another answer. Such pairs move a model's readiness to say
+"Yes" and teach nothing about pictures, see docs/training-dpo.md.
 """
 
 from __future__ import annotations
@@ -20,13 +23,18 @@ from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError
 
 
-def make_pairs(rows: list[Row], answers: list[str], truths: dict[str, object], model: str = "") -> tuple[list[dict], dict[str, int]]:
+MOST_EDITED = 0.5  # share of an answer that a minimal edit may replace
+
+
+def make_pairs(rows: list[Row], answers: list[str], truths: dict[str, object], model: str = "",
+               most_edited: float = MOST_EDITED) -> tuple[list[dict], dict[str, int]]:
     """Preference rows from a model's own answers, and how many answers gave what.
 
     Args:
         rows: one user turn and one reference assistant turn each. answers: the model's, in the same order.
         truths: image path -> what is true of it.
         model: name or hash kept with each pair.
+        most_edited: share of the answer's characters that may be replaced; what needs more is no minimal edit.
 
     Raises:
         DataError: a row about a picture whose truth is not known.
@@ -39,7 +47,7 @@ def make_pairs(rows: list[Row], answers: list[str], truths: dict[str, object], m
             raise DataError(f"The truth of {row.images[0]} is not known", row.source, "Give the world that the data was built in.")
         question, reference = row.turns[0]["text"], row.turns[1]["text"]
         mended = correct(truths[row.images[0]], question, answer, reference)
-        if mended is None or not mended.answer.strip():
+        if mended is None or not mended.answer.strip() or sum(s.end - s.start for s in mended.spans) > most_edited * len(answer):
             counts["not_minimal"] += 1
         elif mended.answer == answer:
             counts["right"] += 1
@@ -52,27 +60,7 @@ def make_pairs(rows: list[Row], answers: list[str], truths: dict[str, object], m
                                "chosen": [[s.new_start, s.new_end] for s in mended.spans]},
                 "wrong_words": mended.wrong, "teacher": "world oracle", "model": model,
             })  # fmt: skip
-    kept = balanced(pairs)
-    counts["surplus"], counts["pairs"] = len(pairs) - len(kept), len(kept)
-    return kept, dict(counts)
-
-
-def balanced(pairs: list[dict]) -> list[dict]:
-    """Without the surplus of whole-answer swaps in one direction, in the same order.
-
-    Where a model says "No" for "Yes" twice as often as "Yes" for "No", plain DPO learns to say "Yes": adversarial false
-    "yes" went from 30 to 84 % on the embedded world. So of two answers that are swapped both ways as many swaps are kept in
-    each direction as there are in the rarer one.
-    """
-    swaps = Counter((pair["rejected"], pair["chosen"]) for pair in pairs)
-    taken: Counter = Counter()
-    kept = []
-    for pair in pairs:
-        swap = (pair["rejected"], pair["chosen"])
-        taken[swap] += 1
-        if swap[::-1] not in swaps or taken[swap] <= swaps[swap[::-1]]:
-            kept.append(pair)
-    return kept
+    return pairs, dict(counts)
 
 
 def read_truths(world: Path, images: Iterable[str]) -> dict[str, object]:
@@ -110,6 +98,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--image-root", required=True, metavar="DIR", help="folder of the world that the rows come from")
     arguments.add_argument("--out", required=True, metavar="FILE", help="preference rows, JSON lines")
     arguments.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
+    arguments.add_argument("--most-edited", type=float, default=MOST_EDITED, metavar="SHARE",
+                           help="characters of an answer that an edit may replace (default: %(default)s)")
     arguments.add_argument("--max-new-tokens", type=int, default=64)
     arguments.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -137,7 +127,7 @@ def run(options: argparse.Namespace) -> dict[str, int]:
         known = dict(zip(unique, cache.features(unique), strict=True))
         images = [known[path] for path in paths]
     answers = generate_answers(model, processor, [row.turns[0]["text"] for row in rows], images, options.max_new_tokens)
-    pairs, counts = make_pairs(rows, answers, truths, str(options.model))
+    pairs, counts = make_pairs(rows, answers, truths, str(options.model), options.most_edited)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     partial.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")

@@ -75,6 +75,15 @@ def further_actions(rng: random.Random, first: Action, count: int) -> list[Actio
     return found
 
 
+def pointing_actions(rng: random.Random, scene: Scene, language: str = "en") -> list[Action]:
+    """A web search for each object that lies farthest to a side of the scene."""
+    asked = []
+    for kind, word in _farthest(scene):
+        request = rng.choice(SENTENCES["web_search"][language == "zh"]).format(ref=REFERENCES[word][language == "zh"])
+        asked.append(Action(scene, request, language, ({"name": "web_search", "arguments": {"query": kind}},)))
+    return asked
+
+
 def _scene(rng: random.Random, styles: tuple[str, ...], places: tuple[str, ...] | None, signed: bool) -> Scene:
     scene = make_scene(rng, rng.choice(styles), places, min_kinds=2, max_kinds=4, max_items=6, with_sign=signed)
     return replace(scene, sign=rng.choice(NAMES)) if signed else scene
@@ -111,14 +120,20 @@ def _only(scene: Scene, test: Callable[[object], bool]) -> str | None:
     return passing[0] if len(passing) == 1 else None
 
 
-def _pointed(rng: random.Random, scene: Scene, language: str, groups: bool = True) -> tuple[str, str] | None:
-    """A kind and a phrase that can mean nothing else: an extreme position, or the only one of its group."""
+def _farthest(scene: Scene) -> list[tuple[str, str]]:
+    """(kind, side) of each object that lies clearly farther to that side than any of another kind."""
     found = []
     for word, axis, sign in (("left", "x", 1), ("right", "x", -1), ("top", "y", 1), ("bottom", "y", -1)):
         order = sorted(scene.items, key=lambda item: sign * getattr(item, axis))
         rest = [item for item in order if item.kind != order[0].kind]
         if rest and sign * (getattr(rest[0], axis) - getattr(order[0], axis)) >= CLEAR:
             found.append((order[0].kind, word))
+    return found
+
+
+def _pointed(rng: random.Random, scene: Scene, language: str, groups: bool = True) -> tuple[str, str] | None:
+    """A kind and a phrase that can mean nothing else: an extreme position, or the only one of its group."""
+    found = _farthest(scene)
     for group in ("animal", "vehicle", "plant", "food") if groups else ():
         only = _only(scene, lambda kind: kind.group == group)
         if only:

@@ -21,7 +21,7 @@ from .truth import QA, Chart, Item, Region, Scene, Sign
 CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
 SIGN_IN_SCENE = 0.15  # share of training scenes with a short word in them
 QUESTIONS = 16  # question-answer pairs of an sft picture: they share its image tokens, so more of them cost little
-PAIR_QUESTIONS = 8  # short questions about a dpo picture
+PAIR_QUESTIONS, PAIR_OPEN = 2, 6  # short and open questions about a dpo picture: only a longer answer can be wrong in a part
 CHART_QUESTIONS, OPEN_QUESTIONS = 5, 5  # per evaluation picture
 REQUESTS = {"functions": 3, "actions": 2}  # at most so many requests a picture
 PLAIN_SHARE = 0.5  # share of align's scenes with one or two objects: a caption then says which patches a word means
@@ -151,8 +151,9 @@ def _dpo(rng: random.Random, task: Task) -> Recipe:
     """Short questions and open ones, a row each: both are answered wrongly in ways an oracle can mend."""
     language = _language(rng)
     scene = _train_scene(rng)
-    asked = scene_questions(scene, rng, language, PAIR_QUESTIONS) + open_questions(scene, rng, language, 2)
-    rows = [_row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta) for qa in asked]
+    asked = scene_questions(scene, rng, language, PAIR_QUESTIONS) + open_questions(scene, rng, language, PAIR_OPEN)
+    once = {qa.question: qa for qa in asked}.values()
+    rows = [_row(task, [(qa.question, qa.answer)], language, kind=qa.kind, meta=qa.meta) for qa in once]
     return Recipe(scene, {"dpo": [row | {"id": f"{row['id']}-{number}"} for number, row in enumerate(rows)]})
 
 
