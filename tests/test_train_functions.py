@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 import train_world
 from omnivision_train.data import Collator, Conversations
-from omnivision_train.functions import FunctionsTrainer, only_tokens
+from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer import training_arguments
 
 from omnivision.constants import IGNORE_INDEX
@@ -27,7 +29,8 @@ def parts(world):
     model, processor = train_world.build(world)
     function_set = FunctionSet.from_json(world.folder / "functions.json")
     install_tokens(model, processor.tokenizer, function_set)
-    return model, processor, function_set, Conversations(world.rows("functions"), processor, world.folder, 256, function_set)
+    return model, processor, function_set, Conversations(
+        call_rows(world.rows("functions"), processor.tokenizer, function_set), processor, world.folder, 256)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,19 @@ def test_targets_are_one_token_and_its_arguments(parts):
     assert target[0] == tokens.functions[0] and target[-2] == tokens.end
     assert processor.tokenizer.decode(target[1:-2]) == "(item='cat')"
     assert [(call.name, call.arguments) for call in parse_calls(target, processor.tokenizer, function_set)] == [("order", {"item": "cat"})]
+
+
+def test_requests_about_one_picture_share_a_row(world, parts):
+    _, processor, function_set, _ = parts
+    first, second = world.rows("functions")[:2]
+    rows = [replace(row, images=(image,)) for row, image in ((first, "a.png"), (second, "a.png"), (first, "a.png"), (second, "b.png"))]
+    joined = call_rows(rows, processor.tokenizer, function_set, 2)
+    assert [(row.images, len(row.turns)) for row in joined] == [(("a.png",), 4), (("a.png",), 2), (("b.png",), 2)]
+    alone = call_rows(rows, processor.tokenizer, function_set)
+    assert [turn for row in joined for turn in row.turns] == [turn for row in alone for turn in row.turns] and len(alone) == 4
+    supervised = [sum(label != IGNORE_INDEX for label in sample.labels) for sample in Conversations(joined, processor, world.folder, 512).samples]
+    single = [sum(label != IGNORE_INDEX for label in sample.labels) for sample in Conversations(alone, processor, world.folder, 512).samples]
+    assert supervised == [single[0] + single[1], single[2], single[3]]
 
 
 def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory):

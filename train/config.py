@@ -85,6 +85,7 @@ class FunctionsConfig(StageConfig):
 
     functions: str = "functions.json"
     lr: float = 5e-5
+    requests_per_row: int = 1  # requests about the same picture that share its image tokens in one conversation
     token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
     replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
     replay_limit: int | None = None

@@ -1,4 +1,4 @@
-"""Rows to batches: conversations with their label masks, preference pairs, calls with functional tokens.
+"""Rows to batches: conversations with their label masks, preference pairs.
 
 Shapes: B rows, L tokens, P patches, C tower width.
 """
@@ -18,7 +18,6 @@ from omnivision.data.features import FeatureCache
 from omnivision.data.image import open_image
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
-from omnivision.functions import FunctionSet, target_ids
 from omnivision.model.conversation import Encoded, encode_conversation
 
 
@@ -37,20 +36,18 @@ class Sample:
 
 
 class Conversations(Dataset):
-    """Encoded rows of captions, questions and actions.
+    """Encoded conversations.
 
     Args:
-        rows: as read. processor: of the model. image_root: folder that image paths are relative to.
+        rows: as read, or from functions.py. processor: of the model. image_root: folder that image paths are relative to.
         max_length: a row that is longer loses whole question-answer pairs from its end, never an image token.
-        functions: for rows with calls.
 
     Raises:
         DataError: a row that does not fit even with one pair, or that supervises nothing.
     """
 
-    def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int,
-                 functions: FunctionSet | None = None) -> None:
-        self.processor, self.root, self.max_length, self.functions = processor, Path(image_root), max_length, functions
+    def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int) -> None:
+        self.processor, self.root, self.max_length = processor, Path(image_root), max_length
         self.samples = [self._sample(row) for row in rows]
 
     def __len__(self) -> int:
@@ -60,7 +57,7 @@ class Conversations(Dataset):
         return self.samples[index]
 
     def _sample(self, row: Row) -> Sample:
-        turns = list(row.turns) if row.turns else self._call_turns(row)
+        turns = list(row.turns)
         images = tuple(str(self.root / image) for image in row.images)
         while True:
             encoded = self.encode(turns, len(images))
@@ -77,10 +74,6 @@ class Conversations(Dataset):
     def encode(self, turns: list[dict], num_images: int) -> Encoded:
         """Ids and labels of a conversation."""
         return encode_conversation(self.processor.tokenizer, turns, num_images, self.processor.image_seq_length)
-
-    def _call_turns(self, row: Row) -> list[dict]:
-        ids = target_ids(list(row.calls), self.processor.tokenizer, self.functions)
-        return [{"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}]
 
 
 @dataclass

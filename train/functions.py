@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
-from omnivision.functions import FunctionSet, functional_tokens, install_tokens
+from omnivision.data.rows import Row
+from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
 from omnivision_train import stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
@@ -38,6 +39,25 @@ def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:
     return labels_BL.masked_fill(~kept, IGNORE_INDEX)
 
 
+def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int = 1) -> list[Row]:
+    """Rows of requests as conversations that answer in functional tokens.
+
+    Args:
+        most: so many requests that follow each other about the same pictures become one conversation; they share its image
+            tokens, so that a row costs little more than one request.
+    """
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and groups[-1][0].images == row.images and len(groups[-1]) < most:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in (
+        {"role": "user", "text": row.request},
+        {"role": "assistant", "ids": target_ids(list(row.calls), tokenizer, function_set), "loss": True},
+    ))) for group in groups]  # fmt: skip
+
+
 def functions(config: FunctionsConfig) -> Path:
     """Installs the set's tokens into spare rows and trains on requests with calls, mixed with earlier rows."""
     stage = "functions"
@@ -47,11 +67,11 @@ def functions(config: FunctionsConfig) -> Path:
         function_set = FunctionSet.from_json(config.functions)
         install_tokens(model, processor.tokenizer, function_set)
         stages.set_trainable(model, stage, main=run.main)
-        rows = stages.read_data(config, run)
+        rows = call_rows(stages.read_data(config, run), processor.tokenizer, function_set, config.requests_per_row)
         if config.replay:
             rows += stages.read_data(replace(config, limit=None), run, config.replay, config.replay_limit)
             random.Random(config.seed).shuffle(rows)
-        samples = Conversations(rows, processor, config.image_root, config.max_length, function_set)
+        samples = Conversations(rows, processor, config.image_root, config.max_length)
         stages.show_sample(samples, processor, run)
         cache = stages.open_cache(config, model, processor, rows)
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
