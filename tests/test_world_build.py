@@ -71,6 +71,8 @@ def test_training_rows(world):
     scenes = {row["image"] for row in rows(world / "truth/sft.jsonl") if row["type"] == "scene"}
     assert all(len(row["turns"]) == 2 * QUESTIONS for row in rows(world / "sft.jsonl") if row["images"][0] in scenes)
     assert all(row["request"] and row["calls"][0]["name"] for row in rows(world / "functions.jsonl"))
+    asked = {row["images"][0] for row in rows(world / "functions.jsonl")}
+    assert {image.split("/")[1] for image in asked} == {"sft", "functions"} and {image for image in asked if "sft" in image} <= scenes
     for name in ("align", "sft", "functions"):
         grounded = [row["images"][0] for row in rows(world / f"{name}.jsonl") if row.get("regions")]
         assert len(grounded) == len(set(grounded)) == SIZES[name]  # once a picture

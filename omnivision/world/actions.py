@@ -56,22 +56,27 @@ def make_action(rng: random.Random, split: str, language: str = "en") -> Action:
 
 
 def further_actions(rng: random.Random, first: Action, count: int) -> list[Action]:
-    """Up to `count` other requests about the scene of an action, each of another function.
+    """Up to `count` other requests about the scene of an action, see scene_actions."""
+    return scene_actions(rng, first.scene, first.language, count, without=first.calls[0]["name"])
+
+
+def scene_actions(rng: random.Random, scene: Scene, language: str, count: int, without: str = "") -> list[Action]:
+    """Up to `count` requests about a scene, each of another function and none of the function `without`.
 
     A request is made only where it has one reading in this scene. A web search nearly always has one, so it comes last.
     """
     found = []
     for name in sorted(rng.sample(list(_MAKERS), len(_MAKERS)), key=lambda name: name == "web_search"):
         _, signed, make = _MAKERS[name]
-        if len(found) == count or name == first.calls[0]["name"] or (signed and first.scene.sign is None):
+        if len(found) == count or name == without or (signed and scene.sign is None):
             continue
-        arguments, words = make(rng, first.scene, first.language) or (None, {})
+        arguments, words = make(rng, scene, language) or (None, {})
         if arguments is None:
             continue
         if rng.random() < IRRELEVANT_SHARE:
             name, arguments, words = "irrelevant", {}, {}
-        request = rng.choice(SENTENCES[name][first.language == "zh"]).format(**words)
-        found.append(Action(first.scene, request, first.language, ({"name": name, "arguments": arguments},)))
+        request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+        found.append(Action(scene, request, language, ({"name": name, "arguments": arguments},)))
     return found
 
 

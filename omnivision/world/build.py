@@ -130,8 +130,8 @@ def _make(root: Path, seed: int, size: int, task: Task) -> tuple[Task, str, str,
     recipe = make_recipe(seed, task)
     image, regions = draw(recipe.truth, size)
     image.save(root / task.image, compress_level=1)
-    for name in GROUNDED & recipe.rows.keys():
-        recipe.rows[name][0]["regions"] = [region_row(region, size) for region in regions]
+    if task.split in GROUNDED:
+        recipe.rows[task.split][0]["regions"] = [region_row(region, size) for region in regions]
     line = json.dumps(truth_row(task, recipe.truth), ensure_ascii=False)
     scene = recipe.truth if task.purpose == "scenes" else None
     return task, line, fingerprint(recipe.truth), recipe.rows, scene

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from PIL import Image
 
-from .actions import HELD_OUT_STYLES, TRAIN_STYLES, Action, further_actions, make_action
+from .actions import HELD_OUT_STYLES, TRAIN_STYLES, Action, further_actions, make_action, scene_actions
 from .captions import DESCRIBE, LAYOUT, caption, layout
 from .chart import draw_chart, make_chart
 from .chart_questions import chart_caption, chart_questions
@@ -144,7 +144,11 @@ def _sft(rng: random.Random, task: Task) -> Recipe:
         asked = chart_questions(truth, rng, QUESTIONS)
     else:
         asked = sign_questions(truth, rng, language, QUESTIONS)
-    return Recipe(truth, {"sft": [_row(task, [(qa.question, qa.answer) for qa in asked], language)]})
+    rows = {"sft": [_row(task, [(qa.question, qa.answer) for qa in asked], language)]}
+    if isinstance(truth, Scene) and truth.sign is None:  # a sign here names a place, not a person
+        actions = scene_actions(rng, truth, _language(rng, CHINESE_REQUESTS), REQUESTS["functions"])
+        rows["functions"] = _request_rows(task, actions)
+    return Recipe(truth, rows)
 
 
 def _dpo(rng: random.Random, task: Task) -> Recipe:
@@ -159,12 +163,15 @@ def _dpo(rng: random.Random, task: Task) -> Recipe:
 
 def _functions(rng: random.Random, task: Task) -> Recipe:
     actions = _requests(rng, task)
-    rows = [
+    return Recipe(actions[0].scene, {"functions": _request_rows(task, actions)})
+
+
+def _request_rows(task: Task, actions: list[Action]) -> list[dict]:
+    return [
         {"id": f"{task.split}-{task.number:06d}-{number}", "images": [task.image], "request": action.request,
          "language": action.language, "calls": list(action.calls)}
         for number, action in enumerate(actions)
     ]
-    return Recipe(actions[0].scene, {"functions": rows})
 
 
 def _requests(rng: random.Random, task: Task) -> list[Action]:
