@@ -75,7 +75,10 @@ def scene_actions(rng: random.Random, scene: Scene, language: str, count: int, w
             continue
         if rng.random() < IRRELEVANT_SHARE:
             name, arguments, words = "irrelevant", {}, {}
-        request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+        if name == "irrelevant" and scene.sign is None and rng.random() < 0.5:
+            request = _request_for_nothing(rng, scene, language)
+        else:
+            request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
         found.append(Action(scene, request, language, ({"name": name, "arguments": arguments},)))
     return found
 
@@ -100,16 +103,19 @@ def _irrelevant(rng: random.Random, styles: tuple[str, ...], language: str) -> A
     if rng.random() < 0.5:
         scene = _scene(rng, styles, None, rng.random() < 0.2)
         return Action(scene, rng.choice(SENTENCES["irrelevant"][language == "zh"]), language, call)
-    name, group = rng.choice((("animal_care", "animal"), ("order_food", "food"), ("order_groceries", "food"),
-                              ("send_email", ""), ("send_message", "")))  # fmt: skip
-    for _ in range(5000):
-        scene = _scene(rng, styles, None, False)
-        if not group or not any(kinds()[item.kind].group == group for item in scene.items):
-            break
+    scene = _scene(rng, styles, None, False)
+    return Action(scene, _request_for_nothing(rng, scene, language), language, call)
+
+
+def _request_for_nothing(rng: random.Random, scene: Scene, language: str) -> str:
+    """A request for an action whose object a scene without a sign does not show."""
+    groups = {kinds()[item.kind].group for item in scene.items}
+    absent = [name for name, group in (("animal_care", "animal"), ("order_food", "food"), ("order_groceries", "food")) if group not in groups]
+    name = rng.choice((*absent, "send_email", "send_message"))
     words = _count_words(rng, scene, language) if name == "send_message" else {}
     ref = _pointed(rng, scene, language)
     words["ref"] = ref[1] if ref else REFERENCES["left"][language == "zh"]
-    return Action(scene, rng.choice(SENTENCES[name][language == "zh"]).format(**words), language, call)
+    return rng.choice(SENTENCES[name][language == "zh"]).format(**words)
 
 
 def _counts(scene: Scene) -> dict[str, int]:

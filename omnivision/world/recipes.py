@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from PIL import Image
 
@@ -14,16 +14,16 @@ from .chart import draw_chart, make_chart
 from .chart_questions import chart_caption, chart_questions
 from .scene import draw_scene, make_scene
 from .scene_questions import open_questions, scene_questions
-from .sign import draw_sign, make_sign
+from .sign import NAMES, draw_sign, make_sign
 from .sign_questions import sign_caption, sign_questions
 from .truth import QA, Chart, Item, Region, Scene, Sign
 
 CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
-SIGN_IN_SCENE = 0.15  # share of training scenes with a short word in them
+SIGN_IN_SCENE, NAME_ON_SIGN = 0.25, 0.5  # shares: of training scenes with a sign, of their signs with a person's name
 QUESTIONS = 16  # question-answer pairs of an sft picture: they share its image tokens, so more of them cost little
 PAIR_QUESTIONS, PAIR_OPEN = 2, 6  # short and open questions about a dpo picture: only a longer answer can be wrong in a part
 CHART_QUESTIONS, OPEN_QUESTIONS = 5, 5  # per evaluation picture
-REQUESTS = {"functions": 6, "actions": 2}  # at most so many requests a picture
+REQUESTS = {"sft": 2, "functions": 6, "actions": 2}  # at most so many requests a picture
 PLAIN_SHARE = 0.5  # share of align's scenes with one or two objects: a caption then says which patches a word means
 MIX = {"align": (0.75, 0.90), "sft": (0.70, 0.92)}  # below the first: a scene; below the second: a chart; else a sign
 Truth = Scene | Chart | Sign
@@ -111,7 +111,8 @@ def _row(task: Task, pairs: list[tuple[str, str]], language: str, **more) -> dic
 
 
 def _train_scene(rng: random.Random) -> Scene:
-    return make_scene(rng, rng.choice(TRAIN_STYLES), with_sign=rng.random() < SIGN_IN_SCENE)
+    scene = make_scene(rng, rng.choice(TRAIN_STYLES), with_sign=rng.random() < SIGN_IN_SCENE)
+    return replace(scene, sign=rng.choice(NAMES)) if scene.sign and rng.random() < NAME_ON_SIGN else scene
 
 
 def _picture(rng: random.Random, task: Task, language: str) -> Truth:
@@ -145,8 +146,8 @@ def _sft(rng: random.Random, task: Task) -> Recipe:
     else:
         asked = sign_questions(truth, rng, language, QUESTIONS)
     rows = {"sft": [_row(task, [(qa.question, qa.answer) for qa in asked], language)]}
-    if isinstance(truth, Scene) and truth.sign is None:  # a sign here names a place, not a person
-        actions = scene_actions(rng, truth, _language(rng, CHINESE_REQUESTS), REQUESTS["functions"])
+    if isinstance(truth, Scene) and (truth.sign is None or truth.sign in NAMES):  # nobody writes to a word
+        actions = scene_actions(rng, truth, _language(rng, CHINESE_REQUESTS), REQUESTS["sft"])
         rows["functions"] = _request_rows(task, actions)
     return Recipe(truth, rows)
 
