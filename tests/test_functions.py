@@ -24,6 +24,7 @@ from omnivision.functions import (
     parse_calls,
     target_ids,
 )
+from omnivision.functions.tokens import starting_rows
 
 ANYTHING = {
     "type": "object",
@@ -180,17 +181,29 @@ def test_bad_function_files_are_config_errors(tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_spare_rows_come_first_and_start_from_the_description(shop, tied):
     tokenizer, model = make_tokenizer(), make_model(400, tied)
-    text = tokenizer.encode("Order a thing in the shop.")
-    before = model.get_input_embeddings().weight.detach().clone()
+    used, before = len(tokenizer), model.get_input_embeddings().weight.detach().clone()
+    head_before = model.get_output_embeddings().weight.detach().clone()
     done = install_tokens(model, tokenizer, shop)
     assert (done.rows_before, done.rows_after, done.added, done.spare_rows_used) == (400, 400, 4, 4)
     table = model.get_input_embeddings().weight
     head = model.get_output_embeddings().weight
-    assert torch.allclose(table[done.tokens.functions[0]], before[text].mean(0))
-    assert torch.allclose(head[done.tokens.functions[0]], head[text].mean(0))
+    texts = [tokenizer.encode(text) for text in (*(function.description for function in shop.functions), "The end of the call.")]
+    new = [*done.tokens.functions, done.tokens.end]
+    assert torch.allclose(table[new], starting_rows(before[:used], texts), atol=1e-6)
+    assert torch.allclose(head[new], starting_rows(head_before[:used], texts), atol=1e-6)
     others = [row for row in range(400) if row not in (*done.tokens.functions, done.tokens.end)]
     assert torch.equal(table[others], before[others])
     assert (table is head) is tied
+
+
+def test_starting_rows_by_hand():
+    table = torch.tensor([[0.0, 0.0], [6.0, 0.0], [6.0, 4.0], [0.0, 4.0]])  # the middle is (3, 2), every row sqrt(13) away from it
+    rows = starting_rows(table, [[0, 1], [2, 3], [1, 2, 2, 1]])  # means (3, 0), (3, 4), (6, 2) around (4, 2)
+    length = 13**0.5
+    directions = torch.nn.functional.normalize(torch.tensor([[-1.0, -2.0], [-1.0, 2.0], [2.0, 0.0]]), dim=-1)
+    assert torch.allclose(rows, torch.tensor([3.0, 2.0]) + length * directions)
+    assert torch.allclose(starting_rows(table, [[0, 1]]), torch.tensor([[3.0, 2.0 - length]]))  # one alone: away from the middle
+    assert torch.allclose(starting_rows(table, [[1], [1]]), torch.tensor([[3.0, 2.0]]).expand(2, 2))  # nothing tells them apart
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -38,6 +38,7 @@ class StageConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     max_length: int = 2048
+    group_by_length: bool = True  # batches of rows of like length; not in dpo
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     zero_stage: Literal[0, 1, 2, 3] = 1

@@ -5,13 +5,14 @@ Shapes: B rows, L tokens, P patches, C tower width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.features import FeatureCache
@@ -74,6 +75,40 @@ class Conversations(Dataset):
     def encode(self, turns: list[dict], num_images: int) -> Encoded:
         """Ids and labels of a conversation."""
         return encode_conversation(self.processor.tokenizer, turns, num_images, self.processor.image_seq_length)
+
+
+class ByLength(Sampler[int]):
+    """A random order in which neighbours are of like length, so that a batch pads little.
+
+    The rows are shuffled, sorted by length within windows of 50 batches, and each window's batches shuffled. It is a function of
+    seed and epoch alone, the same on every rank.
+
+    Args:
+        lengths: tokens of each row. batch: rows of a global batch (ranks and accumulation included). seed: of the order.
+    """
+
+    WINDOW = 50
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by accelerate's loader before an epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed}/{self.epoch}")
+        rows = rng.sample(range(len(self.lengths)), len(self.lengths))
+        window = self.WINDOW * self.batch
+        for start in range(0, len(rows), window):
+            ordered = sorted(rows[start : start + window], key=self.lengths.__getitem__)
+            batches = [ordered[i : i + self.batch] for i in range(0, len(ordered), self.batch)]
+            whole = [batch for batch in batches if len(batch) == self.batch]
+            for batch in (*rng.sample(whole, len(whole)), *batches[len(whole) :]):  # a short batch comes last
+                yield from batch
 
 
 @dataclass

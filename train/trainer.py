@@ -19,6 +19,7 @@ from trl import DPOTrainer
 from omnivision.errors import ConfigError, DivergedError
 from omnivision.runs import newest_checkpoint, seal
 from omnivision_train.config import DpoConfig, StageConfig
+from omnivision_train.data import ByLength
 from omnivision_train.deepspeed_config import deepspeed_config
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
@@ -47,7 +48,14 @@ class StageMixin:
 
 
 class StageTrainer(StageMixin, Trainer):
-    """align, sft, functions: the model's own loss over supervised tokens."""
+    """align, sft, functions: the model's own loss over supervised tokens; batches of rows of like length."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if not self.stage_config.group_by_length:
+            return super()._get_train_sampler(train_dataset)
+        samples = self.train_dataset if train_dataset is None else train_dataset
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return ByLength([len(sample.input_ids) for sample in samples.samples], batch, self.args.seed)
 
 
 class PairTrainer(StageMixin, DPOTrainer):

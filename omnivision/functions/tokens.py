@@ -58,7 +58,7 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
     Rows that already carry a functional token are left as they are, so that trained functions
     keep what they learnt. New rows lie first in the spare rows of the table (Qwen2.5 has 271: a
     plain resize to len(tokenizer) would shrink it) and enlarge it only past them. They start from
-    the mean embedding of the description's tokens: near the words that ask for the function.
+    the words of their descriptions, see `starting_rows`.
 
     Args:
         model: anything with get_input_embeddings, get_output_embeddings, resize_token_embeddings.
@@ -80,15 +80,17 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
         for token, text in new.items()
     }
     rows_before = model.get_input_embeddings().weight.shape[0]
-    spare = max(0, rows_before - len(tokenizer))
+    rows_used = min(rows_before, len(tokenizer))
+    spare = rows_before - rows_used
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in new], special_tokens=True)
     if len(tokenizer) > rows_before:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     ids = tokenizer.get_added_vocab()
     with torch.no_grad():
         for weight_VD in _tables(model):
-            for token, text_T in texts.items():
-                weight_VD[ids[token]] = weight_VD[text_T].float().mean(dim=0).to(weight_VD.dtype)
+            if texts:
+                rows_ND = starting_rows(weight_VD[:rows_used], list(texts.values()))
+                weight_VD[[ids[token] for token in texts]] = rows_ND.to(weight_VD.dtype)
     return Installed(
         tokens=functional_tokens(tokenizer, function_set),
         added=len(new),
@@ -96,6 +98,25 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
         rows_before=rows_before,
         rows_after=model.get_input_embeddings().weight.shape[0],
     )
+
+
+def starting_rows(table_VD: torch.Tensor, texts: list[list[int]]) -> torch.Tensor:
+    """Rows for new tokens, in the direction in which their texts differ, as far from the table's middle as its rows are.
+
+    Plain means of descriptions lie close together near the middle of the table: on the embedded world `send_email` was then
+    never told from `send_message` in 250 steps.
+
+    Args:
+        table_VD: the rows that tokens use. texts: ids of each new token's description.
+
+    Returns:
+        Shape (N, D), fp32.
+    """
+    table_VD = table_VD.float()
+    middle_D = table_VD.mean(0)
+    means_ND = torch.stack([table_VD[text_T].mean(0) for text_T in texts])
+    around_D = means_ND.mean(0) if len(texts) > 1 else middle_D
+    return middle_D + torch.nn.functional.normalize(means_ND - around_D, dim=-1) * (table_VD - middle_D).norm(dim=-1).mean()
 
 
 def _tables(model) -> list[torch.Tensor]:

@@ -18,13 +18,17 @@ _WEIGHTS = {"count": 5, "color": 4, "position": 4, "relation": 3, "beside": 2, "
             "where_all": 1, "colored": 1}
 
 
-def scene_questions(scene: Scene, rng: random.Random, language: str = "en", count: int = 8) -> list[QA]:
+def scene_questions(scene: Scene, rng: random.Random, language: str = "en", count: int = 8, yes_share: float = 0.5) -> list[QA]:
     """`count` different questions with true answers, in random order.
 
-    Existence questions are balanced between yes and no; half of the absent objects are frequent companions of what
-    is there. `QA.kind` is the form, `QA.meta` what fills it.
+    Half of the absent objects that existence questions ask for are frequent companions of what is there. `QA.kind` is the form,
+    `QA.meta` what fills it.
+
+    Args:
+        yes_share: of the existence questions that are true; where a scene has few kinds, or other questions run out, it
+            comes out lower.
     """
-    asked = _existence(scene, rng, language, (count + 1) // 2)
+    asked = _existence(scene, rng, language, (count + 1) // 2, yes_share)
     others = {form: make(scene, rng) for form, make in _OTHERS.items()}
     others = {form: choices for form, choices in others.items() if choices}
     while len(asked) < count and others:
@@ -66,10 +70,12 @@ def _qa(scene: Scene, asked: Asked) -> QA:
     return QA(wording(asked, scene), true_answer(scene, asked), asked.form, asked.language, meta)
 
 
-def _existence(scene: Scene, rng: random.Random, language: str, count: int) -> list[Asked]:
+def _existence(scene: Scene, rng: random.Random, language: str, count: int, yes_share: float = 0.5) -> list[Asked]:
     present = kinds_in_order(scene)
-    yes = rng.sample(present, min(len(present), count // 2 + (count % 2 and rng.randrange(2))))
+    yes = rng.sample(present, min(len(present), int(count * yes_share) + (count % 2 and rng.randrange(2))))
     wanted = count - len(yes)
+    if yes_share > 0.5:
+        wanted = min(wanted, round(len(yes) * (1 - yes_share) / yes_share))
     near = adversarial_negatives(scene, 2 * wanted + 6)
     no = rng.sample(near, (wanted + rng.randrange(2)) // 2)
     rest = [kind for kind in rng.sample(popular_negatives(scene, 30), wanted // 3) if kind not in no]
