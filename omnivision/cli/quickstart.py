@@ -30,7 +30,7 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 20  # development looked at other seeds
+    seed: int = 21  # development looked at 3, an earlier report at 20
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 

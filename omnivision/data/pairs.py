@@ -23,7 +23,7 @@ from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError
 
 
-MOST_EDITED = 0.5  # share of an answer that a minimal edit may replace
+MOST_EDITED = 0.8  # share of an answer that a minimal edit may replace
 
 
 def make_pairs(rows: list[Row], answers: list[str], truths: dict[str, object], model: str = "",

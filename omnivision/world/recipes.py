@@ -21,7 +21,7 @@ from .truth import QA, Chart, Item, Region, Scene, Sign
 CHINESE_SHARE, CHINESE_REQUESTS = 0.25, 0.4
 SIGN_IN_SCENE, NAME_ON_SIGN = 0.25, 0.5  # shares: of training scenes with a sign, of their signs with a person's name
 QUESTIONS = 16  # question-answer pairs of an sft picture: they share its image tokens, so more of them cost little
-YES_SHARE = 0.6  # of sft's existence questions: F1 is highest for a model that leans to "Yes", and dpo corrects the lean
+YES_SHARE = 0.7  # of sft's existence questions: F1 is highest for a model that leans to "Yes", and dpo corrects the lean
 PAIR_QUESTIONS, PAIR_OPEN = 2, 6  # short and open questions about a dpo picture: only a longer answer can be wrong in a part
 CHART_QUESTIONS, OPEN_QUESTIONS = 5, 5  # per evaluation picture
 REQUESTS = {"sft": 2, "functions": 6, "actions": 2}  # at most so many requests a picture
