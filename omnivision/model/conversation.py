@@ -136,7 +136,13 @@ def _structure(tokenizer: PreTrainedTokenizerBase, template: str, shape: tuple[t
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of untrusted text: control tokens inside it stay letters."""
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return list(_text_ids(tokenizer, len(tokenizer), text))
+
+
+@lru_cache(maxsize=1 << 16)
+def _text_ids(tokenizer: PreTrainedTokenizerBase, _size: int, text: str) -> tuple[int, ...]:
+    """Questions and short answers recur thousands of times; the size tells apart a tokenizer before and after new tokens."""
+    return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, body: str | list[int]) -> list[int]:
