@@ -201,3 +201,13 @@ def test_pope_rows_have_popes_shape():
     near = sum(any(r["object"] in places()[p].weights for p in places() if by_image[r["image"]] & set(places()[p].weights))
                for r in rows["adversarial"] if r["label"] == "no")
     assert near == 90 and rows["adversarial"] != rows["random"]
+
+
+@pytest.mark.parametrize("wanted, low, high", [(0.5, 0.42, 0.5), (0.7, 0.64, 0.71)])
+def test_the_share_of_yes_is_as_asked_for(wanted, low, high):
+    rng, answers = random.Random(3), Counter()
+    for _ in range(200):
+        asked = questions.scene_questions(make_scene(rng, "noto"), rng, "en", 16, wanted)
+        assert len({qa.question for qa in asked}) == len(asked) == 16
+        answers.update(qa.answer for qa in asked if qa.kind == "exist")
+    assert low <= answers["Yes"] / answers.total() <= high
