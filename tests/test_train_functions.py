@@ -13,6 +13,7 @@ from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer import training_arguments
 
 from omnivision.constants import IGNORE_INDEX
+from omnivision.errors import DataError
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens, parse_calls
 
 WEIGHT = 2.5
@@ -107,6 +108,19 @@ def test_requests_about_one_picture_share_a_row(world, parts):
     supervised = [sum(label != IGNORE_INDEX for label in sample.labels) for sample in Conversations(joined, processor, world.folder, 512).samples]
     single = [sum(label != IGNORE_INDEX for label in sample.labels) for sample in Conversations(alone, processor, world.folder, 512).samples]
     assert supervised == [single[0] + single[1], single[2], single[3]]
+
+
+def test_conversations_among_the_requests_stay_as_they_are(world, parts):
+    _, processor, function_set, _ = parts
+    request, conversation = world.rows("functions")[0], world.rows("sft")[0]
+    rows = [request, replace(conversation, images=request.images), request, request]
+    joined = call_rows(rows, processor.tokenizer, function_set, 2)
+    assert [len(row.turns) for row in joined] == [2, len(conversation.turns), 4] and joined[1] == rows[1]
+
+
+def test_rows_of_calls_need_functions(world, parts):
+    with pytest.raises(DataError, match=r"is no conversation \(.*calls to functions"):
+        Conversations(world.rows("functions"), parts[1], world.folder, 256)
 
 
 def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory):

@@ -44,7 +44,7 @@ class Conversations(Dataset):
         max_length: a row that is longer loses whole question-answer pairs from its end, never an image token.
 
     Raises:
-        DataError: a row that does not fit even with one pair, or that supervises nothing.
+        DataError: a row without turns, one that does not fit even with one pair, or that supervises nothing.
     """
 
     def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int) -> None:
@@ -58,6 +58,8 @@ class Conversations(Dataset):
         return self.samples[index]
 
     def _sample(self, row: Row) -> Sample:
+        if not row.turns:
+            raise DataError(f"Row {row.id} is no conversation", row.source, "Give rows with turns; pairs go to dpo, calls to functions.")
         turns = list(row.turns)
         images = tuple(str(self.root / image) for image in row.images)
         while True:

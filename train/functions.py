@@ -40,22 +40,26 @@ def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:
 
 
 def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int = 1) -> list[Row]:
-    """Rows of requests as conversations that answer in functional tokens.
+    """Rows of requests as conversations that answer in functional tokens; conversations stay as they are.
 
     Args:
         most: so many requests that follow each other about the same pictures become one conversation; they share its image
             tokens, so that a row costs little more than one request.
     """
+
+    def turns_of(row: Row) -> tuple[dict, ...]:
+        if row.turns:
+            return row.turns
+        ids = target_ids(list(row.calls), tokenizer, function_set)
+        return {"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}
+
     groups: list[list[Row]] = []
     for row in rows:
-        if groups and groups[-1][0].images == row.images and len(groups[-1]) < most:
+        if not row.turns and groups and not groups[-1][0].turns and groups[-1][0].images == row.images and len(groups[-1]) < most:
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in (
-        {"role": "user", "text": row.request},
-        {"role": "assistant", "ids": target_ids(list(row.calls), tokenizer, function_set), "loss": True},
-    ))) for group in groups]  # fmt: skip
+    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in turns_of(row))) for group in groups]
 
 
 def functions(config: FunctionsConfig) -> Path:
