@@ -139,7 +139,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(_text_ids(tokenizer, len(tokenizer), text))
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 12)
 def _text_ids(tokenizer: PreTrainedTokenizerBase, _size: int, text: str) -> tuple[int, ...]:
     """Questions and short answers recur thousands of times; the size tells apart a tokenizer before and after new tokens."""
     return tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])

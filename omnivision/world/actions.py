@@ -50,7 +50,7 @@ def make_action(rng: random.Random, split: str, language: str = "en") -> Action:
         found = make(rng, scene, language)
         if found:
             arguments, words = found
-            request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+            request = _wording(rng, name, language, words)
             return Action(scene, request, language, ({"name": name, "arguments": arguments},))
     raise AssertionError(f"no scene in 5000 serves {name}")
 
@@ -78,7 +78,7 @@ def scene_actions(rng: random.Random, scene: Scene, language: str, count: int, w
         if name == "irrelevant" and scene.sign is None and rng.random() < 0.5:
             request = _request_for_nothing(rng, scene, language)
         else:
-            request = rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+            request = _wording(rng, name, language, words)
         found.append(Action(scene, request, language, ({"name": name, "arguments": arguments},)))
     return found
 
@@ -87,9 +87,14 @@ def pointing_actions(rng: random.Random, scene: Scene, language: str = "en") -> 
     """A web search for each object that lies farthest to a side of the scene."""
     asked = []
     for kind, word in _farthest(scene):
-        request = rng.choice(SENTENCES["web_search"][language == "zh"]).format(ref=REFERENCES[word][language == "zh"])
+        request = _wording(rng, "web_search", language, {"ref": REFERENCES[word][language == "zh"]})
         asked.append(Action(scene, request, language, ({"name": "web_search", "arguments": {"query": kind}},)))
     return asked
+
+
+def _wording(rng: random.Random, name: str, language: str, words: dict[str, str]) -> str:
+    """One of the sentences that ask for a function, with its words filled in."""
+    return rng.choice(SENTENCES[name][language == "zh"]).format(**words)
 
 
 def _scene(rng: random.Random, styles: tuple[str, ...], places: tuple[str, ...] | None, signed: bool) -> Scene:
@@ -102,7 +107,7 @@ def _irrelevant(rng: random.Random, styles: tuple[str, ...], language: str) -> A
     call = ({"name": "irrelevant", "arguments": {}},)
     if rng.random() < 0.5:
         scene = _scene(rng, styles, None, rng.random() < 0.2)
-        return Action(scene, rng.choice(SENTENCES["irrelevant"][language == "zh"]), language, call)
+        return Action(scene, _wording(rng, "irrelevant", language, {}), language, call)
     scene = _scene(rng, styles, None, False)
     return Action(scene, _request_for_nothing(rng, scene, language), language, call)
 
@@ -115,7 +120,7 @@ def _request_for_nothing(rng: random.Random, scene: Scene, language: str) -> str
     words = _count_words(rng, scene, language) if name == "send_message" else {}
     ref = _pointed(rng, scene, language)
     words["ref"] = ref[1] if ref else REFERENCES["left"][language == "zh"]
-    return rng.choice(SENTENCES[name][language == "zh"]).format(**words)
+    return _wording(rng, name, language, words)
 
 
 def _counts(scene: Scene) -> dict[str, int]:
