@@ -72,7 +72,7 @@ def test_answers_are_counted_apart_and_keep_their_rows():
     assert [(pair["id"], pair["chosen"]) for pair in pairs] == [("d0-pair", "2"), ("d2-pair", "Red.")]
 
 
-def test_an_edit_of_more_than_half_is_not_minimal():
+def test_an_edit_of_the_whole_answer_is_not_minimal():
     said = (("How many apples are there?", "3"), ("Describe the image.", "A red cat, two apples and a dog on a farm."))
     pairs, counts = pairs_of(*said)
     assert [pair["id"] for pair in pairs] == ["d1-pair"] and counts == {"right": 0, "pairs": 1, "not_minimal": 1}

@@ -99,7 +99,7 @@ def shuffled(features_BPC: Tensor, generator: torch.Generator, share: float = SH
     """The same with the patches of some strips in another order.
 
     What a strip shows is the same in any order, but a few thousand pictures are too few to learn that: without it the projector
-    learns its training pictures by heart (objects named in strips of unseen pictures 0.57, with it 0.62).
+    learns its training pictures by heart (loss on unseen ones 0.495 after 1,200 steps, with it 0.481).
 
     Args:
         share: of the strips; the others keep their order, since it tells where in the strip a thing lies.
