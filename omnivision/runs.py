@@ -57,6 +57,32 @@ def write_json(path: Path, value) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+    flush_folder(path.parent)
+
+
+def read_json(path: Path):
+    """What a JSON file holds."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def flush_folder(folder: Path) -> None:
+    """Makes names in a folder last: a rename is only on the disk when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(folder: Path, ignore_errors: bool = False) -> None:
+    """Removes a folder, if it is there: out of sight first, so that no half of it is ever taken for the whole."""
+    if not folder.exists():
+        return
+    hidden = folder if folder.name.startswith(".") else folder.with_name(f".{folder.name}.removed")
+    if hidden != folder:
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=ignore_errors)
 
 
 def environment() -> dict:
@@ -90,9 +116,9 @@ def seal(folder: Path, sealed: Path) -> None:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
     write_json(folder / MANIFEST, folder_hashes(folder))
-    if sealed.exists():
-        shutil.rmtree(sealed)
+    remove(sealed)
     os.replace(folder, sealed)
+    flush_folder(sealed.parent)
 
 
 def verifies(folder: Path) -> bool:
@@ -104,10 +130,14 @@ def verifies(folder: Path) -> bool:
     return folder_hashes(folder) == wanted
 
 
+def sorted_checkpoints(folder: Path) -> list[Path]:
+    """All step-N of a folder, the newest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+
+
 def newest_checkpoint(folder: Path, warn) -> Path | None:
     """The newest `step-N` that verifies; `warn(message)` is called for each newer one that does not."""
-    found = sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
-    for checkpoint in found:
+    for checkpoint in sorted_checkpoints(folder):
         if verifies(checkpoint):
             return checkpoint
         warn(f"{checkpoint} is damaged or incomplete and is passed over")

@@ -1,4 +1,4 @@
-"""The order of rows: like lengths together, a function of seed and epoch alone."""
+"""The order of rows: a function of seed and epoch alone, in whole batches, like lengths together."""
 
 from __future__ import annotations
 
@@ -6,26 +6,45 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from omnivision_train.data import ByLength
+from omnivision_train.data import Order
 
 
-@given(st.lists(st.integers(1, 900), max_size=300), st.integers(1, 9), st.integers(0, 3))
-def test_every_row_comes_once_and_only_the_last_batch_is_short(lengths, batch, epoch):
-    sampler = ByLength(lengths, batch, seed=4)
+def batches(order, size):
+    return [order[k : k + size] for k in range(0, len(order), size)]
+
+
+@given(st.lists(st.integers(1, 900), min_size=1, max_size=300), st.integers(1, 9), st.integers(0, 3), st.booleans())
+def test_every_row_comes_once_and_the_last_batch_is_filled_up(lengths, batch, epoch, grouped):
+    sampler = Order(len(lengths), batch, seed=4, lengths=lengths if grouped else None)
     sampler.set_epoch(epoch)
     order = list(sampler)
-    assert sorted(order) == list(range(len(lengths))) and len(sampler) == len(lengths)
+    assert sorted(order[: len(lengths)]) == list(range(len(lengths)))
+    assert len(order) == len(sampler) and len(order) % batch == 0 and len(order) - len(lengths) < batch
+    assert order[len(lengths) :] == (order * batch)[: len(order) - len(lengths)]  # with the epoch's first rows, again and again
     assert order == list(sampler)
-    bounds = sorted((min(cut), max(cut)) for cut in ([lengths[i] for i in order[k : k + batch]] for k in range(0, len(order) // batch * batch, batch)))
-    if len(order) <= ByLength.WINDOW * batch:  # within one window batches do not interleave
+    if grouped and len(lengths) <= Order.WINDOW * batch:  # within one window whole batches do not interleave
+        whole = batches(order[: len(lengths) // batch * batch], batch)
+        bounds = sorted((min(cut), max(cut)) for cut in ([lengths[i] for i in one] for one in whole))
         assert all(longest <= shortest for (_, longest), (shortest, _) in zip(bounds, bounds[1:], strict=False))
+
+
+@given(st.integers(1, 60), st.sampled_from([(1, 8), (2, 4), (4, 2), (8, 1)]), st.integers(0, 2))
+def test_any_number_of_processes_sees_the_same_global_batches(rows, split, epoch):
+    from torch.utils.data import BatchSampler
+
+    ranks, each = split
+    sampler = Order(rows, ranks * each, seed=1)
+    sampler.set_epoch(epoch)
+    whole = batches(list(sampler), 8)
+    shared = list(BatchSampler(sampler, each, drop_last=False))  # accelerate gives batch k to process k modulo their number
+    assert [sum((shared[k + rank] for rank in range(ranks)), []) for k in range(0, len(shared), ranks)] == whole
 
 
 def test_epochs_and_seeds_differ_and_batches_are_not_sorted():
     lengths = random.Random(0).choices(range(100, 500), k=800)
     orders = []
     for seed, epoch in ((1, 0), (1, 1), (2, 0)):
-        sampler = ByLength(lengths, 8, seed)
+        sampler = Order(len(lengths), 8, seed, lengths)
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
     assert len({tuple(order) for order in orders}) == 3
@@ -37,7 +56,7 @@ def test_padding_is_a_tenth_of_that_of_a_random_order():
     lengths = random.Random(0).choices(range(100, 500), k=2000)
 
     def padding(order):
-        batches = [[lengths[i] for i in order[k : k + 8]] for k in range(0, len(order), 8)]
-        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+        cut = [[lengths[i] for i in batch] for batch in batches(order, 8)]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in cut)
 
-    assert padding(list(ByLength(lengths, 8, 0))) < 0.1 * padding(random.Random(1).sample(range(2000), 2000))
+    assert padding(list(Order(2000, 8, 0, lengths))) < 0.1 * padding(list(Order(2000, 8, 0)))

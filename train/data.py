@@ -34,6 +34,7 @@ class Sample:
     input_ids: list[int]
     labels: list[int]
     images: tuple[str, ...]
+    id: str = ""
 
 
 class Conversations(Dataset):
@@ -54,6 +55,10 @@ class Conversations(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        return [len(sample.input_ids) for sample in self.samples]
+
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
 
@@ -72,30 +77,32 @@ class Conversations(Dataset):
             turns = turns[: max(i for i, turn in enumerate(turns) if turn["role"] == "user")]
         if all(label == IGNORE_INDEX for label in encoded.labels):
             raise DataError(f"Row {row.id} supervises nothing", row.source, "Give an assistant turn with loss.")
-        return Sample(encoded.input_ids, encoded.labels, images)
+        return Sample(encoded.input_ids, encoded.labels, images, row.id)
 
     def encode(self, turns: list[dict], num_images: int) -> Encoded:
         """Ids and labels of a conversation."""
         return encode_conversation(self.processor.tokenizer, turns, num_images, self.processor.image_seq_length)
 
 
-class ByLength(Sampler[int]):
-    """A random order in which neighbours are of like length, so that a batch pads little.
+class Order(Sampler[int]):
+    """The order of rows in an epoch: a function of seed and epoch alone, the same for any number of processes.
 
-    The rows are shuffled, sorted by length within windows of 50 batches, and each window's batches shuffled. It is a function of
-    seed and epoch alone, the same on every rank.
+    With lengths, neighbours are of like length, so that a batch pads little: the rows are shuffled, sorted by length within
+    windows of 50 batches, and each window's batches shuffled. Every batch is whole: the last one is filled up with the epoch's
+    first rows, where torch's samplers would give a short batch to one process and repeat rows for several.
 
     Args:
-        lengths: tokens of each row. batch: rows of a global batch (ranks and accumulation included). seed: of the order.
+        rows: how many there are. batch: rows of a global batch (processes and accumulation included). seed: of the order.
+        lengths: tokens of each row, where like lengths should stand together.
     """
 
     WINDOW = 50
 
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, 0
+    def __init__(self, rows: int, batch: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+        self.rows, self.batch, self.seed, self.lengths, self.epoch = rows, batch, seed, lengths, 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return -(-self.rows // self.batch) * self.batch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's loader before an epoch."""
@@ -103,25 +110,37 @@ class ByLength(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self.seed}/{self.epoch}")
-        rows = rng.sample(range(len(self.lengths)), len(self.lengths))
-        window = self.WINDOW * self.batch
+        rows = rng.sample(range(self.rows), self.rows)
+        if self.lengths is not None:
+            rows = self._grouped(rows, rng)
+        while len(rows) < len(self):
+            rows += rows[: len(self) - len(rows)]
+        return iter(rows)
+
+    def _grouped(self, rows: list[int], rng: random.Random) -> list[int]:
+        order, window = [], self.WINDOW * self.batch
         for start in range(0, len(rows), window):
-            ordered = sorted(rows[start : start + window], key=self.lengths.__getitem__)
-            batches = [ordered[i : i + self.batch] for i in range(0, len(ordered), self.batch)]
+            near = sorted(rows[start : start + window], key=self.lengths.__getitem__)
+            batches = [near[i : i + self.batch] for i in range(0, len(near), self.batch)]
             whole = [batch for batch in batches if len(batch) == self.batch]
             for batch in (*rng.sample(whole, len(whole)), *batches[len(whole) :]):  # a short batch comes last
-                yield from batch
+                order += batch
+        return order
 
 
 @dataclass
 class Collator:
-    """Right-padded batches of samples; pictures as pixels, or as cached features where a cache is given."""
+    """Right-padded batches of samples; pictures as pixels, or as cached features where a cache is given.
+
+    `row_ids` and `num_tokens` are for messages and meters; the trainers take them out before the model sees the batch.
+    """
 
     processor: object
     cache: FeatureCache | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples)}
+        return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples),
+                "row_ids": [s.id for s in samples], "num_tokens": sum(len(s.input_ids) for s in samples)}
 
     def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
         """input_ids, labels, attention_mask. Shape (B, L)."""
@@ -148,7 +167,8 @@ class PairCollator(Collator):
         samples = [self._side(pair, side) for side in ("chosen", "rejected") for pair in pairs]
         batch = self.pad([s.input_ids for s in samples], [s.labels for s in samples])
         batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
-        return {**batch, **self.pictures(samples)}
+        return {**batch, **self.pictures(samples), "row_ids": [pair["id"] for pair in pairs],
+                "num_tokens": sum(len(s.input_ids) for s in samples)}
 
     def _side(self, pair: dict, side: str) -> Sample:
         images = tuple(pair["images"])

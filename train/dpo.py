@@ -30,7 +30,7 @@ def dpo(config: DpoConfig) -> Path:
             model=model, ref_model=reference, args=arguments, train_dataset=pairs,
             processing_class=processor, data_collator=PairCollator(processor, cache),
         )  # fmt: skip
-        fit(trainer, config, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 
@@ -45,7 +45,7 @@ def preference_pairs(rows, root: Path) -> Dataset:
             raise DataError(f"Row {row.id} is no preference: chosen {row.chosen!r}, rejected {row.rejected!r}", row.source,
                             "Remove it, or make pairs with `omnivision data pairs`.")
     return Dataset.from_list([
-        {"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected, "images": [str(root / i) for i in r.images]}
+        {"id": r.id, "prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected, "images": [str(root / i) for i in r.images]}
         for r in rows
     ])
 

@@ -81,7 +81,7 @@ def functions(config: FunctionsConfig) -> Path:
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
         tokens = functional_tokens(processor.tokenizer, function_set)
         trainer.token_ids = (*tokens.functions, tokens.end)
-        fit(trainer, config, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage)
 
         def save(folder: str) -> None:
             trainer.save_model(folder)

@@ -36,7 +36,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         stages.show_sample(samples, processor, run)
         cache = stages.open_cache(config, model, processor, rows)
         trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
-        fit(trainer, config, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import signal
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 
 import torch
@@ -17,18 +17,22 @@ from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
 from omnivision.errors import ConfigError, DivergedError
-from omnivision.runs import newest_checkpoint, seal
+from omnivision.runs import newest_checkpoint, read_json
+from omnivision_train import checkpoint
 from omnivision_train.config import DpoConfig, StageConfig
-from omnivision_train.data import ByLength
+from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import deepspeed_config
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
 
+MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
+
 
 class StageMixin:
-    """Autocast on a CPU, the config's optimizer, a tied head written once; the trainers of all stages take it in."""
+    """What our trainers change of transformers': see each method. The trainers of all stages take it in."""
 
     stage_config: StageConfig
+    processor: object  # saved with every checkpoint
 
     def compute_loss(self, *args, **kwargs):
         with cpu_autocast(self.stage_config):
@@ -38,7 +42,112 @@ class StageMixin:
         if self.stage_config.optimizer == "muon" and self.optimizer is None:
             named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
             self.optimizer = MuonAdamW(named, self.args.learning_rate, weight_decay=self.args.weight_decay)
-        return super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
+        skip_without_numbers(optimizer)
+        return optimizer
+
+    def global_batch(self) -> int:
+        """Rows of one optimizer step, over accumulation and processes."""
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _get_train_sampler(self, train_dataset=None):
+        samples = self.train_dataset if train_dataset is None else train_dataset
+        lengths = samples.lengths() if self.stage_config.group_by_length and hasattr(samples, "lengths") else None
+        self._order = Order(len(samples), self.global_batch(), self.args.seed, lengths)
+        return self._order
+
+    def _run_epoch(self, *args, epoch, **kwargs):
+        self._order.set_epoch(epoch)  # accelerate's loaders do not reach it when several processes skip batches
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    # -- meters: what a log line tells since the line before
+
+    def _inner_training_loop(self, *args, **kwargs):
+        self._skipped, self._skipped_in_a_row, self._skipped_since_log = 0, 0, 0
+        self._before_step, self._last_logged, self._step_rows, self.tokens = torch.zeros(()), 0, [], 0
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._step_rows += inputs.pop("row_ids", [])
+        self.tokens += inputs.pop("num_tokens", 0)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
+        """After every optimizer step: a step that DeepSpeed or skip_without_numbers left out counts in no mean."""
+        if self._step_rows:  # transformers calls this once more after an epoch
+            if self.accelerator.optimizer_step_was_skipped:
+                self._count_skipped(tr_loss)
+            else:
+                self._skipped_in_a_row = 0
+            self._before_step, self._step_rows = tr_loss.detach().clone(), []
+        logging = self.control.should_log and self.state.global_step > self._globalstep_last_logged
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+        if logging:
+            self._before_step = torch.zeros_like(self._before_step)
+
+    def _count_skipped(self, tr_loss: torch.Tensor) -> None:
+        tr_loss.copy_(self._before_step)
+        self._skipped, self._skipped_in_a_row, self._skipped_since_log = (
+            self._skipped + 1, self._skipped_in_a_row + 1, self._skipped_since_log + 1)
+        rows = sorted({row for rows in checkpoint.gathered(self._step_rows) for row in rows})
+        step = self.state.global_step
+        if self.is_world_process_zero():
+            print(f"step {step}: loss or gradient is no number; the step is skipped (rows {', '.join(rows[:8])})", file=sys.stderr)
+        if self._skipped_in_a_row == MOST_SKIPPED:
+            raise DivergedError(f"Loss or gradient were no numbers in {MOST_SKIPPED} steps in a row", f"step {step}, rows {', '.join(rows)}",
+                                "Lower `lr`, or look at these rows; the last checkpoint is from before.")
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs and self._skipped:
+            window = self.state.global_step - self._last_logged
+            counted = window - self._skipped_since_log
+            logs["loss"] = logs["loss"] * window / counted if counted else float("nan")
+            logs["skipped"] = self._skipped
+        if "loss" in logs:
+            self._last_logged, self._skipped_since_log = self.state.global_step, 0
+        return super().log(logs, *args, **kwargs)
+
+    def meters(self) -> dict:
+        """This process' running sums, for a checkpoint."""
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "tokens": self.tokens,
+                "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
+                "means": {key: list(values) for key, values in getattr(self, "_metrics", {}).get("train", {}).items()}}
+
+    def set_meters(self, meters: dict) -> None:
+        """Continues them."""
+        self._tr_loss.fill_(meters["loss"])
+        self._before_step = self._tr_loss.clone()
+        self._globalstep_last_logged = self._last_logged = meters["logged"]
+        self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
+        self.tokens = meters.get("tokens", 0)
+        for key, values in meters.get("means", {}).items():
+            self._metrics["train"][key] = list(values)
+
+    # -- checkpoints: ours in place of transformers' and DeepSpeed's
+
+    def _save_checkpoint(self, model, trial) -> None:
+        checkpoint.write(self, Path(self.args.output_dir), self.stage_config.keep_checkpoints)
+
+    def _init_training_state(self, max_steps, steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial):
+        begun = super()._init_training_state(max_steps, steps_per_epoch, num_train_epochs, None, trial)
+        if resume_from_checkpoint is None:
+            return begun
+        saved = read_json(Path(resume_from_checkpoint) / checkpoint.STATE)
+        self.state.global_step, self.state.epoch = saved["global_step"], saved["epoch"]
+        epochs, steps = divmod(saved["global_step"], steps_per_epoch)
+        return epochs, steps * self.args.gradient_accumulation_steps
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        if resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, None)
+        checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        checkpoint.restore(self, Path(resume_from_checkpoint))
+        return prepared
+
+    def _load_rng_state(self, folder) -> None:
+        if folder is not None:
+            checkpoint.restore_rank(self, Path(folder))
 
     def _save(self, output_dir=None, state_dict=None) -> None:
         # DeepSpeed's gathered copies share no memory any more: transformers would write a tied head twice
@@ -48,65 +157,59 @@ class StageMixin:
 
 
 class StageTrainer(StageMixin, Trainer):
-    """align, sft, functions: the model's own loss over supervised tokens; batches of rows of like length."""
-
-    def _get_train_sampler(self, train_dataset=None):
-        if not self.stage_config.group_by_length:
-            return super()._get_train_sampler(train_dataset)
-        samples = self.train_dataset if train_dataset is None else train_dataset
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return ByLength([len(sample.input_ids) for sample in samples.samples], batch, self.args.seed)
+    """align, sft, functions: the model's own loss over supervised tokens."""
 
 
 class PairTrainer(StageMixin, DPOTrainer):
     """dpo: TRL's loss; pictures may come as cached features."""
 
 
+def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
+    """Makes an optimizer leave out an update whose gradients are not all finite, and say so in `overflow`.
+
+    DeepSpeed's ZeRO optimizers do the same by themselves; without ZeRO nobody does. The gradients are summed over all
+    processes by then, so that all come to the same end.
+    """
+    update, optimizer.overflow = optimizer.step, False
+
+    @wraps(update)
+    def step(*args, **kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(())
+        optimizer.overflow = not bool(torch.isfinite(norms).all())
+        return None if optimizer.overflow else update(*args, **kwargs)
+
+    optimizer.step = step
+
+
 class Log(TrainerCallback):
-    """metrics.jsonl and one line of progress on stderr; a loss that is not a number ends the run."""
+    """metrics.jsonl and one line of progress on stderr."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self.file, self.stage, self.started = folder / "metrics.jsonl", stage, time.time()
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.first = state.global_step
         if state.is_world_process_zero and self.file.is_file():  # steps after the checkpoint are run again
-            kept = [line for line in self.file.read_text().splitlines() if json.loads(line)["step"] <= state.global_step]
+            lines = [line for line in self.file.read_text().splitlines() if line.endswith("}")]  # a kill may leave half a line
+            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
             self.file.write_text("".join(line + "\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        line = {"step": state.global_step, "seconds": round(time.time() - self.started, 2)}
-        line |= {key: value for key, value in logs.items() if isinstance(value, int | float)}
+        seconds = time.time() - self.started
+        line = {"step": state.global_step, "seconds": round(seconds, 2)}
+        line |= {key: value if math.isfinite(value) else None for key, value in logs.items() if isinstance(value, int | float)}
         with self.file.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        left = (time.time() - self.started) / max(1, state.global_step) * (state.max_steps - state.global_step)
+        left = seconds / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
         print(f"{self.stage} {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {left:.0f} s left",
               file=sys.stderr, flush=True)
-        if not math.isfinite(logs["loss"]):
-            raise DivergedError(f"The loss is {logs['loss']}", f"step {state.global_step}", "Lower `lr`, or look at the data.")
-
-
-class Seal(TrainerCallback):
-    """Turns the Trainer's checkpoint-N into step-N: flushed, hashed, renamed; then purges older ones."""
-
-    def __init__(self, keep: int) -> None:
-        self.keep = keep
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # every rank writes its random state last, without waiting for the others
-        if not state.is_world_process_zero:
-            return
-        folder = Path(args.output_dir)
-        seal(folder / f"checkpoint-{state.global_step}", folder / f"step-{state.global_step}")
-        sealed = sorted(folder.glob("step-*"), key=lambda p: int(p.name.split("-")[1]))
-        for old in sealed[: -self.keep]:
-            shutil.rmtree(old)
 
 
 class StopOnSignal(TrainerCallback):
-    """SIGTERM: save at the end of the step, then exit 143."""
+    """SIGTERM to any process: all save at the end of the step and exit with 143."""
 
     def __init__(self) -> None:
         self.stopped = False
@@ -118,6 +221,10 @@ class StopOnSignal(TrainerCallback):
         self.stopped = True
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
+        if args.world_size > 1:  # one process alone must not leave the others waiting
+            stopped = torch.tensor([float(self.stopped)], device=args.device)
+            torch.distributed.all_reduce(stopped, op=torch.distributed.ReduceOp.MAX)
+            self.stopped = bool(stopped.item())
         if self.stopped:
             control.should_save = control.should_training_stop = True
 
@@ -133,7 +240,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="none",
-        logging_nan_inf_filter=False,  # Log has to see a loss that is not a number
+        logging_nan_inf_filter=False,  # StageMixin counts them
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )
@@ -164,17 +271,18 @@ def check_optimizer(config: StageConfig) -> None:
                           "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")
 
 
-def fit(trainer: Trainer, config: StageConfig, folder: Path, stage: str) -> None:
+def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
 
     Raises:
         SystemExit: 143, after a checkpoint, on SIGTERM.
     """
-    trainer.stage_config = config
+    trainer.stage_config, trainer.processor = config, processor
+    checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()
-    for callback in (Log(folder, stage), Seal(config.keep_checkpoints), stop):
+    for callback in (Log(folder, stage), stop):
         trainer.add_callback(callback)
-    checkpoint = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if stop.stopped:
         raise SystemExit(143)
