@@ -48,10 +48,14 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     Raises:
         ConfigError: no such file, broken YAML, an unknown or missing key, a value of another type.
     """
-    tree = read_yaml(path) if path is not None else {}
+    return load_tree(cls, read_yaml(path) if path is not None else {}, overrides, str(path) if path is not None else "command line")
+
+
+def load_tree(cls: type[Config], tree: dict[str, Any], overrides: Sequence[str], source: str) -> Config:
+    """The same of keys that are read already; `source` says in errors where they come from."""
     for word in overrides:
         _override(tree, word)
-    return _build(cls, tree, str(path) if path is not None else "command line", "")
+    return _build(cls, tree, source, "")
 
 
 def dump_config(config: Any) -> str:

@@ -109,12 +109,18 @@ def folder_hashes(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): file_hash(p) for p in files}
 
 
-def seal(folder: Path, sealed: Path) -> None:
-    """Flushes and hashes a written checkpoint, then gives it its name; whole or not there at all."""
-    for path in folder.rglob("*"):
+def flush(folder: Path) -> None:
+    """Brings every file of a folder to the disk."""
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+    flush_folder(folder)
+
+
+def seal(folder: Path, sealed: Path) -> None:
+    """Flushes and hashes a written checkpoint, then gives it its name; whole or not there at all."""
+    flush(folder)
     write_json(folder / MANIFEST, folder_hashes(folder))
     remove(sealed)
     os.replace(folder, sealed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from torch.utils.data import IterableDataset
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.model.conversation import encode_conversation
-from omnivision.world.actions import Action, further_actions, make_action, pointing_actions
+from omnivision.world.actions import Action, counting_actions, further_actions, make_action, pointing_actions
 from omnivision.world.captions import DESCRIBE, LAYOUT, caption, layout
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.chart_questions import chart_caption, chart_questions
 from omnivision.world.scene import make_scene
 from omnivision.world.scene_questions import existence_questions, lookup_questions, open_questions, scene_questions
-from omnivision.world.sign import draw_sign, make_sign
+from omnivision.world.sign import NAMES, draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
 from omnivision_train.data import bucket
@@ -139,12 +139,14 @@ def pointing_drill(rng: random.Random, language: str = "en") -> Lesson:
 
 
 def counting_drill(rng: random.Random, language: str = "en") -> Lesson:
-    """How many there are of each kind, where at least one stands there several times."""
+    """How many there are of each kind, asked for in words and in calls, where at least one stands there several times."""
     while True:
-        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=3, max_items=6)
+        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=3, max_items=6, with_sign=rng.random() < 0.6)
+        scene = replace(scene, sign=rng.choice(NAMES)) if scene.sign else scene
         asked = [qa for qa in lookup_questions(scene, rng, language) if qa.kind == "count"]
         if len(asked) < len(scene.items):
-            return Lesson(scene_regions(scene), asked)
+            requests = [_request(action) for action in counting_actions(rng, scene, language)]
+            return Lesson(scene_regions(scene), asked + requests)
 
 
 def _request(action: Action) -> QA:

@@ -20,6 +20,7 @@ RECIPES = {  # verb -> (config class, recipe)
     "language": ("omnivision_train.language:LanguageConfig", "omnivision_train.language:train"),
 }
 STAND_INS = ("vision", "language")
+CHAIN = "chain"  # all stages, see chain.py
 
 
 def main(argv: list[str]) -> int:
@@ -29,13 +30,20 @@ def main(argv: list[str]) -> int:
         prog="omnivision train", description="Trains one stage and prints the folder of the result.",
         epilog="example: omnivision train sft --config train/configs/sft.yaml batch_size=4 -- --num_gpus 8",
     )  # fmt: skip
-    parser.add_argument("recipe", choices=RECIPES)
+    parser.add_argument("recipe", choices=(*RECIPES, CHAIN))
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML; its first lines are the command that runs it")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
     options = parser.parse_intermixed_args(argv)
     from omnivision.config_files import load_config  # here: --help answers without torch
 
+    if options.recipe == CHAIN:
+        from omnivision_train.chain import chain
+
+        with contextlib.redirect_stdout(sys.stderr):
+            folder = chain(options.config, options.overrides, flags)
+        print(json.dumps({"folder": str(folder)}) if options.json else folder)
+        return 0
     config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -12,16 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from torch import nn
 
-from omnivision.config_files import dump_config
+from omnivision.config_files import dump_config, read_yaml
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError
-from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_hand_over, write_hand_over, write_json
+from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, read_hand_over, read_json, sorted_checkpoints,
+                             write_hand_over, write_json)
 from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
 
+MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
+    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
+    "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "out",
+}  # fmt: skip
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
 
@@ -37,6 +42,7 @@ class Run:
 @contextmanager
 def open_run(config: StageConfig, stage: str):
     """Locks <out>/<stage>, writes config and environment; removes nothing that a resumed run needs."""
+    check_devices()
     single_process_defaults()
     folder, main = Path(config.out) / stage, int(os.environ.get("RANK", "0")) == 0
     if config.threads:
@@ -48,11 +54,42 @@ def open_run(config: StageConfig, stage: str):
     with RunLock(folder):
         if (folder / "final" / HAND_OVER).is_file():
             raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
+        check_same_run(config, folder)
         (folder / "config.resolved.yaml").write_text(dump_config(config))
         write_json(folder / "env.json", environment())
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
         yield Run(stage, folder, main)
+
+
+def check_same_run(config: StageConfig, folder: Path) -> None:
+    """A run that has checkpoints goes on with the settings it began with; only where and how fast it runs may change.
+
+    Raises:
+        ConfigError: names every changed key with both values.
+    """
+    if not sorted_checkpoints(folder / "checkpoints"):
+        return
+    began, now = read_yaml(folder / "config.resolved.yaml"), yaml.safe_load(dump_config(config))
+    changed = [f"{key} was {began.get(key)!r} and is {value!r}" for key, value in now.items() if key not in MAY_CHANGE and began.get(key) != value]
+    if changed:
+        raise ConfigError(f"The run in this folder began with other settings: {'; '.join(changed)}", str(folder),
+                          "Give the old values to go on, or another `out` to begin a new run.")
+
+
+def check_devices() -> None:
+    """As many processes as devices on each machine.
+
+    Raises:
+        ConfigError: more processes than devices; or `accelerate launch` that started one process and no DeepSpeed.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available() and local >= torch.cuda.device_count():
+        raise ConfigError(f"Process {local} of this machine has no device: there are {torch.cuda.device_count()}", "launcher",
+                          f"Start at most {torch.cuda.device_count()} processes here.")
+    if "WORLD_SIZE" not in os.environ and any(name.startswith("ACCELERATE_") for name in os.environ):
+        raise ConfigError("`accelerate launch` has started a single process without DeepSpeed", "launcher",
+                          "Use `omnivision train ... -- --num_gpus N`, torchrun, or accelerate with --multi_gpu.")
 
 
 def single_process_defaults() -> None:
@@ -123,8 +160,13 @@ def read_data(config: StageConfig, run: Run, files: list[str] | None = None, lim
     found = {file: read_rows(file, limit if limit is not None else config.limit) for file in files}
     if run.main:
         path = run.folder / "data_manifest.json"
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        write_json(path, known | {f: {"rows": len(rows), "sha256": file_hash(Path(f))} for f, rows in found.items()})
+        known = read_json(path) if path.is_file() else {}
+        seen = {file: {"rows": len(rows), "sha256": file_hash(Path(file))} for file, rows in found.items()}
+        changed = [file for file in seen if file in known and known[file] != seen[file]]
+        if changed and sorted_checkpoints(run.folder / "checkpoints"):
+            raise DataError("The data have changed since the run began", ", ".join(changed),
+                            "Restore the files to go on, or give another `out` to begin a new run.")
+        write_json(path, known | seen)
     rows = [row for rows in found.values() for row in rows]
     check_images(rows, Path(config.image_root))
     return rows
@@ -187,6 +229,7 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
         if config.start and table.is_file() and not (partial / FUNCTION_FILE).is_file():
             shutil.copy(table, partial / FUNCTION_FILE)
         parent = file_hash(Path(config.start) / HAND_OVER) if config.start else None
+        flush(partial)
         write_hand_over(partial, run.stage, parent)
         os.replace(partial, final)  # open_run refused a folder whose final/ is there
         write_json(run.folder / "latest", {"checkpoint": "final"})

@@ -271,6 +271,18 @@ def check_optimizer(config: StageConfig) -> None:
                           "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")
 
 
+def check_global_batch(trainer: Trainer, newest: Path) -> None:
+    """The place in the data is a number of steps, so a step stays as many rows.
+
+    Raises:
+        ConfigError: another global batch than the run began with.
+    """
+    began, now = read_json(newest / checkpoint.PROGRESS)["global_batch"], trainer.global_batch()
+    if began != now:
+        raise ConfigError(f"The run in this folder began with {began} rows a step, now it would be {now}", str(newest.parent.parent),
+                          f"Choose `batch_size` x `accumulation` x processes = {began}, or another `out`.")
+
+
 def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
 
@@ -283,6 +295,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     for callback in (Log(folder, stage), stop):
         trainer.add_callback(callback)
     newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
+    if newest:
+        check_global_batch(trainer, newest)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if stop.stopped:
         raise SystemExit(143)

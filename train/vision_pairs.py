@@ -29,6 +29,7 @@ SIDE = TRUNK_SHAPE["image_size"] // PATCH
 SEEN_STYLES = ("noto", "twemoji")
 STRIP = 9  # consecutive patches that one token of the raster projector sees
 STRIP_SHARE = 0.7  # share of the pairs whose picture side is one strip of the region
+SIGN_IN_SCENE, NAME_ON_SIGN = 0.5, 0.75  # shares: of scenes with a sign, of their signs with a name; at 0.25 and 0.5 no strip told a name
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ def picture(rng: random.Random, split: str):
     kind = rng.random()
     language = "zh" if rng.random() < 0.2 else "en"
     if kind < 0.68:
-        scene = make_scene(rng, rng.choice(SEEN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < 0.25)
-        if scene.sign and rng.random() < 0.5:
+        scene = make_scene(rng, rng.choice(SEEN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < SIGN_IN_SCENE)
+        if scene.sign and rng.random() < NAME_ON_SIGN:
             scene = replace(scene, sign=rng.choice(NAMES))
         return *draw_scene(scene), scene
     if kind < 0.9:

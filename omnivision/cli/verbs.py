@@ -18,7 +18,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "world": Verb("build the embedded world", "omnivision.world.build:main"),
         "pairs": Verb("minimal-edit pairs from a model's own answers", "omnivision.data.pairs:main"),
     },
-    "train": Verb("one stage: align, sft, dpo, functions; the stand-ins: vision, language", "omnivision_train.main:main"),
+    "train": Verb("one stage (align, sft, dpo, functions), a chain of them, or a stand-in (vision, language)", "omnivision_train.main:main"),
     "eval": Verb("benchmarks on a model, or on saved answers", "omnivision_eval.main:main"),
     "compare": Verb("tables and plots of several results", "omnivision_eval.compare:main"),
     "export": Verb("files for devices, proved equal", "omnivision.export.main:main"),

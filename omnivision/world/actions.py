@@ -92,6 +92,18 @@ def pointing_actions(rng: random.Random, scene: Scene, language: str = "en") -> 
     return asked
 
 
+def counting_actions(rng: random.Random, scene: Scene, language: str = "en") -> list[Action]:
+    """Requests whose calls say how many there are: a message about each kind to the person on the sign, and orders of food."""
+    asked = []
+    for kind in sorted(_counts(scene)) if scene.sign else ():
+        words = _count_words(kind, language)
+        asked.append(("send_message", {"recipient": scene.sign, "count": _counts(scene)[kind]}, words))
+    for name, make in (("order_groceries", _order_groceries), ("order_food", _order_food)):
+        if found := make(rng, scene, language):
+            asked.append((name, *found))
+    return [Action(scene, _wording(rng, name, language, words), language, ({"name": name, "arguments": arguments},)) for name, arguments, words in asked]
+
+
 def _wording(rng: random.Random, name: str, language: str, words: dict[str, str]) -> str:
     """One of the sentences that ask for a function, with its words filled in."""
     return rng.choice(SENTENCES[name][language == "zh"]).format(**words)
@@ -117,7 +129,7 @@ def _request_for_nothing(rng: random.Random, scene: Scene, language: str) -> str
     groups = {kinds()[item.kind].group for item in scene.items}
     absent = [name for name, group in (("animal_care", "animal"), ("order_food", "food"), ("order_groceries", "food")) if group not in groups]
     name = rng.choice((*absent, "send_email", "send_message"))
-    words = _count_words(rng, scene, language) if name == "send_message" else {}
+    words = _count_words(rng.choice(sorted(_counts(scene))), language) if name == "send_message" else {}
     ref = _pointed(rng, scene, language)
     words["ref"] = ref[1] if ref else REFERENCES["left"][language == "zh"]
     return _wording(rng, name, language, words)
@@ -165,14 +177,14 @@ def _send_email(rng: random.Random, scene: Scene, language: str) -> Found | None
     return found and ({"recipient": scene.sign, "subject": found[0]}, {"ref": found[1]})
 
 
-def _count_words(rng: random.Random, scene: Scene, language: str) -> dict[str, str]:
-    kind = kinds()[rng.choice(sorted(_counts(scene)))]
-    return {"name": kind.en, "things": kind.zh if language == "zh" else kind.plural, "measure": kind.measure}
+def _count_words(name: str, language: str) -> dict[str, str]:
+    kind = kinds()[name]
+    return {"things": kind.zh if language == "zh" else kind.plural, "measure": kind.measure}
 
 
 def _send_message(rng: random.Random, scene: Scene, language: str) -> Found:
-    words = _count_words(rng, scene, language)
-    return {"recipient": scene.sign, "count": _counts(scene)[words["name"]]}, words
+    name = rng.choice(sorted(_counts(scene)))
+    return {"recipient": scene.sign, "count": _counts(scene)[name]}, _count_words(name, language)
 
 
 def _web_search(rng: random.Random, scene: Scene, language: str) -> Found | None:

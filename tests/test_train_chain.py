@@ -1,0 +1,112 @@
+"""A chain: all stages in one file, each from the verified result of the one before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import train_world
+import yaml
+from omnivision_train import chain as chain_module
+from omnivision_train.chain import ChainConfig, chain, read_links
+from omnivision_train.main import main
+
+from omnivision.errors import ConfigError
+
+STEPS = {"preset": "tiny", "batch_size": 2, "max_steps": 2, "precision": "fp32", "max_length": 256}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """The commands that a chain ran, each done here instead of in a process of its own."""
+    commands = []
+
+    def run(command):
+        commands.append(command[4])
+        with train_world.one_process():
+            assert main(command[4:]) == 0
+
+    monkeypatch.setattr(chain_module, "_run", run)
+    return commands
+
+
+def write(folder: Path, world, **changes) -> str:
+    """A chain's file: align, sft and dpo of the tests' world."""
+    (folder / "sft.yaml").write_text(yaml.safe_dump({"lr": 0.001}))
+    tree = {
+        "out": str(folder / "run"), "shared": {**STEPS, "vision": world.vision, "language": world.language, "image_root": str(world.folder)},
+        "stages": [{"stage": "align", "data": [world.file("align")]}, {"stage": "sft", "config": "sft.yaml", "data": [world.file("sft")]},
+                   {"stage": "dpo", "data": [world.file("dpo")]}],
+    } | changes
+    (folder / "chain.yaml").write_text(yaml.safe_dump(tree))
+    return str(folder / "chain.yaml")
+
+
+def test_every_stage_runs_once_and_starts_from_the_one_before(world, tmp_path, ran, capsys):
+    path = write(tmp_path, world)
+    assert chain(path, [], []) == tmp_path / "run" / "dpo" / "final" and ran == ["align", "sft", "dpo"]
+    notes = {stage: json.loads((tmp_path / "run" / stage / "final" / "omnivision.json").read_text()) for stage in ran}
+    assert {stage: note["stage"] for stage, note in notes.items()} == {"align": "align", "sft": "sft", "dpo": "dpo"}
+    settings = yaml.safe_load((tmp_path / "run" / "sft" / "config.resolved.yaml").read_text())
+    assert settings["lr"] == 0.001 and settings["start"] == str(tmp_path / "run" / "align" / "final")
+    del ran[:]
+    chain(path, [], [])  # again: nothing is left to do
+    assert not ran and capsys.readouterr().err.count("is finished") == 3
+    with pytest.raises(ConfigError, match="`sft` has run with another lr"):
+        chain(path, ["sft.lr=0.002"], [])
+    (tmp_path / "run" / "align" / "final" / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="changed after its stage ended: config.json"):
+        chain(path, [], [])
+
+
+def test_a_stage_made_from_another_model_is_refused(world, tmp_path, ran):
+    path = write(tmp_path, world)
+    tree = yaml.safe_load(Path(path).read_text())
+    write(tmp_path, world, stages=tree["stages"][:2])
+    chain(path, [], [])
+    note = tmp_path / "run" / "align" / "final" / "omnivision.json"
+    note.write_text(note.read_text() + "\n")  # as a second align would leave another note
+    with pytest.raises(ConfigError, match="`sft` was made from another model than"):
+        chain(path, [], [])
+
+
+@pytest.mark.parametrize("stages, message", [
+    (["sft"], "'sft' cannot follow nothing"), (["align", "dpo"], "'dpo' cannot follow align"), (["align", "align"], "'align' cannot follow align"),
+    (["align", "chatter"], "'chatter' cannot follow align"), (["align", "pairs"], "`pairs` is not behind `sft`"),
+    (["align", "sft", "pairs"], "`pairs` has no `data`"), ([], "no stages"),
+])  # fmt: skip
+def test_an_order_that_stages_cannot_have_is_refused(tmp_path, stages, message):
+    with pytest.raises(ConfigError, match=message):
+        read_links(ChainConfig(str(tmp_path), [{"stage": stage} for stage in stages]), tmp_path, [], [])
+
+
+def test_a_misspelt_key_of_any_stage_is_found_before_the_first_runs(world, tmp_path, ran):
+    path = write(tmp_path, world)
+    for words, message in ((["dpo.betta=1"], "betta.*dpo of the chain.*beta"), (["stf.lr=1"], "`stf.lr=1` is no key of the chain")):
+        with pytest.raises(ConfigError, match=message):
+            chain(path, words, [])
+    assert not ran and not (tmp_path / "run").exists()
+
+
+def test_pairs_stand_between_sft_and_dpo_and_flags_go_to_every_stage(tmp_path):
+    entries = [{"stage": "align"}, {"stage": "sft"}, {"stage": "pairs", "data": "world/dpo.jsonl"}, {"stage": "dpo"}]
+    links = read_links(ChainConfig("runs/x", entries, {"feature_cache": "cache"}), tmp_path, ["sft.lr=3e-6"], ["--num_gpus", "8"])
+    assert [link.stage for link in links] == ["align", "sft", "pairs", "dpo"]
+    assert links[2].command[3:] == ["data", "pairs", "--model", "runs/x/sft/final", "--data", "world/dpo.jsonl", "--image-root", ".",
+                                    "--out", "runs/x/pairs.jsonl", "--feature-cache", "cache"]
+    assert links[3].config.data == ["runs/x/pairs.jsonl"] and links[3].config.start == "runs/x/sft/final" and links[3].before is links[1]
+    assert links[1].config.lr == 3e-6 and links[1].command[-3:] == ["--", "--num_gpus", "8"]
+
+
+def test_the_shipped_chains_are_whole(root):
+    for file in (root / "train" / "configs").rglob("chain.yaml"):
+        text = file.read_text()
+        assert text.startswith(f"# omnivision train chain --config {file.relative_to(root)}")
+        links = read_links(ChainConfig(**yaml.safe_load(text)), file.parent, [], [])
+        assert [link.stage for link in links if link.config] == ["align", "sft", "dpo", "functions"]

@@ -1,0 +1,162 @@
+"""`omnivision train chain --config FILE`: all stages after one another, each from the verified result of the one before.
+
+    out: runs/968m
+    shared: {image_root: data}          # keys for every stage
+    stages:
+    - {stage: align, config: align.yaml}    # beside the chain's file; further keys override the file's
+    - {stage: sft, config: sft.yaml, lr: 1.0e-5}
+    - {stage: pairs, data: world/dpo.jsonl}  # `omnivision data pairs` with the model so far
+    - {stage: dpo, config: dpo.yaml}
+
+Every configuration is read before anything runs. A finished stage is not run again: it has to be what this chain would
+have made. Each stage is a process of its own, so that an interrupted chain goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from omnivision.config_files import dump_config, load_config, load_tree, read_yaml
+from omnivision.errors import ConfigError
+from omnivision.runs import HAND_OVER, file_hash, read_hand_over
+from omnivision_train.config import FOLLOWS, StageConfig
+
+PAIRS = "pairs"
+
+
+@dataclasses.dataclass(frozen=True)
+class ChainConfig:
+    """The chain's own keys."""
+
+    out: str
+    stages: list[dict]
+    shared: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """One stage of the chain.
+
+    Args:
+        command: runs it. config: None for pairs. result: final/, or the file of pairs. before: the stage it starts from.
+    """
+
+    stage: str
+    command: list[str]
+    config: StageConfig | None
+    result: Path
+    before: Link | None
+
+
+def chain(path: str, overrides: list[str], flags: list[str]) -> Path:
+    """Runs the stages that are not finished; returns the last one's result.
+
+    Args:
+        path: the chain's YAML. overrides: `key=value` of the chain, or `stage.key=value` of a stage. flags: the launcher's.
+
+    Raises:
+        ConfigError: a wrong configuration of any stage, an order that stages cannot have, a finished stage of other settings.
+    """
+    own = [word for word in overrides if word.partition("=")[0] in ("out", "shared") or word.startswith("shared.")]
+    links = read_links(load_config(ChainConfig, path, own), Path(path).parent, [word for word in overrides if word not in own], flags)
+    for link in links:
+        if is_finished(link):
+            print(f"chain: {link.stage} is finished ({link.result})", file=sys.stderr)
+            continue
+        print(f"chain: {link.stage}", file=sys.stderr, flush=True)
+        if link.config is not None:
+            link.result.parent.mkdir(parents=True, exist_ok=True)
+            chain_file(Path(link.config.out), link.stage).write_text(dump_config(link.config))
+        _run(link.command)
+    return links[-1].result
+
+
+def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: list[str]) -> list[Link]:
+    """The stages with their whole configurations, checked."""
+    from omnivision_train.main import config_class
+
+    out, links, last, pairs = Path(config.out), [], None, None
+    words = {stage: [word.removeprefix(f"{stage}.") for word in overrides if word.startswith(f"{stage}.")]
+             for stage in (*FOLLOWS, PAIRS)}
+    unknown = [word for word in overrides if word.partition(".")[0] not in words]
+    if unknown:
+        raise ConfigError(f"`{unknown[0]}` is no key of the chain", "command line", f"Give out=, shared.KEY=, or STAGE.KEY= of {', '.join(words)}.")
+    for entry in config.stages:
+        keys = dict(entry)
+        stage = keys.pop("stage", None)
+        if stage == PAIRS:
+            pairs = out / "pairs.jsonl"
+            links.append(_pairs_link(config.shared | keys, last, pairs))
+            continue
+        if stage not in FOLLOWS or (last.stage if last else None) not in (FOLLOWS[stage] or (None,)):
+            raise ConfigError(f"The stage {stage!r} cannot follow {last.stage if last else 'nothing'}", "stages",
+                              "A chain has align, sft, pairs, dpo, functions in this order; pairs and dpo, or functions, may be left out.")
+        file = keys.pop("config", None)
+        tree = (read_yaml(folder / file) if file else {}) | config.shared | keys | {"out": str(out)}
+        if last:
+            tree["start"] = str(last.result)
+        if stage == "dpo" and pairs and "data" not in keys:
+            tree["data"] = [str(pairs)]
+        made = load_tree(config_class(stage), tree, words[stage], f"{stage} of the chain")
+        command = [sys.executable, "-m", "omnivision_cli", "train", stage, "--config", str(chain_file(out, stage))]
+        last = Link(stage, [*command, "--", *flags] if flags else command, made, out / stage / "final", last)
+        links.append(last)
+    if not links:
+        raise ConfigError("The chain has no stages", "stages", "Name at least one.")
+    return links
+
+
+def chain_file(out: Path, stage: str) -> Path:
+    """Where the chain writes the whole configuration of a stage."""
+    return out / f"{stage}.chain.yaml"
+
+
+def _pairs_link(keys: dict, before: Link | None, result: Path) -> Link:
+    if before is None or before.stage != "sft":
+        raise ConfigError("`pairs` is not behind `sft`", "stages", "Pairs are made from the answers of the model after sft.")
+    if "data" not in keys:
+        raise ConfigError("`pairs` has no `data`", "stages", "Name the rows whose questions the model answers.")
+    words = ["--model", str(before.result), "--data", str(keys["data"]), "--image-root", str(keys.get("image_root", ".")), "--out", str(result)]
+    if keys.get("feature_cache"):
+        words += ["--feature-cache", str(keys["feature_cache"])]
+    return Link(PAIRS, [sys.executable, "-m", "omnivision_cli", "data", "pairs", *words], None, result, before)
+
+
+def is_finished(link: Link) -> bool:
+    """Whether a stage's result is there, and is what this chain would make.
+
+    Raises:
+        ConfigError: it is there and was made with other settings, from another model, or was changed since.
+    """
+    if link.config is None:
+        return link.result.is_file()
+    if not (link.result / HAND_OVER).is_file():
+        return False
+    note = read_hand_over(link.result, (link.stage,), "chain")
+    made, wanted = read_yaml(link.result.parent / "config.resolved.yaml"), dataclasses.asdict(link.config)
+    changed = [key for key, value in wanted.items() if made.get(key) != value]
+    if changed:
+        raise ConfigError(f"`{link.stage}` has run with another {', '.join(changed)}", str(link.result.parent),
+                          "Give the old values, another `out`, or remove the folder to run it again.")
+    if link.before is not None and note["parent"] != file_hash(link.before.result / HAND_OVER):
+        raise ConfigError(f"`{link.stage}` was made from another model than {link.before.result}", str(link.result),
+                          "Remove the folder to run it again.")
+    return True
+
+
+def _run(command: list[str]) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, env=environment)
+    try:
+        code = process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+        raise
+    if code:
+        raise SystemExit(128 - code if code < 0 else code)  # the stage has said why
