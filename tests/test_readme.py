@@ -201,3 +201,9 @@ def test_scripts_named_exist():
     for page in PAGES:
         for name in re.findall(r"bash ((?:scripts|\.ci)/[\w./-]+)", page.read_text(encoding="utf-8")):
             assert (ROOT / name).is_file(), name
+
+
+def test_tests_named_exist():
+    written = {name for file in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    assert len(named) > 10 and named <= written, named - written

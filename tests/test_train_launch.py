@@ -18,6 +18,7 @@ from omnivision_train.deepspeed_config import deepspeed_config
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError
+from omnivision.runs import newest_checkpoint
 
 WATCHDOG = 480  # seconds; a quiet machine takes some 40, a busy one had not started both ranks after 240
 
@@ -144,6 +145,22 @@ def test_two_killed_processes_go_on_from_their_checkpoint(world, mixed, tmp_path
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3 * WATCHDOG)
+def test_sigterm_to_the_command_lets_two_processes_save(world, mixed, tmp_path):
+    file = tmp_path / "stage.yaml"
+    file.write_text(dump_config(replace(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2), max_steps=5000, save_steps=5000)))
+    with started(deepspeed_command(file)) as process:
+        for line in process.stdout:
+            if line.startswith("sft 3/5000"):
+                process.terminate()  # to the command alone, as a scheduler does
+                break
+        process.stdout.read()
+    assert process.returncode == 143
+    newest = newest_checkpoint(tmp_path / "out" / "sft" / "checkpoints", print)
+    assert newest is not None and newest.name == f"step-{train_world.read_lines(tmp_path / 'out' / 'sft' / 'metrics.jsonl')[-1]['step']}"
+
+
 def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -161,7 +178,7 @@ class Launched:
     """Stands for the launcher's process: ends with 3, or is interrupted while it is waited for."""
 
     def __init__(self, interrupted: bool) -> None:
-        self.interrupted, self.said = interrupted, []
+        self.interrupted, self.said, self.pid = interrupted, [], os.getpid()
 
     def __call__(self, command, env):
         self.command, self.env = command, env

@@ -50,6 +50,7 @@ class StageConfig:
     save_steps: int = 500
     keep_checkpoints: int = 2
     log_steps: int = 10
+    report_to: Literal["none", "tensorboard", "wandb"] = "none"  # beside metrics.jsonl, which is written always
     workers: int = 0
     seed: int = 42
 

@@ -27,6 +27,25 @@ def launch(argv: list[str], flags: list[str]) -> int:
     try:
         return process.wait()
     except BaseException:
-        process.terminate()  # the launcher hands SIGTERM on to the ranks, which save and end
+        ranks = _ranks_of(process.pid, script)
+        for rank in ranks:  # the launcher itself would give them no time to save
+            rank.terminate()
+        if not ranks:
+            process.terminate()  # still starting, or on other machines
         process.wait()
         raise
+
+
+def _ranks_of(launcher: int, script: str) -> list:
+    """The launcher's processes on this machine that run the script."""
+    import psutil
+
+    found = []
+    for process in psutil.Process(launcher).children(recursive=True):
+        try:
+            words = process.cmdline()
+        except psutil.Error:  # it has ended
+            continue
+        if script in words and "deepspeed.launcher.launch" not in " ".join(words):
+            found.append(process)
+    return found

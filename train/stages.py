@@ -25,7 +25,7 @@ from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
-    "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "out",
+    "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 

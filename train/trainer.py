@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import math
-import signal
+import importlib.util
+import os
 import sys
 import time
 from functools import wraps
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig as TrlDpoConfig
 from trl import DPOTrainer
 
-from omnivision.errors import ConfigError, DivergedError
+from omnivision.errors import ConfigError, DivergedError, PlanError
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
+from omnivision_train.callbacks import Log, StopOnSignal
 from omnivision_train.config import DpoConfig, StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import deepspeed_config
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
+from omnivision_train.throughput import Flops, device_peak
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
 
@@ -64,12 +65,15 @@ class StageMixin:
 
     def _inner_training_loop(self, *args, **kwargs):
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = 0, 0, 0
-        self._before_step, self._last_logged, self._step_rows, self.tokens = torch.zeros(()), 0, [], 0
+        self._before_step, self._last_logged, self._step_rows = torch.zeros(()), 0, []
+        self._tokens, self._pictures, self._since = 0, 0, time.perf_counter()
+        self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None)
         return super()._inner_training_loop(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._step_rows += inputs.pop("row_ids", [])
-        self.tokens += inputs.pop("num_tokens", 0)
+        self._tokens += inputs.pop("num_tokens", 0)
+        self._pictures += next((len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs), 0)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
@@ -104,12 +108,21 @@ class StageMixin:
             logs["loss"] = logs["loss"] * window / counted if counted else float("nan")
             logs["skipped"] = self._skipped
         if "loss" in logs:
+            logs |= self._speed()
             self._last_logged, self._skipped_since_log = self.state.global_step, 0
         return super().log(logs, *args, **kwargs)
 
+    def _speed(self) -> dict[str, float]:
+        """Tokens a second over all processes since the last log line, and the share of the chips' peak where that is known."""
+        tokens, pictures = map(sum, zip(*checkpoint.gathered((self._tokens, self._pictures)), strict=True))
+        now = time.perf_counter()
+        seconds, self._since, self._tokens, self._pictures = now - self._since, now, 0, 0
+        speed, peak = {"tokens_per_second": tokens / seconds}, device_peak()
+        return speed | ({"peak_share": self._flops.of(tokens, pictures) / seconds / peak / self.args.world_size} if peak else {})
+
     def meters(self) -> dict:
         """This process' running sums, for a checkpoint."""
-        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "tokens": self.tokens,
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
                 "means": {key: list(values) for key, values in getattr(self, "_metrics", {}).get("train", {}).items()}}
 
@@ -119,7 +132,6 @@ class StageMixin:
         self._before_step = self._tr_loss.clone()
         self._globalstep_last_logged = self._last_logged = meters["logged"]
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
-        self.tokens = meters.get("tokens", 0)
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
 
@@ -182,53 +194,6 @@ def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
     optimizer.step = step
 
 
-class Log(TrainerCallback):
-    """metrics.jsonl and one line of progress on stderr."""
-
-    def __init__(self, folder: Path, stage: str) -> None:
-        self.file, self.stage, self.started = folder / "metrics.jsonl", stage, time.time()
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.first = state.global_step
-        if state.is_world_process_zero and self.file.is_file():  # steps after the checkpoint are run again
-            lines = [line for line in self.file.read_text().splitlines() if line.endswith("}")]  # a kill may leave half a line
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.file.write_text("".join(line + "\n" for line in kept))
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        seconds = time.time() - self.started
-        line = {"step": state.global_step, "seconds": round(seconds, 2)}
-        line |= {key: value if math.isfinite(value) else None for key, value in logs.items() if isinstance(value, int | float)}
-        with self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        left = seconds / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
-        print(f"{self.stage} {state.global_step}/{state.max_steps}  loss {logs['loss']:.4f}  {left:.0f} s left",
-              file=sys.stderr, flush=True)
-
-
-class StopOnSignal(TrainerCallback):
-    """SIGTERM to any process: all save at the end of the step and exit with 143."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        signal.signal(signal.SIGTERM, self._stop)
-
-    def _stop(self, *_) -> None:
-        self.stopped = True
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if args.world_size > 1:  # one process alone must not leave the others waiting
-            stopped = torch.tensor([float(self.stopped)], device=args.device)
-            torch.distributed.all_reduce(stopped, op=torch.distributed.ReduceOp.MAX)
-            self.stopped = bool(stopped.item())
-        if self.stopped:
-            control.should_save = control.should_training_stop = True
-
-
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' (for dpo: TRL's) arguments of a stage."""
     on_gpu = torch.cuda.is_available()
@@ -239,7 +204,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
-        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="none",
+        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to=report_to(config, folder),
         logging_nan_inf_filter=False,  # StageMixin counts them
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
@@ -254,6 +219,19 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
     unset_hf_deepspeed_config()
     return made
+
+
+def report_to(config: StageConfig, folder: Path) -> str:
+    """transformers' name of the dashboard that the config asks for.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise ConfigError(f"The package {config.report_to} is not installed", f"report_to: {config.report_to}",
+                          f"pip install {config.report_to}; metrics.jsonl is written in any case.")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    return config.report_to
 
 
 def check_optimizer(config: StageConfig) -> None:
@@ -283,6 +261,17 @@ def check_global_batch(trainer: Trainer, newest: Path) -> None:
                           f"Choose `batch_size` x `accumulation` x processes = {began}, or another `out`.")
 
 
+def out_of_memory(config: StageConfig, stage: str) -> PlanError:
+    """What a stage says that had no room, with settings that need less and train the same."""
+    half, rest = max(1, config.batch_size // 2), config.batch_size - max(1, config.batch_size // 2)
+    advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if rest and config.batch_size % 2 == 0 else []
+    advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+    advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if config.zero_stage < 3 else []
+    advice += ["offload_optimizer=true"] if not config.offload_optimizer else []
+    return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
+                     f"Start the same command with {', or '.join(advice) or 'a smaller preset'}; it goes on from its last checkpoint.")
+
+
 def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
 
@@ -297,6 +286,9 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:
         check_global_batch(trainer, newest)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise out_of_memory(config, stage) from error
     if stop.stopped:
         raise SystemExit(143)

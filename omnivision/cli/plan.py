@@ -1,4 +1,4 @@
-"""`omnivision plan`: parameters by part and what training a stage holds in memory, before anything loads.
+"""`omnivision plan`: parameters by part, what training a stage holds in memory, steps and time, before anything loads.
 
 The model is built on the meta device: its shapes are real, its memory is not.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,26 +51,34 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default sft)")
     parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default bf16)")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that share the state (default 1)")
-    parser.add_argument("--zero", type=int, default=0, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default 0)")
+    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: the file's, else 0)")
     parser.add_argument("--memory", type=float, metavar="GIB", help="memory of one device: says whether the stage can fit")
+    parser.add_argument("--rows", type=int, metavar="N", help="rows of the data (default: those of the file's data, counted)")
+    parser.add_argument("--seconds-per-step", type=float, metavar="S", help="measured: then the time is told")
+    parser.add_argument("--metrics", metavar="FILE", help="metrics.jsonl of a run with these settings: its median seconds a step")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     if options.ranks < 1:
         parser.error(f"--ranks is {options.ranks}; at least 1 is needed")
 
     settings = _settings(options)
+    zero = options.zero if options.zero is not None else int(settings.pop("zero_stage", 0))
+    settings.pop("zero_stage", None)
+    steps = plan_steps(options) if options.config else {}
     parts = count_parts(_model_config(settings, options.model))
-    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, options.zero)
+    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, zero)
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
     if options.json:
-        print(json.dumps({**settings, "ranks": options.ranks, "zero": options.zero,
+        print(json.dumps({**settings, "ranks": options.ranks, "zero": zero, "steps": steps,
                           "parameters": {part.name: part.parameters for part in parts} | {"total": sum(part.parameters for part in parts)},
                           "bytes": {name: size * sum(part.parameters for part in parts) for name, size in WEIGHT.items()},
                           "training_bytes": {one.name: {**one._asdict(), "total": one.total} for one in held},
                           "training_total": total, "fits": fits}))
         return 0 if fits else 4
-    print(_text(settings, parts, held, options.ranks, options.zero))
+    print(_text(settings, parts, held, options.ranks, zero))
+    if steps:
+        print(steps_text(steps))
     if not fits:
         from omnivision.errors import PlanError
 
@@ -115,6 +125,60 @@ def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, z
     return held
 
 
+def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
+    """Rows, global batch, optimizer steps and, where a step's time is given or measured, seconds of a stage's file.
+
+    Raises:
+        ConfigError: a file that is no configuration of a stage, or metrics that measure no step.
+    """
+    from omnivision.config_files import load_config
+    from omnivision_train.main import config_class
+
+    named = Path(options.config).stem
+    stage = options.stage or (named if named in TRAINS else "sft")
+    config = load_config(config_class(stage), options.config)
+    missing = [file for file in config.data if not Path(file).is_file()]
+    rows = options.rows
+    if rows is None and config.data and not missing:
+        rows = sum(min(_lines(Path(file)), config.limit or 10**12) for file in config.data)
+    batch = config.batch_size * config.accumulation * options.ranks
+    steps = config.max_steps if config.max_steps > 0 else None if rows is None else math.ceil(math.ceil(rows / batch) * config.epochs)
+    seconds = options.seconds_per_step or (_measured(Path(options.metrics)) if options.metrics else None)
+    return {"rows": rows, "missing": missing, "global_batch": batch, "epochs": config.epochs, "steps": steps, "seconds_per_step": seconds,
+            "seconds": steps * seconds if steps and seconds else None}
+
+
+def steps_text(steps: dict[str, Any]) -> str:
+    """The lines about steps and time."""
+    if steps["steps"] is None:
+        return f"\nsteps: unknown, since {', '.join(steps['missing']) or 'no data'} cannot be counted; give --rows N"
+    rows = f"{steps['rows']:,} rows, " if steps["rows"] is not None else ""
+    text = f"\nsteps: {steps['steps']:,} ({rows}{steps['global_batch']} a step, {steps['epochs']:g} epochs)"
+    if steps["seconds"] is None:
+        return text + "\ntime: give --seconds-per-step S, or --metrics FILE of a run with these settings"
+    hours, rest = divmod(round(steps["seconds"]), 3600)
+    return text + f"\ntime: {hours} h {rest // 60:02} min {rest % 60:02} s at {steps['seconds_per_step']:.3g} s a step"
+
+
+def _lines(file: Path) -> int:
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def _measured(file: Path) -> float:
+    from omnivision.errors import ConfigError
+
+    try:
+        logged = [json.loads(line) for line in file.read_text().splitlines()]
+        pauses = [(later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"]) for earlier, later in zip(logged, logged[1:])
+                  if later["step"] > earlier["step"] and later["seconds"] > earlier["seconds"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"The metrics cannot be read: {error}", str(file), "Give the metrics.jsonl of a stage.") from error
+    if not pauses:
+        raise ConfigError("The metrics measure no step: two lines are needed", str(file), "Give those of a longer run.")
+    return statistics.median(pauses)
+
+
 def _part_of(name: str) -> str:
     if ".vision_tower." in name:
         return "pooling head" if ".vision_tower.head." in name else "vision tower"
@@ -131,6 +195,8 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
     named = Path(options.config).stem if options.config else ""
     defaults = {"preset": "968m", "stage": named if named in TRAINS else "sft", "precision": "bf16"}
     settings = {name: getattr(options, name) or written.get(name) or default for name, default in defaults.items()}
+    if "zero_stage" in written:
+        settings["zero_stage"] = str(written["zero_stage"])
     if settings["precision"] == "auto":
         settings["precision"] = "bf16"
     for name, known in (("stage", TRAINS), ("precision", WEIGHT)):

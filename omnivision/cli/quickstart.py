@@ -6,16 +6,14 @@ import argparse
 import contextlib
 import json
 import os
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from omnivision.errors import ConfigError, ResumableError
-from omnivision_cli import quickstart_table
+from omnivision.errors import ConfigError
+from omnivision_cli import quickstart_table, stage_process
 from omnivision_cli.progress import Steps
 
 EXAMPLE = "example: omnivision quickstart --out runs/quickstart"
@@ -30,7 +28,7 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 21  # development looked at 3, an earlier report at 20
+    seed: int = 22  # development looked at 3, earlier reports at 20 and 21
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -79,6 +77,7 @@ class Quickstart:
             ("eval functions", 30, lambda tick: self.evaluate("functions", tick)),
             ("eval blind", 25, self.evaluate_blind), ("export", 20, self.export),
         ]
+        stage_process.prepare()
         with RunLock(self.out), Steps([(name, weight) for name, weight, _ in steps]) as screen:
             for name, _, step in steps:
                 self._step(name, step, screen)
@@ -139,9 +138,9 @@ class Quickstart:
         if stage == "functions":
             words += [f"functions={self.world / 'functions.json'}", f"replay=[{self.world / 'sft.jsonl'}]"]
         config = config_file(stage)
-        command = [sys.executable, "-m", "omnivision_cli", "train", stage, "--config", str(config), *words]
-        run_logged(command, self.out / f"{stage}.log", stage, tick)
-        return {"command": " ".join(["omnivision", *command[3:]])}
+        command = ["train", stage, "--config", str(config), *words]
+        stage_process.run_logged(command, self.out / f"{stage}.log", stage, tick)
+        return {"command": " ".join(["omnivision", *command])}
 
     def make_pairs(self, tick) -> dict:
         """The model's own wrong answers, corrected word by word by the oracle."""
@@ -242,27 +241,3 @@ def config_file(stage: str) -> Path:
 
     spec = importlib.util.find_spec("omnivision_train")
     return Path(spec.submodule_search_locations[0]) / "configs" / "tiny" / f"{stage}.yaml"
-
-
-def run_logged(command: list[str], log: Path, stage: str, tick: Callable[[float], None]) -> None:
-    """Runs a command with its output in a file; its "stage 10/300" lines move the bar.
-
-    Raises:
-        ResumableError: it failed; the message ends with the log's last lines.
-    """
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    position = re.compile(rf"^{stage} (\d+)/(\d+) ")
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        try:
-            for line in process.stdout:
-                file.write(line)
-                if found := position.match(line):
-                    tick(int(found[1]) / int(found[2]))
-        except BaseException:
-            process.terminate()
-            process.wait()
-            raise
-    if process.wait():
-        tail = " ".join(log.read_text().strip().splitlines()[-3:])
-        raise ResumableError(f"The stage `{stage}` ended with code {process.returncode}: {tail}", str(log), "Mend the cause and start again.")

@@ -1,0 +1,60 @@
+"""How fast a stage runs: tokens a second, and the share of the chip's arithmetic that the model's own products use.
+
+Counted are the products of matrices with a token (2 operations a weight), forward once, backward once for what flows
+through and once for what trains; attention's scores and recomputation under gradient checkpointing are not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+PEAK_TFLOPS = {  # dense bf16, from the makers' data sheets; a part of the device's name
+    "H200": 989, "H100 PCIe": 756, "H100": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "L40": 181, "L4": 121, "A10": 125,
+    "RTX 4090": 165, "RTX 6000 Ada": 364, "GH200": 989, "B200": 2250,
+}  # fmt: skip
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense bf16 operations a second of a device, where they are known."""
+    return next((1e12 * tera for part, tera in PEAK_TFLOPS.items() if part in device_name), None)
+
+
+def matrix_weights(module: nn.Module) -> tuple[int, bool]:
+    """(weights in matrices that multiply tokens, whether any of them trains); embedding tables only look up."""
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    matrices = [p for p in module.parameters() if p.dim() > 1 and id(p) not in tables]
+    sizes = (getattr(p, "ds_numel", p.numel()) for p in matrices)  # under ZeRO-3 a parameter is empty
+    return sum(sizes), any(p.requires_grad for p in matrices)
+
+
+class Flops:
+    """Operations of a training step by its tokens and pictures.
+
+    Args:
+        model: with its parts frozen or not, as the stage has them. encoded: pictures come as cached features.
+        reference: a second model sees every row too, forward only (dpo).
+    """
+
+    def __init__(self, model, encoded: bool, reference: bool = False) -> None:
+        inner = model.model
+        language, trains = matrix_weights(inner.language_model)
+        head = model.lm_head.weight
+        language += getattr(head, "ds_numel", head.numel())  # the head multiplies, tied or not
+        tower, tower_trains = matrix_weights(inner.vision_tower)
+        projector, _ = matrix_weights(inner.projector)
+        patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
+        # backward flows through the language model to the projector even where it does not train
+        self.per_token = 2 * language * (3 if trains else 2) + (2 * language if reference else 0)
+        self.per_picture = 2 * projector * tokens * 3 + (2 * projector * tokens if reference else 0)
+        if not encoded:
+            self.per_picture += 2 * tower * patches * ((3 if tower_trains else 1) + (1 if reference else 0))
+
+    def of(self, tokens: int, pictures: int) -> float:
+        """Operations of so many tokens (image tokens among them) and pictures."""
+        return self.per_token * tokens + self.per_picture * pictures
+
+
+def device_peak() -> float | None:
+    """The peak of this process' device; None on a CPU or an unknown device."""
+    return peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
