@@ -11,7 +11,8 @@ import torch.nn.functional as F
 import train_world
 from omnivision_train.data import PairCollator, encode_side
 from omnivision_train.dpo import check_lengths, preference_pairs
-from omnivision_train.trainer import PairTrainer, training_arguments
+from omnivision_train.trainer import PairTrainer
+from omnivision_train.trainer_arguments import training_arguments
 
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import read_rows

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import train_world
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
-from omnivision_train.trainer import training_arguments
+from omnivision_train.trainer_arguments import training_arguments
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import DataError

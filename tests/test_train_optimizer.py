@@ -6,7 +6,7 @@ import pytest
 import torch
 from omnivision_train.config import SftConfig
 from omnivision_train.optimizer import MuonAdamW, inner_matrix
-from omnivision_train.trainer import check_optimizer
+from omnivision_train.trainer_arguments import check_optimizer
 from torch import nn
 
 from omnivision.errors import ConfigError

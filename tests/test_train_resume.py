@@ -128,3 +128,54 @@ def test_a_changed_start_is_refused(world, uninterrupted, tmp_path):
         file.write("\n")
     with pytest.raises(ConfigError, match="changed after its stage ended: config.json"):
         stages.open_model(train_world.settings(world, tmp_path, "dpo", copied), "dpo")
+
+
+@pytest.mark.parametrize("changes, message", [({"lr": 1e-4}, r"lr was 0.005 and is 0.0001"), ({"seed": 4}, "seed was 3 and is 4"),
+                                              ({"batch_size": 4}, "began with 2 rows a step, now it would be 4.*= 2")])
+def test_a_run_goes_on_with_the_settings_it_began_with(world, tmp_path, monkeypatch, changes, message):
+    from dataclasses import replace
+
+    config = killed_run(world, tmp_path, monkeypatch)
+    with pytest.raises(ConfigError, match=message):
+        train_world.train(replace(config, **changes), "sft")
+    train_world.train(replace(config, batch_size=1, accumulation=2, threads=1, save_steps=5), "sft")  # the same rows a step
+
+
+def test_changed_data_are_refused(world, tmp_path, monkeypatch):
+    import shutil
+    from dataclasses import replace
+
+    from omnivision.errors import DataError
+
+    file = tmp_path / "rows.jsonl"
+    shutil.copy(world.file("sft"), file)
+    monkeypatch.setattr(train_world.World, "file", lambda self, stage: str(file))
+    config = killed_run(world, tmp_path, monkeypatch)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    with pytest.raises(DataError, match="The data have changed since the run began.*rows.jsonl"):
+        train_world.train(replace(config), "sft")
+
+
+def test_half_a_line_of_metrics_is_no_line(world, uninterrupted, tmp_path, monkeypatch):
+    config = killed_run(world, tmp_path, monkeypatch)
+    with (tmp_path / "sft" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    final = train_world.train(config, "sft")
+    assert train_world.losses(final) == train_world.losses(uninterrupted)
+
+
+@pytest.mark.parametrize("variables, devices, message", [
+    ({"ACCELERATE_USE_CPU": "true"}, 0, "`accelerate launch` has started a single process"),
+    ({"RANK": "2", "LOCAL_RANK": "2", "WORLD_SIZE": "4"}, 2, "Process 2 of this machine has no device: there are 2"),
+])  # fmt: skip
+def test_a_launcher_that_cannot_work_is_refused(world, tmp_path, monkeypatch, variables, devices, message):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    with pytest.raises(ConfigError, match=message):
+        train_world.train(train_world.settings(world, tmp_path, "sft"), "sft")
+    assert not (tmp_path / "sft").exists()

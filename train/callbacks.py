@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import time
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
+
+from omnivision.runs import read_json, write_json
 
 
 class Log(TrainerCallback):
@@ -57,6 +60,28 @@ class Log(TrainerCallback):
             left = seconds / max(1, state.global_step - self.first) * (state.max_steps - state.global_step)
             self.console.file.write(f"{self.stage} {state.global_step}/{state.max_steps}  {said}  {left:.0f} s left\n")
             self.console.file.flush()
+
+
+class HeldOut(TrainerCallback):
+    """held_out.json: the loss over rows that do not train, before the first step and after the last."""
+
+    def __init__(self, trainer: Trainer, samples, file: Path) -> None:
+        self.trainer, self.samples, self.file = trainer, samples, file
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step == 0:
+            self._tell(state, "before")
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step >= state.max_steps:
+            self._tell(state, "after")
+
+    def _tell(self, state, when: str) -> None:
+        loss = self.trainer.held_out_loss(self.samples)
+        if state.is_world_process_zero:
+            known = read_json(self.file) if when == "after" and self.file.is_file() else {}
+            write_json(self.file, {**known, "rows": len(self.samples), when: loss})
+            print(f"held-out loss {when}: {loss:.4f} ({len(self.samples)} rows)", file=sys.stderr)
 
 
 class StopOnSignal(TrainerCallback):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -55,9 +54,9 @@ def write(trainer, folder: Path, keep: int) -> None:
                 raise OSError("it reads back otherwise than it was written")
             for old in sorted_checkpoints(folder)[keep:]:
                 remove(old)
-        except (OSError, SafetensorError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other processes wait for word of it
             remove(partial, ignore_errors=True)
-            failure = f"{error}"
+            failure = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     failure = gathered(failure)[0]
     if failure:
         raise ResumableError(f"The checkpoint of step {step} could not be written: {failure}", str(folder),

@@ -25,6 +25,7 @@ class StageConfig:
     language: str | None = "Qwen/Qwen2.5-0.5B-Instruct"
     projector: str = "raster"
     data: list[str] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)  # rows that do not train: their loss is told before and after
     image_root: str = "."
     limit: int | None = None
     batch_size: int = 8

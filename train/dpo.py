@@ -11,7 +11,8 @@ from omnivision.errors import DataError
 from omnivision_train import stages
 from omnivision_train.config import DpoConfig
 from omnivision_train.data import PairCollator, encode_side
-from omnivision_train.trainer import PairTrainer, fit, training_arguments
+from omnivision_train.trainer import PairTrainer, fit
+from omnivision_train.trainer_arguments import training_arguments
 
 
 def dpo(config: DpoConfig) -> Path:
@@ -25,12 +26,14 @@ def dpo(config: DpoConfig) -> Path:
         rows = stages.read_data(config, run)
         pairs = preference_pairs(rows, Path(config.image_root))
         check_lengths(rows, processor, config.max_length)
-        cache = stages.open_cache(config, model, processor, rows)
+        held_out = stages.read_held_out(config, run)
+        check_lengths(held_out, processor, config.max_length)
+        cache = stages.open_cache(config, model, processor, rows + held_out)
         trainer = PairTrainer(
             model=model, ref_model=reference, args=arguments, train_dataset=pairs,
             processing_class=processor, data_collator=PairCollator(processor, cache),
         )  # fmt: skip
-        fit(trainer, config, processor, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage, preference_pairs(held_out, Path(config.image_root)) if held_out else None)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 

@@ -15,7 +15,8 @@ from omnivision.functions import FunctionSet, functional_tokens, install_tokens,
 from omnivision_train import stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
-from omnivision_train.trainer import StageTrainer, fit, training_arguments
+from omnivision_train.trainer import StageTrainer, fit
+from omnivision_train.trainer_arguments import training_arguments
 
 
 class FunctionsTrainer(StageTrainer):
@@ -77,11 +78,12 @@ def functions(config: FunctionsConfig) -> Path:
             random.Random(config.seed).shuffle(rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length)
         stages.show_sample(samples, processor, run)
-        cache = stages.open_cache(config, model, processor, rows)
+        held_out = call_rows(stages.read_held_out(config, run), processor.tokenizer, function_set)
+        cache = stages.open_cache(config, model, processor, rows + held_out)
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
         tokens = functional_tokens(processor.tokenizer, function_set)
         trainer.token_ids = (*tokens.functions, tokens.end)
-        fit(trainer, config, processor, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage, Conversations(held_out, processor, config.image_root, config.max_length))
 
         def save(folder: str) -> None:
             trainer.save_model(folder)

@@ -7,19 +7,20 @@ import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import nn
 
 from omnivision.config_files import dump_config, read_yaml
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import Row, read_rows
-from omnivision.errors import ConfigError, DataError
-from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, read_hand_over, read_json, sorted_checkpoints,
+from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json)
 from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
 
@@ -172,6 +173,20 @@ def read_data(config: StageConfig, run: Run, files: list[str] | None = None, lim
     return rows
 
 
+def read_held_out(config: StageConfig, run: Run) -> list[Row]:
+    """The rows whose loss is only told; none of them may train.
+
+    Raises:
+        DataError: a file is among the data too.
+    """
+    if not config.held_out:
+        return []
+    both = set(config.data) & set(config.held_out)
+    if both:
+        raise DataError("The same file is to train and to be held out", ", ".join(sorted(both)), "Take it out of `data` or `held_out`.")
+    return read_data(replace(config, limit=None), run, config.held_out)
+
+
 def check_images(rows: list[Row], root: Path) -> None:
     """Every picture exists below the image root, links followed.
 
@@ -217,21 +232,34 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
 
     Args:
         save: called with a folder; writes the weights there (a trainer's save_model gathers ZeRO-3 shards).
+
+    Raises:
+        ResumableError: no room for it; the last checkpoint is whole, so that the next start only writes this.
     """
     final, partial = run.folder / "final", run.folder / "final.partial"
     if run.main:
         shutil.rmtree(partial, ignore_errors=True)
-    save(str(partial))
+    try:
+        save(str(partial))
+        if run.main:
+            _seal_final(run, config, processor, partial, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ResumableError(f"The result could not be written: {error}", str(final), "Make room, then start the same command again.") from error
     if run.main:
-        processor.save_pretrained(partial)
-        (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.resolved.yaml says the same
-        table = Path(config.start or "") / FUNCTION_FILE
-        if config.start and table.is_file() and not (partial / FUNCTION_FILE).is_file():
-            shutil.copy(table, partial / FUNCTION_FILE)
-        parent = file_hash(Path(config.start) / HAND_OVER) if config.start else None
-        flush(partial)
-        write_hand_over(partial, run.stage, parent)
-        os.replace(partial, final)  # open_run refused a folder whose final/ is there
-        write_json(run.folder / "latest", {"checkpoint": "final"})
         shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     return final
+
+
+def _seal_final(run: Run, config: StageConfig, processor, partial: Path, final: Path) -> None:
+    processor.save_pretrained(partial)
+    (partial / "training_args.bin").unlink(missing_ok=True)  # a pickle; config.resolved.yaml says the same
+    table = Path(config.start or "") / FUNCTION_FILE
+    if config.start and table.is_file() and not (partial / FUNCTION_FILE).is_file():
+        shutil.copy(table, partial / FUNCTION_FILE)
+    parent = file_hash(Path(config.start) / HAND_OVER) if config.start else None
+    flush(partial)
+    write_hand_over(partial, run.stage, parent)
+    os.replace(partial, final)  # open_run refused a folder whose final/ is there
+    flush_folder(run.folder)
+    write_json(run.folder / "latest", {"checkpoint": "final"})

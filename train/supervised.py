@@ -11,7 +11,8 @@ from omnivision_train import stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.grounding import ground
-from omnivision_train.trainer import StageTrainer, fit, training_arguments
+from omnivision_train.trainer import StageTrainer, fit
+from omnivision_train.trainer_arguments import training_arguments
 
 
 def align(config: AlignConfig) -> Path:
@@ -34,9 +35,10 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
             _ground(config, run, model, processor, rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length)
         stages.show_sample(samples, processor, run)
-        cache = stages.open_cache(config, model, processor, rows)
+        held_out = stages.read_held_out(config, run)
+        cache = stages.open_cache(config, model, processor, rows + held_out)
         trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
-        fit(trainer, config, processor, run.folder, stage)
+        fit(trainer, config, processor, run.folder, stage, Conversations(held_out, processor, config.image_root, config.max_length))
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 

@@ -20,12 +20,15 @@ def peak_flops(device_name: str) -> float | None:
     return next((1e12 * tera for part, tera in PEAK_TFLOPS.items() if part in device_name), None)
 
 
+POOLING = ("attn_pool", "head")  # parts of a tower that see one token a picture, or none
+
+
 def matrix_weights(module: nn.Module) -> tuple[int, bool]:
-    """(weights in matrices that multiply tokens, whether any of them trains); embedding tables only look up."""
-    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    matrices = [p for p in module.parameters() if p.dim() > 1 and id(p) not in tables]
-    sizes = (getattr(p, "ds_numel", p.numel()) for p in matrices)  # under ZeRO-3 a parameter is empty
-    return sum(sizes), any(p.requires_grad for p in matrices)
+    """(weights in matrices that multiply every token, whether any of them trains)."""
+    matrices = [part.weight for name, part in module.named_modules()
+                if isinstance(part, nn.Linear | nn.Conv2d) and not any(word in name.split(".") for word in POOLING)]
+    sizes = (getattr(weight, "ds_numel", weight.numel()) for weight in matrices)  # under ZeRO-3 a parameter is empty
+    return sum(sizes), any(weight.requires_grad for weight in matrices)
 
 
 class Flops:

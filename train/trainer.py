@@ -1,29 +1,26 @@
-"""What the stages share of transformers' Trainer: metrics.jsonl, sealed checkpoints, CPU autocast, a clean stop."""
+"""The stages' trainers: transformers' and TRL's, with our order of rows, meters, skipped steps and checkpoints."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 import time
 from functools import wraps
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainingArguments
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import DPOConfig as TrlDpoConfig
+from transformers import Trainer
 from trl import DPOTrainer
 
+from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
-from omnivision_train.callbacks import Log, StopOnSignal
-from omnivision_train.config import DpoConfig, StageConfig
+from omnivision_train.callbacks import HeldOut, Log, StopOnSignal
+from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import deepspeed_config
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.precision import cpu_autocast, resolved
+from omnivision_train.precision import cpu_autocast
 from omnivision_train.throughput import Flops, device_peak
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
@@ -44,7 +41,8 @@ class StageMixin:
             named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
             self.optimizer = MuonAdamW(named, self.args.learning_rate, weight_decay=self.args.weight_decay)
         optimizer = super().create_optimizer(model)
-        skip_without_numbers(optimizer)
+        if deepspeed_config(self.stage_config).get("zero_optimization", {}).get("stage", 0) == 0 and not self.args.bf16:
+            skip_without_numbers(optimizer)
         return optimizer
 
     def global_batch(self) -> int:
@@ -135,6 +133,26 @@ class StageMixin:
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
 
+    @torch.no_grad()
+    def held_out_loss(self, samples) -> float:
+        """Loss over rows that do not train: per supervised token, for pairs per pair; every process calls it."""
+        size, ranks, rank = self.args.per_device_train_batch_size, self.args.world_size, self.args.process_index
+        batches = [range(start, min(start + size, len(samples))) for start in range(0, len(samples), size)]
+        rounds = -(-len(batches) // ranks)
+        self.model_wrapped.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        for number in range(rank, rounds * ranks, ranks):  # as many passes on every process: ZeRO-3 needs all of them
+            inputs = self.data_collator([samples[i] for i in batches[min(number, len(batches) - 1)]])
+            weight = float((inputs["labels"][:, 1:] != IGNORE_INDEX).sum()) if "labels" in inputs else len(inputs["row_ids"])
+            del inputs["row_ids"], inputs["num_tokens"]
+            loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(inputs)).item()
+            if number < len(batches):
+                total += torch.tensor([loss * weight, weight], dtype=torch.float64)
+        self.model_wrapped.train()
+        getattr(self, "_metrics", {}).get("eval", {}).clear()
+        summed, weight = (sum(part) for part in zip(*checkpoint.gathered(total.tolist()), strict=True))
+        return summed / weight
+
     # -- checkpoints: ours in place of transformers' and DeepSpeed's
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -179,8 +197,8 @@ class PairTrainer(StageMixin, DPOTrainer):
 def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
     """Makes an optimizer leave out an update whose gradients are not all finite, and say so in `overflow`.
 
-    DeepSpeed's ZeRO optimizers do the same by themselves; without ZeRO nobody does. The gradients are summed over all
-    processes by then, so that all come to the same end.
+    DeepSpeed's own optimizers (ZeRO 1 to 3, bf16 on a GPU) do the same; this is for where it leaves torch's alone. The
+    gradients are summed over all processes by then, so that all come to the same end.
     """
     update, optimizer.overflow = optimizer.step, False
 
@@ -192,61 +210,6 @@ def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
         return None if optimizer.overflow else update(*args, **kwargs)
 
     optimizer.step = step
-
-
-def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
-    """transformers' (for dpo: TRL's) arguments of a stage."""
-    on_gpu = torch.cuda.is_available()
-    check_optimizer(config)
-    shared = dict(
-        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
-        learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
-        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
-        gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
-        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to=report_to(config, folder),
-        logging_nan_inf_filter=False,  # StageMixin counts them
-        seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
-        use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
-    )
-    if isinstance(config, DpoConfig):
-        weights = {"sigmoid": 1.0, "sft": config.sft_weight} if config.sft_weight else {"sigmoid": 1.0}
-        made = TrlDpoConfig(beta=config.beta, loss_type=list(weights), loss_weights=list(weights.values()),
-                            max_length=None, **shared)
-    else:
-        made = TrainingArguments(**shared)
-    # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for
-    # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
-    unset_hf_deepspeed_config()
-    return made
-
-
-def report_to(config: StageConfig, folder: Path) -> str:
-    """transformers' name of the dashboard that the config asks for.
-
-    Raises:
-        ConfigError: its package is not installed.
-    """
-    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
-        raise ConfigError(f"The package {config.report_to} is not installed", f"report_to: {config.report_to}",
-                          f"pip install {config.report_to}; metrics.jsonl is written in any case.")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    return config.report_to
-
-
-def check_optimizer(config: StageConfig) -> None:
-    """Refuses an optimizer that its parallel setting would break.
-
-    Raises:
-        ConfigError: Muon where DeepSpeed flattens or parts the matrices.
-    """
-    if config.optimizer != "muon":
-        return
-    json_stage = deepspeed_config(config).get("zero_optimization", {}).get("stage", 0)
-    if json_stage != 0 or (torch.cuda.is_available() and resolved(config) == "bf16"):
-        why = f"zero_stage {json_stage} hands it flat pieces" if json_stage else "DeepSpeed's bf16 on a GPU hands it flat pieces"
-        raise ConfigError(f"Muon needs whole matrices, and {why}", "optimizer: muon",
-                          "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")
 
 
 def check_global_batch(trainer: Trainer, newest: Path) -> None:
@@ -272,8 +235,11 @@ def out_of_memory(config: StageConfig, stage: str) -> PlanError:
                      f"Start the same command with {', or '.join(advice) or 'a smaller preset'}; it goes on from its last checkpoint.")
 
 
-def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str) -> None:
+def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str, held_out=None) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
+
+    Args:
+        held_out: samples as the trainer's, whose loss is told before and after; None or empty for none.
 
     Raises:
         SystemExit: 143, after a checkpoint, on SIGTERM.
@@ -281,7 +247,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     trainer.stage_config, trainer.processor = config, processor
     checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()
-    for callback in (Log(folder, stage), stop):
+    told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
+    for callback in (Log(folder, stage), *told, stop):
         trainer.add_callback(callback)
     newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:

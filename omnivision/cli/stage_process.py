@@ -19,9 +19,15 @@ EACH = 0.1  # seconds between two looks at the log
 
 
 def prepare() -> None:
-    """Starts the process that imports, which takes a few seconds beside other work."""
+    """Starts the process that imports, which takes a few seconds beside other work; what libraries print goes to stderr."""
     CONTEXT.set_forkserver_preload(IMPORTED)
-    forkserver.ensure_running()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def run_logged(words: list[str], log: Path, stage: str, tick: Callable[[float], None]) -> None:

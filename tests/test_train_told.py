@@ -1,0 +1,120 @@
+"""What a run tells while it runs and when it stops: held-out loss, speed, dashboards, settings that need less memory."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import train_world
+import workers
+from omnivision_train import callbacks, throughput, trainer as trainer_module
+from omnivision_train.config import SftConfig
+from omnivision_train.trainer import out_of_memory
+from omnivision_train.trainer_arguments import report_to
+
+from omnivision.errors import ConfigError, DataError, PlanError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def held_out(world):
+    """Files of rows that do not train, by stage."""
+    return {stage: str(train_world.write_lines(world.folder / f"{stage}-held-out.jsonl", [
+        {**row, "id": f"h{number}"} for number, row in enumerate(train_world.read_lines(world.file(stage))[:5])])) for stage in train_world.STAGES}
+
+
+@pytest.mark.parametrize("stage", train_world.STAGES)
+def test_every_stage_tells_its_held_out_loss_and_lowers_it(world, held_out, tmp_path, stage):
+    settings = train_world.settings(world, tmp_path, stage, held_out=[held_out[stage]], max_steps=12, schedule="constant")
+    final = train_world.train(settings, stage)  # the held-out rows are among those that train: the loss has to fall
+    told = json.loads((final.parent / "held_out.json").read_text())
+    assert told["rows"] == 5 and 0 < told["after"] < told["before"]
+
+
+def test_the_held_out_loss_is_per_supervised_token_on_any_number_of_processes(world, held_out, tmp_path):
+    settings = train_world.settings(world, tmp_path / "one" / "out", "sft", held_out=[held_out["sft"]], max_steps=1, batch_size=2)
+    one = json.loads((workers.run(settings, "sft").parent / "held_out.json").read_text())
+    import dataclasses
+
+    two = workers.run(dataclasses.replace(settings, out=str(tmp_path / "two" / "out"), batch_size=1, zero_stage=3), "sft", 2)
+    assert json.loads((two.parent / "held_out.json").read_text())["before"] == pytest.approx(one["before"], abs=1e-5)
+    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+    from omnivision.data.rows import read_rows
+    from omnivision_train.data import Collator, Conversations
+
+    model = OmniVisionForConditionalGeneration.from_pretrained(world.start("sft"), attn_implementation="eager").eval()
+    processor = OmniVisionProcessor.from_pretrained(world.start("sft"))
+    batch = Collator(processor)([*Conversations(read_rows(held_out["sft"]), processor, world.folder, 256).samples])
+    with torch.no_grad():  # all rows in one batch: the mean over all their tokens
+        loss = model(**{key: value for key, value in batch.items() if key not in ("row_ids", "num_tokens")}).loss.item()
+    assert one["before"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_file_cannot_train_and_be_held_out(world, tmp_path):
+    with pytest.raises(DataError, match="The same file is to train and to be held out"):
+        train_world.train(train_world.settings(world, tmp_path, "sft", held_out=[world.file("sft")]), "sft")
+
+
+def test_operations_by_hand(world):
+    model, _ = train_world.build(world)
+    model.requires_grad_(False)
+    model.model.projector.requires_grad_(True)
+    text, tower = model.config.text_config, model.config.vision_config
+    head_size = text.hidden_size // text.num_attention_heads
+    layer = text.hidden_size * head_size * (2 * text.num_attention_heads + 2 * text.num_key_value_heads) + 3 * text.hidden_size * text.intermediate_size
+    language = layer * text.num_hidden_layers + text.vocab_size * text.hidden_size  # the tied head multiplies too
+    patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
+    projector = sum(p.numel() for p in model.model.projector.parameters() if p.dim() > 1)
+    flops = throughput.Flops(model, encoded=True)
+    assert flops.of(10, 0) == 10 * 4 * language  # forward, and backward through it
+    assert flops.of(0, 2) == 2 * 6 * projector * tokens
+    block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
+    patch = 3 * tower.patch_size**2 * tower.hidden_size
+    seen = throughput.Flops(model, encoded=False).of(0, 1) - flops.of(0, 1)
+    assert seen == 2 * patches * (block * tower.num_hidden_layers + patch)
+    model.requires_grad_(True)
+    assert throughput.Flops(model, encoded=True).per_token == 6 * language
+    assert throughput.Flops(model, encoded=True, reference=True).per_token == 8 * language
+
+
+def test_peaks_are_found_by_the_devices_name():
+    assert throughput.peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and throughput.peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert throughput.peak_flops("NVIDIA L40S") == 362e12 and throughput.peak_flops("NVIDIA L4") == 121e12
+    assert throughput.peak_flops("Radeon") is None
+
+
+def test_speed_is_tokens_of_all_rows_since_the_last_line(world, tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    final = train_world.train(train_world.settings(world, tmp_path, "sft", batch_size=12, max_steps=2, log_steps=1), "sft")
+    from omnivision import OmniVisionProcessor
+    from omnivision_train.data import Conversations
+
+    rows = Conversations(world.rows("sft"), OmniVisionProcessor.from_pretrained(final), world.folder, 256)
+    for line in train_world.read_lines(final.parent / "metrics.jsonl"):
+        assert line["tokens_per_second"] == sum(rows.lengths()) / 10 and line["peak_share"] > 0
+
+
+def test_dashboards_need_their_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(callbacks.sys, "stderr", callbacks.sys.stderr)
+    with pytest.raises(ConfigError, match="The package tensorboard is not installed.*pip install tensorboard"):
+        report_to(SftConfig(report_to="tensorboard"), tmp_path)
+    assert report_to(SftConfig(), tmp_path) == "none"
+
+
+def test_no_memory_names_settings_that_need_less(world, tmp_path, monkeypatch):
+    def full(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+
+    monkeypatch.setattr(trainer_module.StageMixin, "compute_loss", full)
+    with pytest.raises(PlanError, match="batch_size=1 accumulation=2 .the same global batch., or gradient_checkpointing=true, or zero_stage=2") as raised:
+        train_world.train(train_world.settings(world, tmp_path, "sft"), "sft")
+    assert raised.value.exit_code == 4
+    smallest = out_of_memory(SftConfig(batch_size=1, gradient_checkpointing=True, zero_stage=3, offload_optimizer=True), "sft")
+    assert "a smaller preset" in smallest.remedy

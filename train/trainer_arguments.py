@@ -1,0 +1,72 @@
+"""transformers' TrainingArguments (for dpo: TRL's) of a stage's configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from trl import DPOConfig as TrlDpoConfig
+
+from omnivision.errors import ConfigError
+from omnivision_train.config import DpoConfig, StageConfig
+from omnivision_train.deepspeed_config import deepspeed_config
+from omnivision_train.precision import resolved
+
+
+def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
+    """transformers' (for dpo: TRL's) arguments of a stage."""
+    on_gpu = torch.cuda.is_available()
+    check_optimizer(config)
+    shared = dict(
+        output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
+        learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
+        gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
+        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to=report_to(config, folder),
+        logging_nan_inf_filter=False,  # StageMixin counts them
+        seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
+        use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
+    )
+    if isinstance(config, DpoConfig):
+        weights = {"sigmoid": 1.0, "sft": config.sft_weight} if config.sft_weight else {"sigmoid": 1.0}
+        made = TrlDpoConfig(beta=config.beta, loss_type=list(weights), loss_weights=list(weights.values()),
+                            max_length=None, **shared)
+    else:
+        made = TrainingArguments(**shared)
+    # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for
+    # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
+    unset_hf_deepspeed_config()
+    return made
+
+
+def report_to(config: StageConfig, folder: Path) -> str:
+    """transformers' name of the dashboard that the config asks for.
+
+    Raises:
+        ConfigError: its package is not installed.
+    """
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise ConfigError(f"The package {config.report_to} is not installed", f"report_to: {config.report_to}",
+                          f"pip install {config.report_to}; metrics.jsonl is written in any case.")
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+    return config.report_to
+
+
+def check_optimizer(config: StageConfig) -> None:
+    """Refuses an optimizer that its parallel setting would break.
+
+    Raises:
+        ConfigError: Muon where DeepSpeed flattens or parts the matrices.
+    """
+    if config.optimizer != "muon":
+        return
+    json_stage = deepspeed_config(config).get("zero_optimization", {}).get("stage", 0)
+    if json_stage != 0 or (torch.cuda.is_available() and resolved(config) == "bf16"):
+        why = f"zero_stage {json_stage} hands it flat pieces" if json_stage else "DeepSpeed's bf16 on a GPU hands it flat pieces"
+        raise ConfigError(f"Muon needs whole matrices, and {why}", "optimizer: muon",
+                          "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")
