@@ -130,3 +130,23 @@ def test_plan_that_cannot_fit(capsys, tmp_path):
     assert main(["plan", "--preset", "tini"]) == 2
     (tmp_path / "sft.yaml").write_text("preset: tiny\nstage: sfft\n")
     assert main(["plan", "--config", str(tmp_path / "sft.yaml")]) == 2
+
+
+def test_plan_tells_steps_and_time(capsys, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n" * 1000 + "\n")
+    (tmp_path / "sft.yaml").write_text(f"preset: tiny\ndata: [{tmp_path / 'rows.jsonl'}]\nbatch_size: 8\naccumulation: 4\nepochs: 2.0\nzero_stage: 2\n")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "seconds": 9 + 0.5 * step}) + "\n" for step in (10, 20, 30)))
+    command = ["plan", "--config", str(tmp_path / "sft.yaml"), "--ranks", "2", "--metrics", str(tmp_path / "metrics.jsonl")]
+    assert main([*command, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["zero"] == 2 and plan["steps"] == {"rows": 1000, "missing": [], "global_batch": 64, "epochs": 2.0, "steps": 32,
+                                                   "seconds_per_step": 0.5, "seconds": 16.0}
+    assert main(command) == 0
+    assert "steps: 32 (1,000 rows, 64 a step, 2 epochs)\ntime: 0 h 00 min 16 s at 0.5 s a step" in capsys.readouterr().out
+    (tmp_path / "rows.jsonl").unlink()
+    assert main(command[:3]) == 0
+    assert "unknown, since" in capsys.readouterr().out
+    assert main([*command[:3], "--rows", "64", "--seconds-per-step", "100"]) == 0
+    assert "steps: 4 (64 rows, 32 a step, 2 epochs)\ntime: 0 h 06 min 40 s" in capsys.readouterr().out
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    assert main(command) == 2

@@ -186,3 +186,19 @@ def test_the_shipped_configs_fit_their_stages(root):
         for file in (root / "train" / "configs").rglob(f"{name}.yaml"):
             load_config(_load(config_class), file)
             assert file.read_text().startswith(f"# omnivision train {name} --config {file.relative_to(root)}")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_the_tower_trains_at_its_own_rate_if_asked(world, tmp_path, zero_stage):
+    settings = train_world.settings(world, tmp_path, "sft", vision_lr=1e-3, lr=1e-7, zero_stage=zero_stage, schedule="constant", max_steps=2)
+    before, after = train_world.weights(world.start("sft")), train_world.weights(train_world.train(settings, "sft"))
+    moved = {name: (after[name] - before[name]).abs().max().item() for name in after}
+    tower = {name: change for name, change in moved.items() if "vision_tower" in name and ".head." not in name}
+    rest = [change for name, change in moved.items() if "vision_tower" not in name and UNTOUCHED not in name]
+    assert sum(change > 1e-4 for change in tower.values()) > 0.8 * len(tower)  # AdamW moves a weight by its rate a step
+    assert rest and max(rest) < 1e-6 and all(not change for name, change in moved.items() if ".head." in name)
+
+
+def test_the_tower_does_not_train_on_cached_features(world, tmp_path):
+    with pytest.raises(ConfigError, match="its features are cached.*feature_cache"):
+        train_world.train(train_world.settings(world, tmp_path, "sft", vision_lr=1e-5, feature_cache=str(tmp_path / "cache")), "sft")

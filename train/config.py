@@ -70,7 +70,9 @@ class AlignConfig(StageConfig):
 
 @dataclass(frozen=True)
 class SftConfig(StageConfig):
-    """Stage 2: projector and language model, on visual questions."""
+    """Stage 2: projector and language model, on visual questions; the vision tower too where it has a rate."""
+
+    vision_lr: float | None = None  # learning rate of the vision tower; None leaves it frozen
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main:
     for part, path in PARTS.items():
         module = model.get_submodule(path)
         module.requires_grad_(part in trained)
+        if part == "vision_tower" and hasattr(module, "head"):
+            module.head.requires_grad_(False)  # pools for another model: nothing flows through it here
         table[part] = (part in trained, sum(p.numel() for p in module.parameters()))
     if "language_model" in trained:
         model.lm_head.requires_grad_(True)  # where it is not tied
@@ -213,6 +215,19 @@ def open_cache(config: StageConfig, model, processor, rows: Iterable[Row]) -> Fe
     if made:
         print(f"encoded {made} of {len(paths)} pictures", file=sys.stderr)
     return cache
+
+
+def check_vision(config: StageConfig) -> bool:
+    """Whether the vision tower trains.
+
+    Raises:
+        ConfigError: it is to train on features that were computed before.
+    """
+    trains = getattr(config, "vision_lr", None) is not None
+    if trains and config.feature_cache:
+        raise ConfigError("The vision tower is to train, and its features are cached", f"feature_cache: {config.feature_cache}",
+                          "Remove `feature_cache`, or leave `vision_lr` empty.")
+    return trains
 
 
 def show_sample(samples, processor, run: Run) -> None:

@@ -28,8 +28,9 @@ def sft(config: SftConfig) -> Path:
 def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)  # first: it checks the settings before weights load
+        extra = ("vision_tower",) if stages.check_vision(config) else ()
         model, processor = stages.open_model(config, stage)
-        stages.set_trainable(model, stage, main=run.main)
+        stages.set_trainable(model, stage, extra, main=run.main)
         rows = stages.read_data(config, run)
         if stage == "align" and config.grounding_steps and not newest_checkpoint(run.folder / "checkpoints", lambda _: None):
             _ground(config, run, model, processor, rows)

@@ -41,6 +41,8 @@ class StageMixin:
             named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
             self.optimizer = MuonAdamW(named, self.args.learning_rate, weight_decay=self.args.weight_decay)
         optimizer = super().create_optimizer(model)
+        if getattr(self.stage_config, "vision_lr", None) is not None:
+            give_own_rate(optimizer, {id(p) for p in self.model.model.vision_tower.parameters()}, self.stage_config.vision_lr)
         if deepspeed_config(self.stage_config).get("zero_optimization", {}).get("stage", 0) == 0 and not self.args.bf16:
             skip_without_numbers(optimizer)
         return optimizer
@@ -192,6 +194,16 @@ class StageTrainer(StageMixin, Trainer):
 
 class PairTrainer(StageMixin, DPOTrainer):
     """dpo: TRL's loss; pictures may come as cached features."""
+
+
+def give_own_rate(optimizer: torch.optim.Optimizer, parameters: set[int], lr: float) -> None:
+    """Takes parameters (by id) out of their groups into groups like them with another learning rate."""
+    groups = []
+    for group in optimizer.param_groups:
+        inside = [p for p in group["params"] if id(p) in parameters]
+        group["params"] = [p for p in group["params"] if id(p) not in parameters]
+        groups += [group] * bool(group["params"]) + [{**group, "params": inside, "lr": lr}] * bool(inside)
+    optimizer.param_groups[:] = groups
 
 
 def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
