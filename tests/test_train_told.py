@@ -8,10 +8,11 @@ import pytest
 import torch
 import train_world
 import workers
-from omnivision_train import callbacks, throughput, trainer as trainer_module
+from omnivision_train import throughput
+from omnivision_train import trainer as trainer_module
 from omnivision_train.config import SftConfig
 from omnivision_train.trainer import out_of_memory
-from omnivision_train.trainer_arguments import report_to
+from omnivision_train.trainer_arguments import check_dashboard
 
 from omnivision.errors import ConfigError, DataError, PlanError
 
@@ -101,11 +102,19 @@ def test_speed_is_tokens_of_all_rows_since_the_last_line(world, tmp_path, monkey
         assert line["tokens_per_second"] == sum(rows.lengths()) / 10 and line["peak_share"] > 0
 
 
-def test_dashboards_need_their_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(callbacks.sys, "stderr", callbacks.sys.stderr)
-    with pytest.raises(ConfigError, match="The package tensorboard is not installed.*pip install tensorboard"):
-        report_to(SftConfig(report_to="tensorboard"), tmp_path)
-    assert report_to(SftConfig(), tmp_path) == "none"
+def test_tensorboard_shows_what_metrics_say(world, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    final = train_world.train(train_world.settings(world, tmp_path, "sft", report_to="tensorboard"), "sft")
+    shown = EventAccumulator(str(final.parent / "tensorboard")).Reload()
+    assert [round(event.value, 4) for event in shown.Scalars("train/loss")] == [round(loss, 4) for loss in train_world.losses(final)]
+
+
+def test_a_dashboard_needs_its_package(monkeypatch):
+    check_dashboard(SftConfig())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="The package wandb is not installed.*pip install wandb"):
+        check_dashboard(SftConfig(report_to="wandb"))
 
 
 def test_no_memory_names_settings_that_need_less(world, tmp_path, monkeypatch):

@@ -84,6 +84,14 @@ class HeldOut(TrainerCallback):
             print(f"held-out loss {when}: {loss:.4f} ({len(self.samples)} rows)", file=sys.stderr)
 
 
+def tensorboard(folder: Path) -> TrainerCallback:
+    """transformers' callback, writing into the run's folder."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard")))
+
+
 class StopOnSignal(TrainerCallback):
     """SIGTERM to any process: all save at the end of the step and exit with 143."""
 

@@ -15,7 +15,7 @@ from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
-from omnivision_train.callbacks import HeldOut, Log, StopOnSignal
+from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import deepspeed_config
@@ -260,6 +260,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
+    if config.report_to == "tensorboard" and trainer.is_world_process_zero():
+        told.append(tensorboard(folder))
     for callback in (Log(folder, stage), *told, stop):
         trainer.add_callback(callback)
     newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))

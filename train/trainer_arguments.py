@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from pathlib import Path
 
 import torch
@@ -21,13 +20,14 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' (for dpo: TRL's) arguments of a stage."""
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
+    check_dashboard(config)
     shared = dict(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
         learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
         weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
-        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to=report_to(config, folder),
+        save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="wandb" if config.report_to == "wandb" else "none",
         logging_nan_inf_filter=False,  # StageMixin counts them
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
@@ -44,8 +44,8 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     return made
 
 
-def report_to(config: StageConfig, folder: Path) -> str:
-    """transformers' name of the dashboard that the config asks for.
+def check_dashboard(config: StageConfig) -> None:
+    """The dashboard that the config asks for can be used.
 
     Raises:
         ConfigError: its package is not installed.
@@ -53,8 +53,6 @@ def report_to(config: StageConfig, folder: Path) -> str:
     if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
         raise ConfigError(f"The package {config.report_to} is not installed", f"report_to: {config.report_to}",
                           f"pip install {config.report_to}; metrics.jsonl is written in any case.")
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
-    return config.report_to
 
 
 def check_optimizer(config: StageConfig) -> None:
