@@ -15,7 +15,7 @@ from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START,
 from omnivision.model.processing import siglip_image_processor
 from omnivision.presets import preset_config
 from omnivision_cli.main import main
-from omnivision_cli.plan import Part, training_memory
+from omnivision_train.memory import Part, check_memory, training_memory
 
 SPECIAL = [END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_TOKEN]
 
@@ -150,3 +150,24 @@ def test_plan_tells_steps_and_time(capsys, tmp_path):
     assert "steps: 4 (64 rows, 32 a step, 2 epochs)\ntime: 0 h 06 min 40 s" in capsys.readouterr().out
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert main(command) == 2
+
+
+@pytest.mark.parametrize("stage, changes, ranks, memory, message", [
+    ("sft", {}, 1, 8, r"take 8\.8 GiB .* the device has 8\.0.*more processes with zero_stage=3"),
+    ("sft", {"zero_stage": 1}, 8, 3, r"zero_stage=2, zero_stage=3, offload_optimizer=true"),
+    ("dpo", {}, 1, 10, r"take 10\.[67] GiB"),
+    ("sft", {}, 1, 10, None), ("sft", {"offload_optimizer": True}, 1, 4, None), ("align", {}, 1, 3, None),
+])  # fmt: skip
+def test_a_stage_that_cannot_fit_is_refused_before_anything_loads(stage, changes, ranks, memory, message):
+    from omnivision import OmniVisionConfig
+    from omnivision.errors import PlanError
+    from omnivision_train.config import StageConfig
+
+    def check():
+        check_memory(StageConfig(**{"zero_stage": 0, **changes}), stage, OmniVisionConfig(), "bf16", ranks, memory * 2**30)
+
+    if message is None:
+        check()
+    else:
+        with pytest.raises(PlanError, match=message):
+            check()

@@ -23,6 +23,8 @@ from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json)
 from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
+from omnivision_train.memory import check_memory
+from omnivision_train.precision import resolved
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
@@ -111,7 +113,7 @@ def single_process_defaults() -> None:
 
 def open_model(config: StageConfig, stage: str):
     """(model, processor): the result of the stage before, checked, or a new model from its parts."""
-    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+    from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
     from omnivision.model.build import build_model
     from omnivision.presets import preset_config
 
@@ -123,8 +125,12 @@ def open_model(config: StageConfig, stage: str):
     if not FOLLOWS[stage] and config.start is not None:
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
                           "Remove `start`.")
-    if config.start is None:
-        shape = preset_config(config.preset, projector_layout=config.projector)
+    shape = preset_config(config.preset, projector_layout=config.projector) if config.start is None else None
+    if torch.cuda.is_available():
+        known = shape or OmniVisionConfig.from_pretrained(config.start)
+        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+        check_memory(config, stage, known, resolved(config), int(os.environ["WORLD_SIZE"]), memory)
+    if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
         if attention:
             model.set_attn_implementation(attention)

@@ -10,35 +10,10 @@ import json
 import math
 import statistics
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omnivision_train.config import TRAINS
-
-# Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
-WEIGHT = {"fp32": 4, "bf16": 2}
-OPTIMIZER = {"fp32": 8, "bf16": 12}
-GIB = 2**30
-
-
-class Part(NamedTuple):
-    """One part of the model, its parameters counted once (tied weights belong to the first that has them)."""
-
-    name: str
-    parameters: int
-
-
-class Held(NamedTuple):
-    """What training holds for one part on one rank, in bytes, without activations."""
-
-    name: str
-    trained: bool
-    weights: int
-    gradients: int
-    optimizer: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer
+from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, training_memory
 
 
 def main(argv: list[str]) -> int:
@@ -85,44 +60,6 @@ def main(argv: list[str]) -> int:
         raise PlanError(f"Weights, gradients and optimizer take {total / GIB:.1f} GiB a rank before any activation; {options.memory:g} GiB are there",
                         f"stage {settings['stage']}", "Use more ranks with --zero 2 or 3, LoRA, or a smaller preset.")
     return 0
-
-
-def count_parts(config: Any) -> list[Part]:
-    """Parameters of vision tower, its pooling head, projector, language model and an untied head.
-
-    Args:
-        config: an OmniVisionConfig.
-    """
-    import torch
-
-    from omnivision import OmniVisionForConditionalGeneration
-
-    with torch.device("meta"):
-        model = OmniVisionForConditionalGeneration(config)
-    model.tie_weights()
-    seen: set[int] = set()
-    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0}
-    for name, weight in model.named_parameters():
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            counts[_part_of(name)] += weight.numel()
-    return [Part(name, count) for name, count in counts.items() if count]
-
-
-def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, zero: int) -> list[Held]:
-    """Bytes that one rank holds for each part while the stage trains.
-
-    Args:
-        zero: ZeRO 1 divides the optimizer's state among ranks, 2 also gradients, 3 also weights.
-    """
-    held = []
-    for part in parts:
-        trained = part.name.replace(" ", "_") in TRAINS[stage]
-        gradients = WEIGHT[precision] * part.parameters * trained
-        optimizer = OPTIMIZER[precision] * part.parameters * trained
-        held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
-                         gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))
-    return held
 
 
 def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
@@ -177,12 +114,6 @@ def _measured(file: Path) -> float:
     if not pauses:
         raise ConfigError("The metrics measure no step: two lines are needed", str(file), "Give those of a longer run.")
     return statistics.median(pauses)
-
-
-def _part_of(name: str) -> str:
-    if ".vision_tower." in name:
-        return "pooling head" if ".vision_tower.head." in name else "vision tower"
-    return "projector" if ".projector." in name else "language model"
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
