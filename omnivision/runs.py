@@ -49,11 +49,15 @@ class RunLock:
 
 
 def write_json(path: Path, value) -> None:
+    """A JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Writes aside, flushes, renames: a reader sees the old file or the new one."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -138,7 +142,12 @@ def verifies(folder: Path) -> bool:
 
 def sorted_checkpoints(folder: Path) -> list[Path]:
     """All step-N of a folder, the newest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    return sorted(folder.glob("step-*"), key=checkpoint_step, reverse=True)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step of a folder step-N."""
+    return int(path.name.split("-")[1])
 
 
 def newest_checkpoint(folder: Path, warn) -> Path | None:

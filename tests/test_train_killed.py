@@ -20,7 +20,8 @@ import workers
 
 from omnivision.runs import newest_checkpoint, verifies
 
-STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 1, "log_steps": 3, "batch_size": 4}  # a log line spans a checkpoint
+# A log line spans a checkpoint, and the last step lies within an epoch (of 3 steps).
+STEPS = {"max_steps": 7, "save_steps": 2, "keep_checkpoints": 1, "log_steps": 3, "batch_size": 4}
 LONG = pytest.mark.timeout(3600)
 
 
@@ -208,10 +209,54 @@ def test_processes_and_zero_stage_may_change_between_two_starts(world, whole, tm
         assert newest_checkpoint(folder.parent, print) == folder
     final = workers.run(replace(config, batch_size=2, zero_stage=2), "sft", 2)
     expected = numbers(whole(log_steps=1))
-    assert [line["step"] for line in numbers(final)] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in numbers(final)] == [1, 2, 3, 4, 5, 6, 7]
     assert [line["loss"] for line in numbers(final)] == pytest.approx([line["loss"] for line in expected], abs=1e-4)
     one, other = train_world.weights(final), train_world.weights(whole(log_steps=1))
     assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
+
+
+def test_weights_that_do_not_divide_by_the_processes_are_restored(world, tmp_path):
+    """Three processes: DeepSpeed pads the last part of most weights under ZeRO-3."""
+    changes = {"batch_size": 1, "zero_stage": 3, "max_steps": 4}
+    expected = workers.run(settings(world, tmp_path / "whole", **changes), "sft", 3)
+    config = settings(world, tmp_path / "killed", **changes)
+    sabotage = workers.Sabotage("kill", Path(config.out) / "sft" / "checkpoints" / ".step-4", 0, tmp_path / "unused")
+    processes = workers.start(config, "sft", 3, sabotage)
+    processes[0].join(workers.WATCHDOG)
+    for process in processes:
+        process.kill()
+    workers.finish(processes)
+    same(workers.run(config, "sft", 3), expected)
+
+
+def test_a_damaged_newer_checkpoint_does_not_outlive_a_whole_one(saved, tmp_path):
+    import shutil
+
+    from omnivision_train.checkpoint import superseded
+
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
+    for step in (300, 500):
+        (tmp_path / f"step-{step}").mkdir()
+    names = {path.name for path in superseded(tmp_path, 4, 1)}
+    assert names == {"step-500", "step-300", "step-2"}  # what was passed over goes, step-4 stays
+
+
+def test_a_kill_while_a_run_starts_again_loses_nothing(world, whole, tmp_path):
+    config = settings(world, tmp_path)
+    folder = Path(config.out) / "sft"
+    sabotage = workers.Sabotage("kill", folder / "checkpoints" / ".step-6", 0, tmp_path / "unused")
+    assert workers.finish(workers.start(config, "sft", sabotage=sabotage)) == [-signal.SIGKILL]
+    for file in ("config.resolved.yaml", "begun.json", "metrics.jsonl"):
+        for number in range(4):  # open, flush, rename, and behind it
+            again = workers.Sabotage("kill", folder / file, number, tmp_path / "unused")
+            workers.finish(workers.start(config, "sft", sabotage=again))
+            if (folder / "final").is_dir():
+                break
+        if (folder / "final").is_dir():
+            break
+    if not (folder / "final").is_dir():
+        workers.run(config, "sft")
+    same(folder / "final", whole())
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_with_a_checkpoint(world, tmp_path):

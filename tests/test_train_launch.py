@@ -153,7 +153,8 @@ def test_sigterm_to_the_command_lets_two_processes_save(world, mixed, tmp_path):
     with started(deepspeed_command(file)) as process:
         for line in process.stdout:
             if line.startswith("sft 3/5000"):
-                process.terminate()  # to the command alone, as a scheduler does
+                os.killpg(process.pid, signal.SIGTERM)  # to the command's process group, as `timeout` does, and again
+                os.killpg(process.pid, signal.SIGTERM)
                 break
         process.stdout.read()
     assert process.returncode == 143

@@ -80,3 +80,8 @@ def test_muon_under_zero_is_refused_before_anything_loads():
         check_optimizer(SftConfig(optimizer="muon", zero_stage=0, deepspeed={"zero_optimization": {"stage": 2}}))
     check_optimizer(SftConfig(optimizer="muon", zero_stage=0, precision="fp32"))
     check_optimizer(SftConfig())
+
+
+def test_a_deepspeed_file_with_an_optimizer_of_its_own_is_refused():
+    with pytest.raises(ConfigError, match="The DeepSpeed settings have optimizer and scheduler of their own"):
+        check_optimizer(SftConfig(deepspeed={"optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}))

@@ -55,6 +55,9 @@ def test_a_mean_leaves_the_step_out(world, tmp_path, monkeypatch, stage):
     final = train_world.train(settings(world, tmp_path / "mean", stage, max_steps=3, log_steps=3, accumulation=2), stage)
     (line,) = train_world.read_lines(final.parent / "metrics.jsonl")
     assert line["loss"] == pytest.approx(sum(each) / 2, rel=1e-5) and line["skipped"] == 1
+    for key in (key for key in line if key.startswith(("rewards/", "logps/"))):  # TRL's means
+        two = [one[key] for one in train_world.read_lines(tmp_path / "each" / stage / "metrics.jsonl")]
+        assert line[key] == pytest.approx(sum(two) / 2, rel=1e-5), key
 
 
 def test_five_in_a_row_end_the_run_with_their_rows(world, tmp_path, monkeypatch):

@@ -58,7 +58,10 @@ def test_the_held_out_loss_is_per_supervised_token_on_any_number_of_processes(wo
 
 def test_a_file_cannot_train_and_be_held_out(world, tmp_path):
     with pytest.raises(DataError, match="The same file is to train and to be held out"):
-        train_world.train(train_world.settings(world, tmp_path, "sft", held_out=[world.file("sft")]), "sft")
+        train_world.train(train_world.settings(world, tmp_path, "sft", held_out=[f"{world.folder}/./sft.jsonl"]), "sft")
+    mixed = {"replay": [world.file("sft")], "held_out": [world.file("sft")]}
+    with pytest.raises(DataError, match="The same file is to train and to be held out"):
+        train_world.train(train_world.settings(world, tmp_path, "functions", **mixed), "functions")
 
 
 def test_operations_by_hand(world):
@@ -68,15 +71,16 @@ def test_operations_by_hand(world):
     text, tower = model.config.text_config, model.config.vision_config
     head_size = text.hidden_size // text.num_attention_heads
     layer = text.hidden_size * head_size * (2 * text.num_attention_heads + 2 * text.num_key_value_heads) + 3 * text.hidden_size * text.intermediate_size
-    language = layer * text.num_hidden_layers + text.vocab_size * text.hidden_size  # the tied head multiplies too
+    language, head = layer * text.num_hidden_layers, text.vocab_size * text.hidden_size
     patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
     projector = sum(p.numel() for p in model.model.projector.parameters() if p.dim() > 1)
     flops = throughput.Flops(model, encoded=True)
-    assert flops.of(10, 0) == 10 * 4 * language  # forward, and backward through it
-    assert flops.of(0, 2) == 2 * 6 * projector * tokens
+    assert flops.of(tokens=10) == 10 * 4 * language  # forward, and backward through it
+    assert flops.of(supervised=3) == 3 * 4 * head  # the head, tied or not, sees what is supervised
+    assert flops.of(pictures=2) == 2 * 6 * projector * tokens
     block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
     patch = 3 * tower.patch_size**2 * tower.hidden_size
-    seen = throughput.Flops(model, encoded=False).of(0, 1) - flops.of(0, 1)
+    seen = throughput.Flops(model, encoded=False).of(pictures=1) - flops.of(pictures=1)
     assert seen == 2 * patches * (block * tower.num_hidden_layers + patch)
     model.requires_grad_(True)
     assert throughput.Flops(model, encoded=True).per_token == 6 * language
@@ -125,5 +129,6 @@ def test_no_memory_names_settings_that_need_less(world, tmp_path, monkeypatch):
     with pytest.raises(PlanError, match="batch_size=1 accumulation=2 .the same global batch., or gradient_checkpointing=true, or zero_stage=2") as raised:
         train_world.train(train_world.settings(world, tmp_path, "sft"), "sft")
     assert raised.value.exit_code == 4
+    assert "zero_stage" not in out_of_memory(SftConfig(optimizer="muon", zero_stage=0), "sft").remedy  # Muon knows no ZeRO
     smallest = out_of_memory(SftConfig(batch_size=1, gradient_checkpointing=True, zero_stage=3, offload_optimizer=True), "sft")
     assert "a smaller preset" in smallest.remedy

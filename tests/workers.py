@@ -13,6 +13,7 @@ from pathlib import Path
 
 import train_world
 
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # else looking for a GPU while importing would forbid to fork
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["train_world", "workers", "deepspeed", "trl", "omnivision.model.build", "omnivision_train.supervised",
                                 "omnivision_train.dpo", "omnivision_train.functions"])
@@ -71,6 +72,7 @@ def _work(config, stage, rank, ranks, port, log, sabotage) -> None:
 
     from omnivision.errors import OmniError
 
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tests' processes talk over gloo
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

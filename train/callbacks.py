@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import Trainer, TrainerCallback
 
-from omnivision.runs import read_json, write_json
+from omnivision.runs import read_json, write_json, write_text
 
 
 class Log(TrainerCallback):
@@ -35,7 +35,7 @@ class Log(TrainerCallback):
         if self.file.is_file():  # steps after the checkpoint are run again
             lines = [line for line in self.file.read_text().splitlines() if line.endswith("}")]  # a kill may leave half a line
             kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            self.file.write_text("".join(line + "\n" for line in kept))
+            write_text(self.file, "".join(line + "\n" for line in kept))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if state.is_world_process_zero:

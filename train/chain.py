@@ -23,8 +23,8 @@ from pathlib import Path
 
 from omnivision.config_files import dump_config, load_config, load_tree, read_yaml
 from omnivision.errors import ConfigError
-from omnivision.runs import HAND_OVER, file_hash, read_hand_over
-from omnivision_train.config import FOLLOWS, StageConfig
+from omnivision.runs import HAND_OVER, file_hash, read_hand_over, read_json, write_json
+from omnivision_train.config import FOLLOWS, MAY_CHANGE, StageConfig
 
 PAIRS = "pairs"
 
@@ -36,6 +36,17 @@ class ChainConfig:
     out: str
     stages: list[dict]
     shared: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairsConfig:
+    """Keys of the entry `pairs`: flags of `omnivision data pairs`."""
+
+    data: str
+    image_root: str = "."
+    feature_cache: str | None = None
+    most_edited: float | None = None
+    limit: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +84,8 @@ def chain(path: str, overrides: list[str], flags: list[str]) -> Path:
             link.result.parent.mkdir(parents=True, exist_ok=True)
             chain_file(Path(link.config.out), link.stage).write_text(dump_config(link.config))
         _run(link.command)
+        if link.config is None:
+            write_json(pairs_note(link), made_from(link))
     return links[-1].result
 
 
@@ -83,15 +96,17 @@ def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: l
     out, links, last, pairs = Path(config.out), [], None, None
     words = {stage: [word.removeprefix(f"{stage}.") for word in overrides if word.startswith(f"{stage}.")]
              for stage in (*FOLLOWS, PAIRS)}
-    unknown = [word for word in overrides if word.partition(".")[0] not in words]
+    named = [entry.get("stage") for entry in config.stages]
+    unknown = [word for word in overrides if word.partition(".")[0] not in named]
     if unknown:
-        raise ConfigError(f"`{unknown[0]}` is no key of the chain", "command line", f"Give out=, shared.KEY=, or STAGE.KEY= of {', '.join(words)}.")
+        raise ConfigError(f"`{unknown[0]}` is no key of the chain", "command line",
+                          f"Give out=, shared.KEY=, or STAGE.KEY= of {', '.join(map(str, named))}.")
     for entry in config.stages:
         keys = dict(entry)
         stage = keys.pop("stage", None)
         if stage == PAIRS:
             pairs = out / "pairs.jsonl"
-            links.append(_pairs_link(config.shared | keys, last, pairs))
+            links.append(_pairs_link(keys, config.shared, words[PAIRS], last, pairs))
             continue
         if stage not in FOLLOWS or (last.stage if last else None) not in (FOLLOWS[stage] or (None,)):
             raise ConfigError(f"The stage {stage!r} cannot follow {last.stage if last else 'nothing'}", "stages",
@@ -116,30 +131,40 @@ def chain_file(out: Path, stage: str) -> Path:
     return out / f"{stage}.chain.yaml"
 
 
-def _pairs_link(keys: dict, before: Link | None, result: Path) -> Link:
+def _pairs_link(keys: dict, shared: dict, overrides: list[str], before: Link | None, result: Path) -> Link:
     if before is None or before.stage != "sft":
         raise ConfigError("`pairs` is not behind `sft`", "stages", "Pairs are made from the answers of the model after sft.")
-    if "data" not in keys:
-        raise ConfigError("`pairs` has no `data`", "stages", "Name the rows whose questions the model answers.")
-    words = ["--model", str(before.result), "--data", str(keys["data"]), "--image-root", str(keys.get("image_root", ".")), "--out", str(result)]
-    if keys.get("feature_cache"):
-        words += ["--feature-cache", str(keys["feature_cache"])]
+    known = {field.name for field in dataclasses.fields(PairsConfig)} - {"data", "limit"}
+    tree = {key: value for key, value in shared.items() if key in known} | keys
+    config = dataclasses.asdict(load_tree(PairsConfig, tree, overrides, "pairs of the chain"))
+    flags = [word for key, value in config.items() if value is not None for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = ["--model", str(before.result), *flags, "--out", str(result)]
     return Link(PAIRS, [sys.executable, "-m", "omnivision_cli", "data", "pairs", *words], None, result, before)
 
 
+def pairs_note(link: Link) -> Path:
+    """The file that says what pairs were made from."""
+    return link.result.with_suffix(".made.json")
+
+
+def made_from(link: Link) -> dict:
+    """What the pairs of this chain are made from: the model's hand-over note and the command's words."""
+    return {"model": file_hash(link.before.result / HAND_OVER), "words": link.command[3:]}
+
+
 def is_finished(link: Link) -> bool:
-    """Whether a stage's result is there, and is what this chain would make.
+    """Whether a stage's result is there, and is what this chain would make. Pairs made from something else are made again.
 
     Raises:
         ConfigError: it is there and was made with other settings, from another model, or was changed since.
     """
     if link.config is None:
-        return link.result.is_file()
+        return link.result.is_file() and pairs_note(link).is_file() and read_json(pairs_note(link)) == made_from(link)
     if not (link.result / HAND_OVER).is_file():
         return False
     note = read_hand_over(link.result, (link.stage,), "chain")
     made, wanted = read_yaml(link.result.parent / "config.resolved.yaml"), dataclasses.asdict(link.config)
-    changed = [key for key, value in wanted.items() if made.get(key) != value]
+    changed = [key for key, value in wanted.items() if key not in MAY_CHANGE and made.get(key) != value]
     if changed:
         raise ConfigError(f"`{link.stage}` has run with another {', '.join(changed)}", str(link.result.parent),
                           "Give the old values, another `out`, or remove the folder to run it again.")
@@ -151,7 +176,7 @@ def is_finished(link: Link) -> bool:
 
 def _run(command: list[str]) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, stdout=sys.stderr.fileno())  # stdout is for the chain's own result
     try:
         code = process.wait()
     except BaseException:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ResumableError
-from omnivision.runs import read_json, remove, seal, sorted_checkpoints, verifies, write_json
+from omnivision.runs import checkpoint_step, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 PROGRESS, RANKS, SETTINGS = "progress.json", "ranks.json", "config.resolved.yaml"
@@ -52,7 +52,7 @@ def write(trainer, folder: Path, keep: int) -> None:
             write_json(folder.parent / "latest", {"checkpoint": f"{folder.name}/step-{step}"})
             if not verifies(folder / f"step-{step}"):
                 raise OSError("it reads back otherwise than it was written")
-            for old in sorted_checkpoints(folder)[keep:]:
+            for old in superseded(folder, step, keep):
                 remove(old)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other processes wait for word of it
             remove(partial, ignore_errors=True)
@@ -61,6 +61,12 @@ def write(trainer, folder: Path, keep: int) -> None:
     if failure:
         raise ResumableError(f"The checkpoint of step {step} could not be written: {failure}", str(folder),
                              "Make room, then start the same command again: it goes on from the checkpoint before.")
+
+
+def superseded(folder: Path, step: int, keep: int) -> list[Path]:
+    """What goes once step-N is safe: all but the newest `keep` up to it, and every later one, which was passed over as damaged."""
+    later = [path for path in sorted_checkpoints(folder) if checkpoint_step(path) > step]
+    return later + [path for path in sorted_checkpoints(folder) if path not in later][keep:]
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -80,15 +86,28 @@ def restore(trainer, folder: Path) -> None:
     if optimizer is None:
         _restore_plain(trainer, moments, dict(named), progress["optimizer_step"])
         return
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
     keys = {name.rpartition("|")[2] for name in moments}
     _make_states(optimizer, keys, progress["optimizer_step"])
     weights = load_file(folder / WEIGHTS)
     for name, parameter in named:
-        safe_set_full_fp32_param(parameter, weights[name].to(_device(trainer)))
+        _set_part(parameter, weights[name].to(_device(trainer)), None)
         for key in sorted(keys):
-            safe_set_full_optimizer_state(parameter, moments[f"{name}|{key}"].to(_device(trainer)), key)
+            _set_part(parameter, moments[f"{name}|{key}"].to(_device(trainer)), key)
+
+
+def _set_part(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
+    """Puts this process' part of a whole tensor in its place: of the weight, or of the optimizer's state `key`."""
+    from deepspeed.utils import (safe_set_full_fp32_param, safe_set_full_optimizer_state, safe_set_local_fp32_param,
+                                 safe_set_local_optimizer_state)
+
+    if hasattr(parameter, "ds_id"):  # ZeRO-3: DeepSpeed's setter of whole tensors fails where the last part is padded (0.19.8)
+        part, ranks, rank = parameter.ds_tensor.numel(), torch.distributed.get_world_size(), torch.distributed.get_rank()
+        local = nn.functional.pad(value.flatten(), (0, part * ranks - value.numel())).narrow(0, part * rank, part)
+        safe_set_local_fp32_param(parameter, local) if key is None else safe_set_local_optimizer_state(parameter, local, key)
+    elif key is None:
+        safe_set_full_fp32_param(parameter, value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, key)
 
 
 def restore_rank(trainer, folder: Path) -> None:
@@ -145,7 +164,7 @@ def full_moments(trainer) -> dict[str, Tensor]:
             for key in keys:
                 value = safe_get_full_optimizer_state(parameter, key)
                 if first:
-                    found[f"{name}|{key}"] = value
+                    found[f"{name}|{key}"] = value.to("cpu")  # one after the other: all of them may not fit the device
     return {name: value.detach().to("cpu").contiguous() for name, value in found.items()} if first else {}
 
 

@@ -13,6 +13,11 @@ TRAINS = {  # parts of the model by stage
     "functions": ("projector", "language_model"),
 }
 
+MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
+    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
+    "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StageConfig:

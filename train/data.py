@@ -132,7 +132,7 @@ class Order(Sampler[int]):
 class Collator:
     """Right-padded batches of samples; pictures as pixels, or as cached features where a cache is given.
 
-    `row_ids` and `num_tokens` are for messages and meters; the trainers take them out before the model sees the batch.
+    `row_ids`, `num_tokens` and `num_supervised` are for messages and meters; the trainers take them out before the model sees the batch.
     """
 
     processor: object
@@ -140,7 +140,8 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples),
-                "row_ids": [s.id for s in samples], "num_tokens": sum(len(s.input_ids) for s in samples)}
+                "row_ids": [s.id for s in samples], "num_tokens": sum(len(s.input_ids) for s in samples),
+                "num_supervised": sum(label != IGNORE_INDEX for s in samples for label in s.labels)}
 
     def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
         """input_ids, labels, attention_mask. Shape (B, L)."""
@@ -168,7 +169,7 @@ class PairCollator(Collator):
         batch = self.pad([s.input_ids for s in samples], [s.labels for s in samples])
         batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
         return {**batch, **self.pictures(samples), "row_ids": [pair["id"] for pair in pairs],
-                "num_tokens": sum(len(s.input_ids) for s in samples)}
+                "num_tokens": sum(len(s.input_ids) for s in samples), "num_supervised": sum(len(s.input_ids) for s in samples)}
 
     def _side(self, pair: dict, side: str) -> Sample:
         images = tuple(pair["images"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 
@@ -23,13 +25,16 @@ def launch(argv: list[str], flags: list[str]) -> int:
     environment.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads on two cores would fight
     script = str(Path(__file__).with_name("main.py").resolve())
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *flags, "--no_local_rank", script, *argv]
-    process = subprocess.Popen(command, env=environment)
+    # in a session of its own: a signal to our process group (timeout, systemd, Ctrl-C) comes to us alone, and we hand it on
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return process.wait()
-    except BaseException:
+    except BaseException as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not end the waiting
         ranks = _ranks_of(process.pid, script)
         for rank in ranks:  # the launcher itself would give them no time to save
-            rank.terminate()
+            rank.send_signal(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
         if not ranks:
             process.terminate()  # still starting, or on other machines
         process.wait()

@@ -56,15 +56,16 @@ def count_parts(config: Any) -> list[Part]:
     return [Part(name, count) for name, count in counts.items() if count]
 
 
-def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, zero: int) -> list[Held]:
+def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, zero: int, vision: bool = False) -> list[Held]:
     """Bytes that one rank holds for each part while the stage trains.
 
     Args:
+        vision: the vision tower trains too.
         zero: ZeRO 1 divides the optimizer's state among ranks, 2 also gradients, 3 also weights.
     """
     held = []
     for part in parts:
-        trained = part.name.replace(" ", "_") in TRAINS[stage]
+        trained = part.name.replace(" ", "_") in (*TRAINS[stage], *(["vision_tower"] * vision))
         gradients = WEIGHT[precision] * part.parameters * trained
         optimizer = OPTIMIZER[precision] * part.parameters * trained
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
@@ -87,7 +88,8 @@ def check_memory(config: StageConfig, stage: str, model_config: Any, precision: 
     Raises:
         PlanError: names what is needed, what is there, and what to change.
     """
-    held = training_memory(count_parts(model_config), stage, precision, ranks, config.zero_stage)
+    vision = getattr(config, "vision_lr", None) is not None
+    held = training_memory(count_parts(model_config), stage, precision, ranks, config.zero_stage, vision)
     total = sum(one.weights + one.gradients + (0 if config.offload_optimizer else one.optimizer) for one in held)
     if stage == "dpo":  # the reference
         total += sum(one.weights for one in held)

@@ -21,15 +21,11 @@ from omnivision.data.features import FeatureCache
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
-                             write_hand_over, write_json)
-from omnivision_train.config import FOLLOWS, TRAINS, StageConfig
+                             write_hand_over, write_json, write_text)
+from omnivision_train.config import FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.memory import check_memory
 from omnivision_train.precision import resolved
 
-MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
-    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
-    "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
-}  # fmt: skip
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
 
@@ -58,7 +54,8 @@ def open_run(config: StageConfig, stage: str):
         if (folder / "final" / HAND_OVER).is_file():
             raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
         check_same_run(config, folder)
-        (folder / "config.resolved.yaml").write_text(dump_config(config))
+        write_text(folder / "config.resolved.yaml", dump_config(config))
+        write_json(folder / "begun.json", begun(config))
         write_json(folder / "env.json", environment())
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -75,9 +72,17 @@ def check_same_run(config: StageConfig, folder: Path) -> None:
         return
     began, now = read_yaml(folder / "config.resolved.yaml"), yaml.safe_load(dump_config(config))
     changed = [f"{key} was {began.get(key)!r} and is {value!r}" for key, value in now.items() if key not in MAY_CHANGE and began.get(key) != value]
+    if (folder / "begun.json").is_file() and read_json(folder / "begun.json") != begun(config):
+        changed.append(f"{config.start} is another model than it was")
     if changed:
         raise ConfigError(f"The run in this folder began with other settings: {'; '.join(changed)}", str(folder),
                           "Give the old values to go on, or another `out` to begin a new run.")
+
+
+def begun(config: StageConfig) -> dict:
+    """What a run began from, beside its settings: the hash of the hand-over note of `start`."""
+    note = Path(config.start) / HAND_OVER if config.start else None
+    return {"start": file_hash(note) if note and note.is_file() else None}
 
 
 def check_devices() -> None:
@@ -171,7 +176,7 @@ def read_data(config: StageConfig, run: Run, files: list[str] | None = None, lim
         path = run.folder / "data_manifest.json"
         known = read_json(path) if path.is_file() else {}
         seen = {file: {"rows": len(rows), "sha256": file_hash(Path(file))} for file, rows in found.items()}
-        changed = [file for file in seen if file in known and known[file] != seen[file]]
+        changed = [file for file in seen if file in known and known[file]["sha256"] != seen[file]["sha256"]]
         if changed and sorted_checkpoints(run.folder / "checkpoints"):
             raise DataError("The data have changed since the run began", ", ".join(changed),
                             "Restore the files to go on, or give another `out` to begin a new run.")
@@ -189,9 +194,10 @@ def read_held_out(config: StageConfig, run: Run) -> list[Row]:
     """
     if not config.held_out:
         return []
-    both = set(config.data) & set(config.held_out)
+    training = {Path(file).resolve() for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])}
+    both = [file for file in config.held_out if Path(file).resolve() in training]
     if both:
-        raise DataError("The same file is to train and to be held out", ", ".join(sorted(both)), "Take it out of `data` or `held_out`.")
+        raise DataError("The same file is to train and to be held out", ", ".join(both), "Take it out of `held_out`.")
     return read_data(replace(config, limit=None), run, config.held_out)
 
 

@@ -42,20 +42,20 @@ class Flops:
     def __init__(self, model, encoded: bool, reference: bool = False) -> None:
         inner = model.model
         language, trains = matrix_weights(inner.language_model)
-        head = model.lm_head.weight
-        language += getattr(head, "ds_numel", head.numel())  # the head multiplies, tied or not
+        head = getattr(model.lm_head.weight, "ds_numel", model.lm_head.weight.numel())  # multiplies, tied or not
         tower, tower_trains = matrix_weights(inner.vision_tower)
         projector, _ = matrix_weights(inner.projector)
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
         # backward flows through the language model to the projector even where it does not train
-        self.per_token = 2 * language * (3 if trains else 2) + (2 * language if reference else 0)
+        passes = (3 if trains else 2) + (1 if reference else 0)
+        self.per_token, self.per_supervised = 2 * language * passes, 2 * head * passes
         self.per_picture = 2 * projector * tokens * 3 + (2 * projector * tokens if reference else 0)
         if not encoded:
             self.per_picture += 2 * tower * patches * ((3 if tower_trains else 1) + (1 if reference else 0))
 
-    def of(self, tokens: int, pictures: int) -> float:
-        """Operations of so many tokens (image tokens among them) and pictures."""
-        return self.per_token * tokens + self.per_picture * pictures
+    def of(self, tokens: int = 0, supervised: int = 0, pictures: int = 0) -> float:
+        """Operations of so many tokens (image tokens among them), of which the head sees some, and pictures."""
+        return self.per_token * tokens + self.per_supervised * supervised + self.per_picture * pictures
 
 
 def device_peak() -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from functools import wraps
 from pathlib import Path
 
@@ -58,6 +59,9 @@ class StageMixin:
         return self._order
 
     def _run_epoch(self, *args, epoch, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed from the last step: transformers would do one more
+            self.control.should_training_stop = True
+            return None
         self._order.set_epoch(epoch)  # accelerate's loaders do not reach it when several processes skip batches
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
@@ -66,14 +70,16 @@ class StageMixin:
     def _inner_training_loop(self, *args, **kwargs):
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = 0, 0, 0
         self._before_step, self._last_logged, self._step_rows = torch.zeros(()), 0, []
-        self._tokens, self._pictures, self._since = 0, 0, time.perf_counter()
+        self._seen, self._since = Counter(), time.perf_counter()
+        self._means_before: dict[str, int] = {}
         self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None)
         return super()._inner_training_loop(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._step_rows += inputs.pop("row_ids", [])
-        self._tokens += inputs.pop("num_tokens", 0)
-        self._pictures += next((len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs), 0)
+        self._seen["tokens"] += inputs.pop("num_tokens", 0)
+        self._seen["supervised"] += inputs.pop("num_supervised", 0)
+        self._seen["pictures"] += next((len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs), 0)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
@@ -84,13 +90,16 @@ class StageMixin:
             else:
                 self._skipped_in_a_row = 0
             self._before_step, self._step_rows = tr_loss.detach().clone(), []
+            self._means_before = {key: len(values) for key, values in self._means().items()}
         logging = self.control.should_log and self.state.global_step > self._globalstep_last_logged
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
         if logging:
-            self._before_step = torch.zeros_like(self._before_step)
+            self._before_step, self._means_before = torch.zeros_like(self._before_step), {}
 
     def _count_skipped(self, tr_loss: torch.Tensor) -> None:
         tr_loss.copy_(self._before_step)
+        for key, values in self._means().items():
+            del values[self._means_before.get(key, 0):]
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = (
             self._skipped + 1, self._skipped_in_a_row + 1, self._skipped_since_log + 1)
         rows = sorted({row for rows in checkpoint.gathered(self._step_rows) for row in rows})
@@ -99,7 +108,7 @@ class StageMixin:
             print(f"step {step}: loss or gradient is no number; the step is skipped (rows {', '.join(rows[:8])})", file=sys.stderr)
         if self._skipped_in_a_row == MOST_SKIPPED:
             raise DivergedError(f"Loss or gradient were no numbers in {MOST_SKIPPED} steps in a row", f"step {step}, rows {', '.join(rows)}",
-                                "Lower `lr`, or look at these rows; the last checkpoint is from before.")
+                                "Look at these rows, or begin again with a lower `lr`; both need another `out`.")
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs and self._skipped:
@@ -114,17 +123,21 @@ class StageMixin:
 
     def _speed(self) -> dict[str, float]:
         """Tokens a second over all processes since the last log line, and the share of the chips' peak where that is known."""
-        tokens, pictures = map(sum, zip(*checkpoint.gathered((self._tokens, self._pictures)), strict=True))
+        seen = sum(checkpoint.gathered(self._seen), Counter())
         now = time.perf_counter()
-        seconds, self._since, self._tokens, self._pictures = now - self._since, now, 0, 0
-        speed, peak = {"tokens_per_second": tokens / seconds}, device_peak()
-        return speed | ({"peak_share": self._flops.of(tokens, pictures) / seconds / peak / self.args.world_size} if peak else {})
+        seconds, self._since, self._seen = now - self._since, now, Counter()
+        speed, peak = {"tokens_per_second": seen["tokens"] / seconds}, device_peak()
+        return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
+
+    def _means(self) -> dict[str, list[float]]:
+        """TRL's values since the last log line, whose means it logs; the other trainers have none."""
+        return getattr(self, "_metrics", {}).get("train", {})
 
     def meters(self) -> dict:
         """This process' running sums, for a checkpoint."""
         return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
-                "means": {key: list(values) for key, values in getattr(self, "_metrics", {}).get("train", {}).items()}}
+                "means": {key: list(values) for key, values in self._means().items()}}
 
     def set_meters(self, meters: dict) -> None:
         """Continues them."""
@@ -134,6 +147,7 @@ class StageMixin:
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
+        self._means_before = {key: len(values) for key, values in self._means().items()}
 
     @torch.no_grad()
     def held_out_loss(self, samples) -> float:
@@ -146,7 +160,7 @@ class StageMixin:
         for number in range(rank, rounds * ranks, ranks):  # as many passes on every process: ZeRO-3 needs all of them
             inputs = self.data_collator([samples[i] for i in batches[min(number, len(batches) - 1)]])
             weight = float((inputs["labels"][:, 1:] != IGNORE_INDEX).sum()) if "labels" in inputs else len(inputs["row_ids"])
-            del inputs["row_ids"], inputs["num_tokens"]
+            del inputs["row_ids"], inputs["num_tokens"], inputs["num_supervised"]
             loss = self.compute_loss(self.model_wrapped, self._prepare_inputs(inputs)).item()
             if number < len(batches):
                 total += torch.tensor([loss * weight, weight], dtype=torch.float64)
@@ -212,6 +226,8 @@ def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
     DeepSpeed's own optimizers (ZeRO 1 to 3, bf16 on a GPU) do the same; this is for where it leaves torch's alone. The
     gradients are summed over all processes by then, so that all come to the same end.
     """
+    if hasattr(optimizer, "overflow"):  # transformers asks for the optimizer twice
+        return
     update, optimizer.overflow = optimizer.step, False
 
     @wraps(update)
@@ -238,11 +254,11 @@ def check_global_batch(trainer: Trainer, newest: Path) -> None:
 
 def out_of_memory(config: StageConfig, stage: str) -> PlanError:
     """What a stage says that had no room, with settings that need less and train the same."""
-    half, rest = max(1, config.batch_size // 2), config.batch_size - max(1, config.batch_size // 2)
-    advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if rest and config.batch_size % 2 == 0 else []
+    half, parted = config.batch_size // 2, config.optimizer != "muon" and config.deepspeed is None  # else ZeRO is not ours to choose
+    advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if config.batch_size % 2 == 0 else []
     advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing else []
-    advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if config.zero_stage < 3 else []
-    advice += ["offload_optimizer=true"] if not config.offload_optimizer else []
+    advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if parted and config.zero_stage < 3 else []
+    advice += ["offload_optimizer=true"] if parted and config.zero_stage and not config.offload_optimizer else []
     return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
                      f"Start the same command with {', or '.join(advice) or 'a smaller preset'}; it goes on from its last checkpoint.")
 
@@ -271,5 +287,5 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(config, stage) from error
-    if stop.stopped:
+    if any(checkpoint.gathered(stop.stopped)):  # a signal after the last step has reached one process only
         raise SystemExit(143)

@@ -59,8 +59,12 @@ def check_optimizer(config: StageConfig) -> None:
     """Refuses an optimizer that its parallel setting would break.
 
     Raises:
-        ConfigError: Muon where DeepSpeed flattens or parts the matrices.
+        ConfigError: a user's DeepSpeed JSON that brings its own; Muon where DeepSpeed flattens or parts the matrices.
     """
+    own = [key for key in ("optimizer", "scheduler") if key in deepspeed_config(config)]
+    if own:
+        raise ConfigError(f"The DeepSpeed settings have {' and '.join(own)} of their own", f"deepspeed: {config.deepspeed if isinstance(config.deepspeed, str) else '{...}'}",
+                          "Remove them: `optimizer`, `lr`, `schedule`, `warmup` and `weight_decay` say it.")
     if config.optimizer != "muon":
         return
     json_stage = deepspeed_config(config).get("zero_optimization", {}).get("stage", 0)

@@ -6,13 +6,14 @@ The model is built on the meta device: its shapes are real, its memory is not.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 from pathlib import Path
 from typing import Any
 
-from omnivision_train.config import TRAINS
+from omnivision_train.config import TRAINS, StageConfig
 from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, training_memory
 
 
@@ -41,7 +42,8 @@ def main(argv: list[str]) -> int:
     settings.pop("zero_stage", None)
     steps = plan_steps(options) if options.config else {}
     parts = count_parts(_model_config(settings, options.model))
-    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, zero)
+    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, zero, "vision_lr" in settings)
+    settings.pop("vision_lr", None)
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
     if options.json:
@@ -74,10 +76,10 @@ def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
     named = Path(options.config).stem
     stage = options.stage or (named if named in TRAINS else "sft")
     config = load_config(config_class(stage), options.config)
-    missing = [file for file in config.data if not Path(file).is_file()]
+    missing = [file for file in (*config.data, *getattr(config, "replay", [])) if not Path(file).is_file()]
     rows = options.rows
     if rows is None and config.data and not missing:
-        rows = sum(min(_lines(Path(file)), config.limit or 10**12) for file in config.data)
+        rows = _rows_of(config)
     batch = config.batch_size * config.accumulation * options.ranks
     steps = config.max_steps if config.max_steps > 0 else None if rows is None else math.ceil(math.ceil(rows / batch) * config.epochs)
     seconds = options.seconds_per_step or (_measured(Path(options.metrics)) if options.metrics else None)
@@ -97,9 +99,19 @@ def steps_text(steps: dict[str, Any]) -> str:
     return text + f"\ntime: {hours} h {rest // 60:02} min {rest % 60:02} s at {steps['seconds_per_step']:.3g} s a step"
 
 
-def _lines(file: Path) -> int:
+def _rows_of(config: Any) -> int:
+    """Rows that a stage trains on: for functions, requests about one picture share a row, and others are mixed in."""
+    most, total = getattr(config, "requests_per_row", 1), 0
+    for file in config.data:
+        lines = _lines(Path(file), config.limit)
+        images = [str(json.loads(line).get("images")) for line in lines] if most > 1 else lines
+        total += sum(-(-len(list(group)) // most) for _, group in itertools.groupby(images)) if most > 1 else len(lines)
+    return total + sum(len(_lines(Path(file), config.replay_limit)) for file in getattr(config, "replay", []))
+
+
+def _lines(file: Path, limit: int | None) -> list[bytes]:
     with file.open("rb") as lines:
-        return sum(1 for line in lines if line.strip())
+        return list(itertools.islice((line for line in lines if line.strip()), limit))
 
 
 def _measured(file: Path) -> float:
@@ -126,8 +138,10 @@ def _settings(options: argparse.Namespace) -> dict[str, str]:
     named = Path(options.config).stem if options.config else ""
     defaults = {"preset": "968m", "stage": named if named in TRAINS else "sft", "precision": "bf16"}
     settings = {name: getattr(options, name) or written.get(name) or default for name, default in defaults.items()}
-    if "zero_stage" in written:
-        settings["zero_stage"] = str(written["zero_stage"])
+    if options.config:
+        settings["zero_stage"] = str(written.get("zero_stage", StageConfig.zero_stage))
+    if written.get("vision_lr") is not None:
+        settings["vision_lr"] = str(written["vision_lr"])
     if settings["precision"] == "auto":
         settings["precision"] = "bf16"
     for name, known in (("stage", TRAINS), ("precision", WEIGHT)):

@@ -62,6 +62,7 @@ class Quickstart:
 
     def run(self) -> dict:
         """All steps in order; returns the content of quickstart.json."""
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tiny configurations are for a CPU: fp32 weights, Muon
         from omnivision.runs import RunLock
 
         steps: list[tuple[str, float, Callable]] = [
