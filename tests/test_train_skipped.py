@@ -62,7 +62,7 @@ def test_a_mean_leaves_the_step_out(world, tmp_path, monkeypatch, stage):
 
 def test_five_in_a_row_end_the_run_with_their_rows(world, tmp_path, monkeypatch):
     spoil(monkeypatch, {2, 3, 5, 6, 7, 8, 9})  # four would not: step 4 is fine
-    with pytest.raises(DivergedError, match=r"5 steps in a row \(step 9, rows s\d+, s\d+\)\. Lower `lr`"):
+    with pytest.raises(DivergedError, match=r"5 steps in a row \(step 9, rows s\d+, s\d+\)\. Look at these rows"):
         train_world.train(settings(world, tmp_path, max_steps=12), "sft")
     assert [line["step"] for line in train_world.read_lines(tmp_path / "sft" / "metrics.jsonl")] == list(range(1, 9))
 
