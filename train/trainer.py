@@ -135,7 +135,7 @@ class StageMixin:
 
     def meters(self) -> dict:
         """This process' running sums, for a checkpoint."""
-        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
+        return {"loss": self._tr_loss.item(), "seen": getattr(self, "_total_train_tokens", 0), "logged": self._globalstep_last_logged,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
                 "means": {key: list(values) for key, values in self._means().items()}}
 
@@ -145,6 +145,7 @@ class StageMixin:
         self._before_step = self._tr_loss.clone()
         self._globalstep_last_logged = self._last_logged = meters["logged"]
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
+        self._total_train_tokens = meters["seen"]  # TRL's, over all processes
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
         self._means_before = {key: len(values) for key, values in self._means().items()}
