@@ -95,8 +95,12 @@ def killed_at(world, whole, folder, number) -> None:
     config = settings(world, folder)
     sabotage = workers.Sabotage("kill", Path(config.out) / "sft", number, folder / "unused")
     assert workers.finish(workers.start(config, "sft", sabotage=sabotage)) == [-signal.SIGKILL]
-    if not (folder / "out" / "sft" / "final" / "omnivision.json").is_file():  # a kill behind the last rename has lost nothing
+    if (folder / "out" / "sft" / "final").is_dir():  # killed behind the last rename: the next start says so, and tidies up
+        assert workers.finish(workers.start(config, "sft")) == [2]
+    else:
         workers.run(config, "sft")
+    assert not (folder / "out" / "sft" / "checkpoints").exists()
+    assert json.loads((folder / "out" / "sft" / "latest").read_text()) == {"checkpoint": "final"}
     same(folder / "out" / "sft" / "final", whole())
 
 

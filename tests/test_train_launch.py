@@ -181,7 +181,7 @@ class Launched:
     def __init__(self, interrupted: bool) -> None:
         self.interrupted, self.said, self.pid = interrupted, [], os.getpid()
 
-    def __call__(self, command, env):
+    def __call__(self, command, env, start_new_session):
         self.command, self.env = command, env
         return self
 

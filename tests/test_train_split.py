@@ -7,7 +7,7 @@ import torch
 import train_world
 import workers
 
-FIFTY = {"max_steps": 50, "log_steps": 1, "save_steps": 1000, "lr": 5e-4, "schedule": "constant"}
+FIFTY = {"max_steps": 50, "log_steps": 1, "save_steps": 1000, "lr": 1e-4, "schedule": "constant"}
 
 
 @pytest.fixture(scope="module")

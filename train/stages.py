@@ -52,6 +52,7 @@ def open_run(config: StageConfig, stage: str):
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
         if (folder / "final" / HAND_OVER).is_file():
+            settle(folder)
             raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
         check_same_run(config, folder)
         write_text(folder / "config.resolved.yaml", dump_config(config))
@@ -274,8 +275,14 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         raise ResumableError(f"The result could not be written: {error}", str(final), "Make room, then start the same command again.") from error
     if run.main:
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        settle(run.folder)
     return final
+
+
+def settle(folder: Path) -> None:
+    """What is left to do once final/ has its name: point to it, and remove what only a resumed run needs. Doing it twice does no harm."""
+    write_json(folder / "latest", {"checkpoint": "final"})
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def _seal_final(run: Run, config: StageConfig, processor, partial: Path, final: Path) -> None:
@@ -289,4 +296,3 @@ def _seal_final(run: Run, config: StageConfig, processor, partial: Path, final: 
     write_hand_over(partial, run.stage, parent)
     os.replace(partial, final)  # open_run refused a folder whose final/ is there
     flush_folder(run.folder)
-    write_json(run.folder / "latest", {"checkpoint": "final"})
