@@ -62,10 +62,9 @@ def same(final: Path, whole: Path) -> None:
     assert not [path for path in final.parent.rglob("*") if "partial" in path.name or "removed" in path.name]
 
 
-def writes(config, stage, folder) -> list[str]:
-    """Every write of an uninterrupted run below its stage's folder, in order."""
-    log = folder / "writes"
-    workers.run(config, stage, sabotage=workers.Sabotage("count", Path(config.out) / stage, 0, log))
+def writes(config, below: Path, log: Path) -> list[str]:
+    """Every write of an uninterrupted run below a folder, in order."""
+    workers.run(config, "sft", sabotage=workers.Sabotage("count", below, 0, log))
     return log.read_text().splitlines()
 
 
@@ -88,7 +87,16 @@ def turning_points(found: list[str]) -> list[int]:
 @pytest.fixture(scope="module")
 def counted(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("counted")
-    return writes(settings(world, folder), "sft", folder)
+    config = settings(world, folder)
+    return writes(config, Path(config.out) / "sft", folder / "writes")
+
+
+@pytest.fixture(scope="module")
+def saves(world, tmp_path_factory):
+    """The same below checkpoints/ alone."""
+    folder = tmp_path_factory.mktemp("saves")
+    config = settings(world, folder)
+    return writes(config, Path(config.out) / "sft" / "checkpoints", folder / "writes")
 
 
 def killed_at(world, whole, folder, number) -> None:
@@ -137,14 +145,9 @@ def full_at(world, whole, folder, number) -> bool:
     return True
 
 
-def test_a_full_disk_keeps_the_checkpoint_before(world, whole, tmp_path):
-    log = tmp_path / "writes"
-    (tmp_path / "counted").mkdir()
-    config = settings(world, tmp_path / "counted")
-    workers.run(config, "sft", sabotage=workers.Sabotage("count", Path(config.out) / "sft" / "checkpoints", 0, log))
-    found = log.read_text().splitlines()
-    first = next(number for number, line in enumerate(found) if ".step-4.partial" in line)
-    middle = next(n for n, line in enumerate(found) if line.startswith("tests.save") and ".step-4.partial/optimizer" in line)
+def test_a_full_disk_keeps_the_checkpoint_before(world, whole, saves, tmp_path):
+    first = next(number for number, line in enumerate(saves) if ".step-4.partial" in line)
+    middle = next(n for n, line in enumerate(saves) if line.startswith("tests.save") and ".step-4.partial/optimizer" in line)
     for number in (first, middle):
         (tmp_path / str(number)).mkdir()
         assert full_at(world, whole, tmp_path / str(number), number)
@@ -152,13 +155,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(world, whole, tmp_path):
 
 @LONG
 @pytest.mark.slow
-def test_a_full_disk_at_every_write_keeps_the_checkpoint_before(world, whole, tmp_path):
-    log = tmp_path / "writes"
-    (tmp_path / "counted").mkdir()
-    config = settings(world, tmp_path / "counted")
-    workers.run(config, "sft", sabotage=workers.Sabotage("count", Path(config.out) / "sft" / "checkpoints", 0, log))
-    found = log.read_text().splitlines()
-    numbers = [number for number, line in enumerate(found) if ".step-4.partial" in line and line.split()[0] in ("open", "tests.save", "os.mkdir")]
+def test_a_full_disk_at_every_write_keeps_the_checkpoint_before(world, whole, saves, tmp_path):
+    numbers = [number for number, line in enumerate(saves) if ".step-4.partial" in line and line.split()[0] in ("open", "tests.save", "os.mkdir")]
     for number in numbers:
         (tmp_path / str(number)).mkdir()
         assert full_at(world, whole, tmp_path / str(number), number)
