@@ -20,6 +20,7 @@ from omnivision.data.image import open_image
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation
+from omnivision_train.activations import Batch
 
 
 def bucket(length: int) -> int:
@@ -58,6 +59,11 @@ class Conversations(Dataset):
     def lengths(self) -> list[int]:
         """Tokens of every row."""
         return [len(sample.input_ids) for sample in self.samples]
+
+    def largest(self, rows: int) -> Batch:
+        """The batch of the longest row, with as many supervised tokens as rows have on average."""
+        supervised = sum(label != IGNORE_INDEX for sample in self.samples for label in sample.labels)
+        return Batch(rows, bucket(max(self.lengths())), rows * supervised // len(self))
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]

@@ -39,3 +39,9 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1_000_000_000,
     }
+
+
+def zero_settings(config: StageConfig) -> tuple[int, bool]:
+    """(ZeRO stage, whether the optimizer's state is in the CPU's memory), also of a user's own JSON."""
+    zero = deepspeed_config(config).get("zero_optimization", {})
+    return zero.get("stage", 0), zero.get("offload_optimizer", {}).get("device", "none") != "none"

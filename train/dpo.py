@@ -9,8 +9,9 @@ from datasets import Dataset
 
 from omnivision.errors import DataError
 from omnivision_train import stages
+from omnivision_train.activations import Batch
 from omnivision_train.config import DpoConfig
-from omnivision_train.data import PairCollator, encode_side
+from omnivision_train.data import PairCollator, bucket, encode_side
 from omnivision_train.trainer import PairTrainer, fit
 from omnivision_train.trainer_arguments import training_arguments
 
@@ -25,7 +26,7 @@ def dpo(config: DpoConfig) -> Path:
         stages.set_trainable(model, stage, main=run.main)
         rows = stages.read_data(config, run)
         pairs = preference_pairs(rows, Path(config.image_root))
-        check_lengths(rows, processor, config.max_length)
+        largest = Batch(config.batch_size, bucket(check_lengths(rows, processor, config.max_length)), 0)
         held_out = stages.read_held_out(config, run)
         check_lengths(held_out, processor, config.max_length)
         cache = stages.open_cache(config, model, processor, rows + held_out)
@@ -33,7 +34,7 @@ def dpo(config: DpoConfig) -> Path:
             model=model, ref_model=reference, args=arguments, train_dataset=pairs,
             processing_class=processor, data_collator=PairCollator(processor, cache),
         )  # fmt: skip
-        fit(trainer, config, processor, run.folder, stage, preference_pairs(held_out, Path(config.image_root)) if held_out else None)
+        fit(trainer, config, processor, run.folder, stage, largest, preference_pairs(held_out, Path(config.image_root)) if held_out else None)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 
@@ -53,15 +54,18 @@ def preference_pairs(rows, root: Path) -> Dataset:
     ])
 
 
-def check_lengths(rows, processor, max_length: int) -> None:
-    """Refuses a pair that is too long: cutting it could cut the edit, or an image token.
+def check_lengths(rows, processor, max_length: int) -> int:
+    """Tokens of the longest pair. A pair that is too long is refused: cutting it could cut the edit, or an image token.
 
     Raises:
         DataError: names the row, its tokens and the limit.
     """
+    longest = 0
     for row in rows:
         for side in ("chosen", "rejected"):
             length = len(encode_side(processor, row.prompt, getattr(row, side), len(row.images)).input_ids)
             if length > max_length:
                 raise DataError(f"Row {row.id} has {length} tokens with its {side} answer, more than max_length {max_length}",
                                 row.source, "Raise `max_length`, or remove the row.")
+            longest = max(longest, length)
+    return longest

@@ -54,13 +54,18 @@ def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int =
         ids = target_ids(list(row.calls), tokenizer, function_set)
         return {"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}
 
+    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in turns_of(row))) for group in grouped(rows, most)]
+
+
+def grouped(rows: list[Row], most: int) -> list[list[Row]]:
+    """Requests that follow each other about the same pictures, at most so many in a group; a conversation is a group of its own."""
     groups: list[list[Row]] = []
     for row in rows:
         if not row.turns and groups and not groups[-1][0].turns and groups[-1][0].images == row.images and len(groups[-1]) < most:
             groups[-1].append(row)
         else:
             groups.append([row])
-    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in turns_of(row))) for group in groups]
+    return groups
 
 
 def functions(config: FunctionsConfig) -> Path:
@@ -83,7 +88,7 @@ def functions(config: FunctionsConfig) -> Path:
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
         tokens = functional_tokens(processor.tokenizer, function_set)
         trainer.token_ids = (*tokens.functions, tokens.end)
-        fit(trainer, config, processor, run.folder, stage, Conversations(held_out, processor, config.image_root, config.max_length))
+        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), Conversations(held_out, processor, config.image_root, config.max_length))
 
         def save(folder: str) -> None:
             trainer.save_model(folder)

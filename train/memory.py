@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from omnivision.errors import PlanError
+from omnivision_train.activations import Batch, activation_bytes
 from omnivision_train.config import TRAINS, StageConfig
+from omnivision_train.deepspeed_config import zero_settings
 
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
 OPTIMIZER = {"fp32": 8, "bf16": 12}
 GIB = 2**30
+REFERENCE = "reference"  # dpo's frozen copy
 
 
 class Part(NamedTuple):
@@ -20,80 +26,108 @@ class Part(NamedTuple):
     parameters: int
 
 
-class Held(NamedTuple):
-    """What training holds for one part on one rank, in bytes, without activations."""
+@dataclass(frozen=True)
+class Held:
+    """What training holds for one part on one device, in bytes."""
 
     name: str
     trained: bool
     weights: int
     gradients: int
     optimizer: int
+    activations: int = 0
 
     @property
     def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def count_parts(config: Any) -> list[Part]:
-    """Parameters of vision tower, its pooling head, projector, language model and an untied head.
-
-    Args:
-        config: an OmniVisionConfig.
-    """
+def on_meta(config: Any):
+    """The model of an OmniVisionConfig without memory."""
     import torch
 
     from omnivision import OmniVisionForConditionalGeneration
 
     with torch.device("meta"):
-        model = OmniVisionForConditionalGeneration(config)
+        model = OmniVisionForConditionalGeneration(copy.deepcopy(config))  # a model changes its config: another's must not change
     model.tie_weights()
-    seen: set[int] = set()
+    return model
+
+
+def count_parts(model) -> list[Part]:
+    """Parameters of vision tower, its pooling head, projector, language model and an untied head."""
     counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0}
     for name, weight in model.named_parameters():
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            counts[_part_of(name)] += weight.numel()
+        counts[_part_of(name)] += weight.numel()
     return [Part(name, count) for name, count in counts.items() if count]
 
 
-def training_memory(parts: list[Part], stage: str, precision: str, ranks: int, zero: int, vision: bool = False) -> list[Held]:
-    """Bytes that one rank holds for each part while the stage trains.
+def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precision: str, ranks: int) -> list[Held]:
+    """Bytes that one device holds for each part while the stage trains, without activations.
 
     Args:
-        vision: the vision tower trains too.
-        zero: ZeRO 1 divides the optimizer's state among ranks, 2 also gradients, 3 also weights.
+        ranks: processes that share the state: ZeRO 1 divides the optimizer's among them, 2 also gradients, 3 also weights.
     """
+    zero, offloaded = zero_settings(config)
+    trains = (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
     held = []
     for part in parts:
-        trained = part.name.replace(" ", "_") in (*TRAINS[stage], *(["vision_tower"] * vision))
+        trained = part.name.replace(" ", "_") in trains
         gradients = WEIGHT[precision] * part.parameters * trained
-        optimizer = OPTIMIZER[precision] * part.parameters * trained
+        optimizer = OPTIMIZER[precision] * part.parameters * trained * (not offloaded)
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
                          gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))
+    if stage == "dpo":
+        held.append(Held(REFERENCE, False, sum(one.weights for one in held), 0, 0))
     return held
+
+
+def held_with_batch(model, config: StageConfig, stage: str, precision: str, ranks: int, batch: Batch) -> list[Held]:
+    """The same of a model on the meta device, with the activations of one batch on a GPU."""
+    held = held_by_parts(count_parts(model), config, stage, precision, ranks)
+    activations = activation_bytes(model, config, stage, precision, batch)
+    return [replace(one, activations=activations.get(one.name, 0)) for one in held]
+
+
+def check_memory(held: list[Held], config: StageConfig, stage: str, ranks: int, memory: int) -> None:
+    """Refuses, before the first step, what cannot fit.
+
+    Args:
+        ranks: processes that share the state. memory: bytes of one device.
+
+    Raises:
+        PlanError: names what is needed, what is there, and what to change.
+    """
+    needed, state = sum(one.total for one in held), sum(one.total - one.activations for one in held)
+    if needed <= memory:
+        return
+    if state > memory:
+        remedies = ["zero_stage=2", "zero_stage=3"] if ranks > 1 and config.zero_stage < 2 else ["zero_stage=3"] if ranks > 1 else [
+            "more processes with zero_stage=3"]
+        raise PlanError(f"Weights, gradients and optimizer take {state / GIB:.1f} GiB before any activation; the device has {memory / GIB:.1f}",
+                        f"{stage}: preset {config.preset}", f"Use {', '.join(remedies)}, offload_optimizer=true, or a smaller preset.")
+    raise PlanError(f"A batch takes {(needed - state) / GIB:.1f} GiB of activations beside {state / GIB:.1f} GiB of weights, gradients and optimizer; "
+                    f"the device has {memory / GIB:.1f}", f"{stage}: preset {config.preset}", f"Use {less_memory(config)}.")
+
+
+def device_memory() -> int | None:
+    """Bytes of this process' GPU; None on a CPU, whose memory is not this process' alone."""
+    import torch
+
+    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory if torch.cuda.is_available() else None
+
+
+def less_memory(config: StageConfig) -> str:
+    """Settings that need less and train the same."""
+    half, parted = config.batch_size // 2, config.optimizer != "muon" and config.deepspeed is None  # else ZeRO is not ours to choose
+    advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if config.batch_size % 2 == 0 else []
+    advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+    advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if parted and config.zero_stage < 3 else []
+    advice += ["offload_optimizer=true"] if parted and config.zero_stage and not config.offload_optimizer else []
+    return ", or ".join(advice) or "a smaller preset"
 
 
 def _part_of(name: str) -> str:
     if ".vision_tower." in name:
         return "pooling head" if ".vision_tower.head." in name else "vision tower"
     return "projector" if ".projector." in name else "language model"
-
-
-def check_memory(config: StageConfig, stage: str, model_config: Any, precision: str, ranks: int, memory: int) -> None:
-    """Refuses, before anything loads, a stage whose weights, gradients and optimizer alone are more than a device has.
-
-    Args:
-        model_config: an OmniVisionConfig. ranks: processes that share the state. memory: bytes of one device.
-
-    Raises:
-        PlanError: names what is needed, what is there, and what to change.
-    """
-    vision = getattr(config, "vision_lr", None) is not None
-    held = training_memory(count_parts(model_config), stage, precision, ranks, config.zero_stage, vision)
-    total = sum(one.weights + one.gradients + (0 if config.offload_optimizer else one.optimizer) for one in held)
-    if stage == "dpo":  # the reference
-        total += sum(one.weights for one in held)
-    if total > memory:
-        remedy = "zero_stage=2, zero_stage=3" if ranks > 1 and config.zero_stage < 2 else "more processes with zero_stage=3" if ranks == 1 else "zero_stage=3"
-        raise PlanError(f"Weights, gradients and optimizer take {total / GIB:.1f} GiB before any activation; the device has {memory / GIB:.1f}",
-                        f"{stage}: preset {config.preset}", f"Use {remedy}, offload_optimizer=true, or a smaller preset.")

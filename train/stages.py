@@ -23,7 +23,7 @@ from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json, write_text)
 from omnivision_train.config import FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
-from omnivision_train.memory import check_memory
+from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
@@ -132,10 +132,10 @@ def open_model(config: StageConfig, stage: str):
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
                           "Remove `start`.")
     shape = preset_config(config.preset, projector_layout=config.projector) if config.start is None else None
-    if torch.cuda.is_available():
+    if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
-        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        check_memory(config, stage, known, resolved(config), int(os.environ["WORLD_SIZE"]), memory)
+        ranks = int(os.environ["WORLD_SIZE"])
+        check_memory(held_by_parts(count_parts(on_meta(known)), config, stage, resolved(config), ranks), config, stage, ranks, memory)
     if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
         if attention:

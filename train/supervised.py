@@ -39,7 +39,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         held_out = stages.read_held_out(config, run)
         cache = stages.open_cache(config, model, processor, rows + held_out)
         trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
-        fit(trainer, config, processor, run.folder, stage, Conversations(held_out, processor, config.image_root, config.max_length))
+        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), Conversations(held_out, processor, config.image_root, config.max_length))
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 

@@ -16,12 +16,14 @@ from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
+from omnivision_train.activations import Batch
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import deepspeed_config
+from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.precision import cpu_autocast
+from omnivision_train.precision import cpu_autocast, resolved
 from omnivision_train.throughput import Flops, device_peak
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
@@ -255,24 +257,23 @@ def check_global_batch(trainer: Trainer, newest: Path) -> None:
 
 def out_of_memory(config: StageConfig, stage: str) -> PlanError:
     """What a stage says that had no room, with settings that need less and train the same."""
-    half, parted = config.batch_size // 2, config.optimizer != "muon" and config.deepspeed is None  # else ZeRO is not ours to choose
-    advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if config.batch_size % 2 == 0 else []
-    advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing else []
-    advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if parted and config.zero_stage < 3 else []
-    advice += ["offload_optimizer=true"] if parted and config.zero_stage and not config.offload_optimizer else []
     return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
-                     f"Start the same command with {', or '.join(advice) or 'a smaller preset'}; it goes on from its last checkpoint.")
+                     f"Start the same command with {less_memory(config)}; it goes on from its last checkpoint.")
 
 
-def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str, held_out=None) -> None:
+def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str, largest: Batch, held_out=None) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
 
     Args:
-        held_out: samples as the trainer's, whose loss is told before and after; None or empty for none.
+        largest: the largest batch of the data. held_out: samples as the trainer's, whose loss is told before and after; None or empty for none.
 
     Raises:
+        PlanError: the largest batch cannot fit the device.
         SystemExit: 143, after a checkpoint, on SIGTERM.
     """
+    if (memory := device_memory()) is not None:
+        ranks = trainer.args.world_size
+        check_memory(held_with_batch(on_meta(trainer.model.config), config, stage, resolved(config), ranks, largest), config, stage, ranks, memory)
     trainer.stage_config, trainer.processor = config, processor
     checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()

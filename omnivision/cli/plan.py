@@ -10,24 +10,29 @@ import itertools
 import json
 import math
 import statistics
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from omnivision.errors import ConfigError, PlanError
+from omnivision_train.activations import Batch
 from omnivision_train.config import TRAINS, StageConfig
-from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, training_memory
+from omnivision_train.deepspeed_config import zero_settings
+from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, held_with_batch, on_meta
 
 
 def main(argv: list[str]) -> int:
     """Prints the plan; exit code 4 where --memory is given and the stage cannot fit."""
-    parser = argparse.ArgumentParser(prog="omnivision plan", description="Parameters and training memory before anything loads.",
+    parser = argparse.ArgumentParser(prog="omnivision plan", description="Parameters, training memory, steps and time before anything loads.",
                                      epilog="example: omnivision plan --preset 968m --stage sft --ranks 4 --zero 2")
     parser.add_argument("--preset", metavar="NAME", help="968m (default), small or tiny")
     parser.add_argument("--model", metavar="DIR", help="a checkpoint, instead of a preset")
-    parser.add_argument("--config", metavar="FILE", help="a stage's YAML: its preset, stage and precision are taken where no flag says otherwise")
-    parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default sft)")
-    parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default bf16)")
+    parser.add_argument("--config", metavar="FILE", help="a stage's YAML; without it the stage's defaults, in bf16")
+    parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default: the file's name, else sft)")
+    parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default: the file's; auto is bf16)")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that share the state (default 1)")
-    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: the file's, else 0)")
+    parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: the file's, else 1)")
+    parser.add_argument("--length", type=int, metavar="N", help="tokens of a row, image tokens included (default: the file's max_length, the most)")
     parser.add_argument("--memory", type=float, metavar="GIB", help="memory of one device: says whether the stage can fit")
     parser.add_argument("--rows", type=int, metavar="N", help="rows of the data (default: those of the file's data, counted)")
     parser.add_argument("--seconds-per-step", type=float, metavar="S", help="measured: then the time is told")
@@ -37,45 +42,59 @@ def main(argv: list[str]) -> int:
     if options.ranks < 1:
         parser.error(f"--ranks is {options.ranks}; at least 1 is needed")
 
-    settings = _settings(options)
-    zero = options.zero if options.zero is not None else int(settings.pop("zero_stage", 0))
-    settings.pop("zero_stage", None)
-    steps = plan_steps(options) if options.config else {}
-    parts = count_parts(_model_config(settings, options.model))
-    held = training_memory(parts, settings["stage"], settings["precision"], options.ranks, zero, "vision_lr" in settings)
-    settings.pop("vision_lr", None)
+    stage, config = _stage(options)
+    model = on_meta(_model_config(config, options.model))
+    batch = _batch(config, options.length, model.config.image_seq_length)
+    parts = count_parts(model)
+    held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
+    steps = plan_steps(config, options) if options.config else {}
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
+    said = {"preset": options.model or config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
+            "zero": zero_settings(config)[0]}
     if options.json:
-        print(json.dumps({**settings, "ranks": options.ranks, "zero": zero, "steps": steps,
+        print(json.dumps({**said, "batch": asdict(batch), "steps": steps,
                           "parameters": {part.name: part.parameters for part in parts} | {"total": sum(part.parameters for part in parts)},
                           "bytes": {name: size * sum(part.parameters for part in parts) for name, size in WEIGHT.items()},
-                          "training_bytes": {one.name: {**one._asdict(), "total": one.total} for one in held},
+                          "training_bytes": {one.name: {**asdict(one), "total": one.total} for one in held},
                           "training_total": total, "fits": fits}))
         return 0 if fits else 4
-    print(_text(settings, parts, held, options.ranks, zero))
+    print(_text(said, parts, held, batch))
     if steps:
         print(steps_text(steps))
     if not fits:
-        from omnivision.errors import PlanError
-
-        raise PlanError(f"Weights, gradients and optimizer take {total / GIB:.1f} GiB a rank before any activation; {options.memory:g} GiB are there",
-                        f"stage {settings['stage']}", "Use more ranks with --zero 2 or 3, LoRA, or a smaller preset.")
+        raise PlanError(f"The stage takes at least {total / GIB:.1f} GiB a device; {options.memory:g} GiB are there", f"stage {stage}",
+                        "Use a smaller batch_size, gradient_checkpointing, more ranks with --zero 2 or 3, or a smaller preset.")
     return 0
 
 
-def plan_steps(options: argparse.Namespace) -> dict[str, Any]:
-    """Rows, global batch, optimizer steps and, where a step's time is given or measured, seconds of a stage's file.
-
-    Raises:
-        ConfigError: a file that is no configuration of a stage, or metrics that measure no step.
-    """
+def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
+    """(stage, its settings): flags first, then the file, then the defaults."""
     from omnivision.config_files import load_config
     from omnivision_train.main import config_class
 
-    named = Path(options.config).stem
+    named = Path(options.config).stem if options.config else ""
     stage = options.stage or (named if named in TRAINS else "sft")
-    config = load_config(config_class(stage), options.config)
+    config = load_config(config_class(stage), options.config) if options.config else config_class(stage)()
+    flags = {"preset": options.preset, "precision": options.precision or ("bf16" if config.precision == "auto" else None),
+             "zero_stage": options.zero}
+    return stage, replace(config, **{key: value for key, value in flags.items() if value is not None})
+
+
+def _batch(config: StageConfig, length: int | None, image_tokens: int) -> Batch:
+    """One batch of one device, in which all that is no image token is supervised: the most there can be."""
+    length = length or config.max_length
+    if length <= image_tokens:
+        raise ConfigError(f"A row of {length} tokens has no room for {image_tokens} image tokens and a text", "--length", "Give more.")
+    return Batch(config.batch_size, length, config.batch_size * (length - image_tokens))
+
+
+def plan_steps(config: StageConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """Rows, global batch, optimizer steps and, where a step's time is given or measured, seconds of a stage.
+
+    Raises:
+        ConfigError: metrics that measure no step.
+    """
     missing = [file for file in (*config.data, *getattr(config, "replay", [])) if not Path(file).is_file()]
     rows = options.rows
     if rows is None and config.data and not missing:
@@ -101,12 +120,13 @@ def steps_text(steps: dict[str, Any]) -> str:
 
 def _rows_of(config: Any) -> int:
     """Rows that a stage trains on: for functions, requests about one picture share a row, and others are mixed in."""
-    most, total = getattr(config, "requests_per_row", 1), 0
-    for file in config.data:
-        lines = _lines(Path(file), config.limit)
-        images = [str(json.loads(line).get("images")) for line in lines] if most > 1 else lines
-        total += sum(-(-len(list(group)) // most) for _, group in itertools.groupby(images)) if most > 1 else len(lines)
-    return total + sum(len(_lines(Path(file), config.replay_limit)) for file in getattr(config, "replay", []))
+    if not hasattr(config, "requests_per_row"):
+        return sum(len(_lines(Path(file), config.limit)) for file in config.data)
+    from omnivision.data.rows import read_rows
+    from omnivision_train.functions import grouped
+
+    requests = [row for file in config.data for row in read_rows(file, config.limit)]
+    return len(grouped(requests, config.requests_per_row)) + sum(len(_lines(Path(file), config.replay_limit)) for file in config.replay)
 
 
 def _lines(file: Path, limit: int | None) -> list[bytes]:
@@ -115,8 +135,6 @@ def _lines(file: Path, limit: int | None) -> list[bytes]:
 
 
 def _measured(file: Path) -> float:
-    from omnivision.errors import ConfigError
-
     try:
         logged = [json.loads(line) for line in file.read_text().splitlines()]
         pauses = [(later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"]) for earlier, later in zip(logged, logged[1:])
@@ -128,52 +146,28 @@ def _measured(file: Path) -> float:
     return statistics.median(pauses)
 
 
-def _settings(options: argparse.Namespace) -> dict[str, str]:
-    """Flags first, then the file, then the defaults."""
-    written: dict[str, Any] = {}
-    if options.config:
-        from omnivision.config_files import read_yaml
-
-        written = read_yaml(options.config)
-    named = Path(options.config).stem if options.config else ""
-    defaults = {"preset": "968m", "stage": named if named in TRAINS else "sft", "precision": "bf16"}
-    settings = {name: getattr(options, name) or written.get(name) or default for name, default in defaults.items()}
-    if options.config:
-        settings["zero_stage"] = str(written.get("zero_stage", StageConfig.zero_stage))
-    if written.get("vision_lr") is not None:
-        settings["vision_lr"] = str(written["vision_lr"])
-    if settings["precision"] == "auto":
-        settings["precision"] = "bf16"
-    for name, known in (("stage", TRAINS), ("precision", WEIGHT)):
-        if settings[name] not in known:
-            from omnivision.errors import ConfigError
-
-            raise ConfigError(f"`{name}` is {settings[name]!r}; known: {', '.join(known)}", options.config or "command line", f"Give --{name}.")
-    return settings
-
-
-def _model_config(settings: dict[str, str], folder: str | None) -> Any:
+def _model_config(config: StageConfig, folder: str | None) -> Any:
     if folder:
         from omnivision import OmniVisionConfig
         from omnivision_cli.checkpoints import model_folder
 
-        settings["preset"] = folder
         return OmniVisionConfig.from_pretrained(model_folder(folder))
     from omnivision.presets import preset_config
 
-    return preset_config(settings["preset"])
+    return preset_config(config.preset, projector_layout=config.projector)
 
 
-def _text(settings: dict[str, str], parts: list[Part], held: list[Held], ranks: int, zero: int) -> str:
+def _text(said: dict[str, Any], parts: list[Part], held: list[Held], batch: Batch) -> str:
     whole, total = sum(part.parameters for part in parts), sum(one.total for one in held)
     size, unit = (GIB, "GiB") if total > GIB else (GIB / 1024, "MiB")
-    lines = [f"{settings['preset']}: {whole:,} parameters; {whole * 4 / size:.2f} {unit} in fp32, {whole * 2 / size:.2f} {unit} in bf16", "",
-             f"training {settings['stage']} in {settings['precision']}, a rank of {ranks}, ZeRO {zero} ({unit}):",
-             f"  {'part':<15}{'parameters':>14}  {'':<8}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'total':>9}"]
-    for part, one in zip(parts, held):
-        numbers = (one.weights / size, one.gradients / size, one.optimizer / size, one.total / size)
-        lines.append(f"  {part.name:<15}{part.parameters:>14,}  {'trained' if one.trained else 'frozen':<8}"
-                     "{:>9.2f}{:>10.2f}{:>10.2f}{:>9.2f}".format(*numbers))
-    lines += [f"  {'together':<15}{whole:>14,}{total / size:>48.2f}", "",
-              "Activations come on top: they grow with batch size and length, gradient checkpointing shrinks them."]
+    lines = [f"{said['preset']}: {whole:,} parameters; {whole * 4 / size:.2f} {unit} in fp32, {whole * 2 / size:.2f} {unit} in bf16", "",
+             f"training {said['stage']} in {said['precision']}, a rank of {said['ranks']}, ZeRO {said['zero']} ({unit}):",
+             f"  {'part':<15}{'parameters':>14}  {'':<8}{'weights':>9}{'gradients':>10}{'optimizer':>10}{'activations':>12}{'total':>9}"]
+    counts = {part.name: part.parameters for part in parts}
+    for one in held:
+        numbers = (one.weights / size, one.gradients / size, one.optimizer / size, one.activations / size, one.total / size)
+        lines.append(f"  {one.name:<15}{counts.get(one.name, whole):>14,}  {'trained' if one.trained else 'frozen':<8}"
+                     "{:>9.2f}{:>10.2f}{:>10.2f}{:>12.2f}{:>9.2f}".format(*numbers))
+    lines += [f"  {'together':<15}{'':>14}{total / size:>60.2f}", "",
+              f"Activations are what {batch.rows} rows of {batch.length} tokens leave for the backward pass; what kernels take in between comes on top."]
     return "\n".join(lines)

@@ -47,6 +47,12 @@ class OmniVisionPreTrainedModel(PreTrainedModel):
             init.normal_(layer.weight, std=std)
             init.zeros_(layer.bias)
 
+    def enable_input_require_grads(self) -> None:
+        """Lets gradients begin at the text's embeddings. transformers would let them begin at the tower's as well whenever
+        activations are checkpointed: a frozen tower would then run twice more, for gradients that nobody takes."""
+        hook = self.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.requires_grad_(True))
+        self._require_grads_hook, self._require_grads_hooks = hook, [hook]
+
 
 class OmniVisionModel(OmniVisionPreTrainedModel):
     """Vision tower, projector and the language model without its head; returns `last_hidden_state`."""

@@ -1,0 +1,123 @@
+"""What a batch leaves in memory between forward and backward, counted before anything loads.
+
+The stage's forward pass runs on the meta device, and every tensor that torch keeps for the backward pass is counted once. It is
+a lower bound: what kernels take and give back in between comes on top.
+
+Legend as in modeling.py: B rows, L positions, D language width, I pictures, P patches, C vision width, T image tokens.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from omnivision_train.config import TRAINS, StageConfig
+
+FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The shape of one batch on one device: rows of `length` tokens with a picture each, of whose tokens so many are supervised."""
+
+    rows: int
+    length: int
+    supervised: int
+
+
+def activation_bytes(model, config: StageConfig, stage: str, precision: str, batch: Batch, fused: bool = True) -> dict[str, int]:
+    """Bytes kept for the backward pass, by part of the model.
+
+    Args:
+        model: on the meta device; it is changed. fused: attention keeps no scores, as on a GPU; else as `eager` does.
+    """
+    trains = (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
+    model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
+    for part in trains:
+        model.get_submodule(f"model.{part}").requires_grad_(True)
+    model.tie_weights()
+    ALL_ATTENTION_FUNCTIONS.register(FUSED, _fused)
+    model.set_attn_implementation(FUSED if fused else "eager")
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    counter = Counter(model)
+    rows = batch.rows * (2 if stage == "dpo" else 1)
+    pairs = stage == "dpo"
+    with counter.part("vision tower"):
+        features = _features(model, rows, trained="vision_tower" in trains)
+    with counter.part("projector"):
+        image_tokens_ITD = model.get_image_features(image_features=features)
+    with counter.part("language model"):
+        ids_BL = torch.zeros(rows, batch.length, dtype=torch.long, device="meta")
+        places_BL = torch.zeros(rows, batch.length, dtype=torch.bool, device="meta")
+        embeds_BLD = model.get_input_embeddings()(ids_BL)
+        embeds_BLD = embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
+        mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
+        hidden_BLD = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False).last_hidden_state
+        _head(model, hidden_BLD, rows * batch.length if pairs else batch.supervised, pairs)
+    return counter.bytes
+
+
+def _features(model, pictures: int, trained: bool) -> Tensor:
+    vision = model.config.vision_config
+    dtype = model.get_input_embeddings().weight.dtype
+    if trained:
+        return model.model.get_vision_features(torch.zeros(pictures, 3, vision.image_size, vision.image_size, dtype=dtype, device="meta"))
+    return torch.zeros(pictures, model.config.patch_grid**2, vision.hidden_size, dtype=dtype, device="meta")
+
+
+def _head(model, hidden_BLD: Tensor, positions: int, pairs: bool) -> None:
+    """Logits and loss: of supervised positions in fp32, for pairs (TRL's log-probs) of all positions."""
+    targets = torch.zeros(positions, dtype=torch.long, device="meta")
+    logits = model.lm_head(hidden_BLD.flatten(0, 1)[targets])
+    if pairs:
+        logits.log_softmax(-1).gather(-1, targets[:, None])
+    else:
+        nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+class Counter:
+    """Counts each storage that is kept for the backward pass once; weights are not among them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+        self.kept: dict[int, Tensor] = {}  # held, so that no storage takes another's place
+        self.bytes: dict[str, int] = {}
+
+    @contextmanager
+    def part(self, name: str):
+        """What is kept meanwhile belongs to this part."""
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.weights and storage._cdata not in self.kept:
+                self.kept[storage._cdata] = tensor
+                self.bytes[name] = self.bytes.get(name, 0) + storage.nbytes()
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield
+
+
+class _Fused(torch.autograd.Function):
+    """Keeps what flash and memory-efficient attention keep: queries, keys, values, output and one number a query and head."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        query, key, value, *_ = ctx.saved_tensors
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def _fused(module, query, key, value, attention_mask, **kwargs):
+    return _Fused.apply(query, key, value), None
