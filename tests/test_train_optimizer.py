@@ -82,6 +82,17 @@ def test_muon_under_zero_is_refused_before_anything_loads():
     check_optimizer(SftConfig())
 
 
+def test_bf16_weights_without_fp32_ones_are_refused(monkeypatch):
+    from omnivision_train import precision
+
+    check_optimizer(SftConfig(zero_stage=0))
+    monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)
+    for config in (SftConfig(zero_stage=0), SftConfig(deepspeed={"bf16": {"enabled": True}})):
+        with pytest.raises(ConfigError, match="small steps would be lost.*zero_stage=1"):
+            check_optimizer(config)
+    check_optimizer(SftConfig(zero_stage=1))
+
+
 def test_a_deepspeed_file_with_an_optimizer_of_its_own_is_refused():
     with pytest.raises(ConfigError, match="The DeepSpeed settings have optimizer and scheduler of their own"):
         check_optimizer(SftConfig(deepspeed={"optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}))

@@ -36,14 +36,14 @@ class Sabotage:
     log: Path
 
 
-def start(config, stage: str, ranks: int = 1, sabotage: Sabotage | None = None) -> list[multiprocessing.Process]:
-    """A stage in its own processes; the sabotage is done to the first."""
+def start(config, stage: str, ranks: int = 1, sabotage: Sabotage | None = None, bf16: bool = False) -> list[multiprocessing.Process]:
+    """A stage in its own processes; the sabotage is done to the first. With bf16 DeepSpeed's own, as on a GPU."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = Path(config.out).parent / "workers.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    found = [CONTEXT.Process(target=_work, args=(config, stage, rank, ranks, port, log, sabotage if rank == 0 else None)) for rank in range(ranks)]
+    found = [CONTEXT.Process(target=_work, args=(config, stage, rank, ranks, port, log, sabotage if rank == 0 else None, bf16)) for rank in range(ranks)]
     for process in found:
         process.start()
     return found
@@ -60,15 +60,16 @@ def finish(processes: list[multiprocessing.Process]) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def run(config, stage: str, ranks: int = 1, sabotage: Sabotage | None = None) -> Path:
+def run(config, stage: str, ranks: int = 1, sabotage: Sabotage | None = None, bf16: bool = False) -> Path:
     """A stage to its end; returns final/. What the processes printed stands in workers.log beside `out`."""
-    codes = finish(start(config, stage, ranks, sabotage))
+    codes = finish(start(config, stage, ranks, sabotage, bf16))
     assert codes == [0] * ranks, (codes, (Path(config.out).parent / "workers.log").read_text()[-3000:])
     return Path(config.out) / stage / "final"
 
 
-def _work(config, stage, rank, ranks, port, log, sabotage) -> None:
+def _work(config, stage, rank, ranks, port, log, sabotage, bf16) -> None:
     import torch
+    from omnivision_train import precision
 
     from omnivision.errors import OmniError
 
@@ -80,6 +81,8 @@ def _work(config, stage, rank, ranks, port, log, sabotage) -> None:
     os.dup2(handle, 2)
     if sabotage:
         _arm(sabotage)
+    if bf16:
+        precision.deepspeed_bf16 = lambda config: True
     try:
         train_world.recipe(stage)(config)
     except OmniError as error:

@@ -7,6 +7,7 @@ written aside by the first process, flushed, hashed and then named; older ones g
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -40,7 +41,7 @@ def write(trainer, folder: Path, keep: int) -> None:
         try:
             remove(partial)
             partial.mkdir(parents=True)
-            trainer.model.save_pretrained(partial, state_dict=weights)
+            save_weights(trainer.model, partial, weights)
             save_file(moments, partial / MOMENTS)
             trainer.processor.save_pretrained(partial)
             write_json(partial / STATE, {key: getattr(trainer.state, key) for key in ("epoch", "global_step")})
@@ -67,6 +68,14 @@ def superseded(folder: Path, step: int, keep: int) -> list[Path]:
     """What goes once step-N is safe: all but the newest `keep` up to it, and every later one, which was passed over as damaged."""
     later = [path for path in sorted_checkpoints(folder) if checkpoint_step(path) > step]
     return later + [path for path in sorted_checkpoints(folder) if path not in later][keep:]
+
+
+def save_weights(model, folder: Path, weights: dict[str, Tensor]) -> None:
+    """The model in the hub's layout with these fp32 weights, whatever DeepSpeed has made of its own."""
+    model.save_pretrained(folder, state_dict=weights)
+    config = copy.deepcopy(model.config)
+    config.dtype = config.text_config.dtype = config.vision_config.dtype = torch.float32
+    config.save_pretrained(folder)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -127,7 +136,7 @@ def restore_rank(trainer, folder: Path) -> None:
 
 
 def full_weights(trainer) -> dict[str, Tensor]:
-    """All weights by name, on the CPU, what trains in fp32; gathered from all processes, returned on the first one."""
+    """All weights by name, on the CPU, in fp32; gathered from all processes, returned on the first one."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -136,7 +145,9 @@ def full_weights(trainer) -> dict[str, Tensor]:
     for name, tensor in (*model.named_parameters(), *_saved_buffers(model)):
         if name in tied:
             continue
-        if tensor.requires_grad and _is_parted(tensor):
+        if trainer.frozen is not None and isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
+            value = trainer.frozen.get(name)  # every process comes here, the first has it
+        elif tensor.requires_grad and _is_parted(tensor):
             value = safe_get_full_fp32_param(tensor)
         elif hasattr(tensor, "ds_id"):  # frozen, under ZeRO-3
             with deepspeed.zero.GatheredParameters([tensor]):

@@ -24,8 +24,6 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
     zero: dict[str, Any] = {"stage": config.zero_stage}
-    if config.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

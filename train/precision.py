@@ -28,6 +28,11 @@ def resolved(config: StageConfig) -> str:
     return "bf16" if cpu_has_bf16() else "fp32"
 
 
+def deepspeed_bf16(config: StageConfig) -> bool:
+    """Whether DeepSpeed keeps bf16 weights beside fp32 ones: on a GPU."""
+    return torch.cuda.is_available() and resolved(config) == "bf16"
+
+
 def cpu_autocast(config: StageConfig) -> AbstractContextManager:
     """On a CPU bf16 means: fp32 weights, bf16 products. On a GPU DeepSpeed's own bf16 does the work."""
     if not torch.cuda.is_available() and resolved(config) == "bf16":

@@ -259,7 +259,7 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
     """Writes final/ aside with its hand-over note, then names it; returns the folder.
 
     Args:
-        save: called with a folder; writes the weights there (a trainer's save_model gathers ZeRO-3 shards).
+        save: called with a folder on every process; writes the weights there (a trainer's save_model gathers shards).
 
     Raises:
         ResumableError: no room for it; the last checkpoint is whole, so that the next start only writes this.

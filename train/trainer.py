@@ -20,11 +20,11 @@ from omnivision_train.activations import Batch
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
-from omnivision_train.deepspeed_config import deepspeed_config
+from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
-from omnivision_train.throughput import Flops, device_peak
+from omnivision_train.throughput import Flops, device_peak, peak_memory_gib
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
 
@@ -34,6 +34,7 @@ class StageMixin:
 
     stage_config: StageConfig
     processor: object  # saved with every checkpoint
+    frozen: dict[str, torch.Tensor] | None  # what DeepSpeed's bf16 rounds though it does not train, kept by the first process
 
     def compute_loss(self, *args, **kwargs):
         with cpu_autocast(self.stage_config):
@@ -46,7 +47,7 @@ class StageMixin:
         optimizer = super().create_optimizer(model)
         if getattr(self.stage_config, "vision_lr", None) is not None:
             give_own_rate(optimizer, {id(p) for p in self.model.model.vision_tower.parameters()}, self.stage_config.vision_lr)
-        if deepspeed_config(self.stage_config).get("zero_optimization", {}).get("stage", 0) == 0 and not self.args.bf16:
+        if zero_settings(self.stage_config)[0] == 0:
             skip_without_numbers(optimizer)
         return optimizer
 
@@ -128,7 +129,7 @@ class StageMixin:
         seen = sum(checkpoint.gathered(self._seen), Counter())
         now = time.perf_counter()
         seconds, self._since, self._seen = now - self._since, now, Counter()
-        speed, peak = {"tokens_per_second": seen["tokens"] / seconds}, device_peak()
+        speed, peak = {"tokens_per_second": seen["tokens"] / seconds, "peak_memory_gib": round(peak_memory_gib(), 2)}, device_peak()
         return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
 
     def _means(self) -> dict[str, list[float]]:
@@ -198,11 +199,11 @@ class StageMixin:
         if folder is not None:
             checkpoint.restore_rank(self, Path(folder))
 
-    def _save(self, output_dir=None, state_dict=None) -> None:
-        # DeepSpeed's gathered copies share no memory any more: transformers would write a tied head twice
-        if state_dict is not None and self.model.config.tie_word_embeddings:
-            state_dict = {name: tensor for name, tensor in state_dict.items() if name != "lm_head.weight"}
-        super()._save(output_dir, state_dict=state_dict)
+    def save_model(self, output_dir=None, _internal_call=False) -> None:
+        """The whole model in fp32, by the first process; every process calls it."""
+        weights = checkpoint.full_weights(self)
+        if self.is_world_process_zero():
+            checkpoint.save_weights(self.model, Path(output_dir), weights)
 
 
 class StageTrainer(StageMixin, Trainer):
@@ -275,6 +276,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         ranks = trainer.args.world_size
         check_memory(held_with_batch(on_meta(trainer.model.config), config, stage, resolved(config), ranks, largest), config, stage, ranks, memory)
     trainer.stage_config, trainer.processor = config, processor
+    trainer.frozen = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()
+                      if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
     checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []

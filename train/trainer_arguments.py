@@ -11,9 +11,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import DPOConfig as TrlDpoConfig
 
 from omnivision.errors import ConfigError
+from omnivision_train import precision
 from omnivision_train.config import DpoConfig, StageConfig
-from omnivision_train.deepspeed_config import deepspeed_config
-from omnivision_train.precision import resolved
+from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
@@ -25,7 +25,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
         learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
-        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=on_gpu and resolved(config) == "bf16",
+        weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm, bf16=precision.deepspeed_bf16(config),
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="wandb" if config.report_to == "wandb" else "none",
         logging_nan_inf_filter=False,  # StageMixin counts them
@@ -59,16 +59,20 @@ def check_optimizer(config: StageConfig) -> None:
     """Refuses an optimizer that its parallel setting would break.
 
     Raises:
-        ConfigError: a user's DeepSpeed JSON that brings its own; Muon where DeepSpeed flattens or parts the matrices.
+        ConfigError: a user's DeepSpeed JSON that brings its own; Muon where DeepSpeed flattens or parts the matrices; bf16 weights
+            without fp32 ones beside them, which lose every step below their 8 bits (DeepSpeed 0.19.8 at stage 0).
     """
     own = [key for key in ("optimizer", "scheduler") if key in deepspeed_config(config)]
     if own:
         raise ConfigError(f"The DeepSpeed settings have {' and '.join(own)} of their own", f"deepspeed: {config.deepspeed if isinstance(config.deepspeed, str) else '{...}'}",
                           "Remove them: `optimizer`, `lr`, `schedule`, `warmup` and `weight_decay` say it.")
+    json_stage, _ = zero_settings(config)
+    if json_stage == 0 and precision.deepspeed_bf16(config) and config.optimizer != "muon":
+        raise ConfigError("At ZeRO stage 0 DeepSpeed trains bf16 weights alone: small steps would be lost", "zero_stage: 0",
+                          "Use zero_stage=1, which on one process costs nothing, or precision=fp32.")
     if config.optimizer != "muon":
         return
-    json_stage = deepspeed_config(config).get("zero_optimization", {}).get("stage", 0)
-    if json_stage != 0 or (torch.cuda.is_available() and resolved(config) == "bf16"):
+    if json_stage != 0 or precision.deepspeed_bf16(config):
         why = f"zero_stage {json_stage} hands it flat pieces" if json_stage else "DeepSpeed's bf16 on a GPU hands it flat pieces"
         raise ConfigError(f"Muon needs whole matrices, and {why}", "optimizer: muon",
                           "Use optimizer=adamw, or zero_stage=0 on a CPU or with precision=fp32.")

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# What a GPU makes of it: speed and memory of every stage at the full shape beside stock TRL, then the `small` preset trained for real.
+#   bash scripts/gpu_check.sh [OUT]      # OUT must not exist; default runs/gpu-check
+# PRESET, STEPS, WORLD and SMALL_STEPS make it smaller, to try the script itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+unset PYTHONDONTWRITEBYTECODE
+bash scripts/setup.sh
+out="${1:-runs/gpu-check}"
+python=.venv/bin/python
+omnivision=.venv/bin/omnivision
+mkdir -p "$(dirname "$out")"
+mkdir "$out"
+
+"$python" -m omnivision_train.speed --preset "${PRESET:-968m}" --steps "${STEPS:-25}" --out "$out/full" | tee "$out/full.md"
+"$python" -m omnivision_train.speed --preset "${PRESET:-small}" --steps "${STEPS:-25}" --out "$out/small" | tee "$out/small.md"
+
+# random weights: the tower learns in sft, where it has a rate of its own
+world="$out/world"
+steps="${SMALL_STEPS:--1}"
+"$omnivision" data world --out "$world" --preset "${WORLD:-long}"
+"$omnivision" train chain --config train/configs/chain.yaml "out=$out/trained" "shared.image_root=$world" "shared.preset=${PRESET:-small}" \
+  "shared.vision=$out/small/vision" "shared.language=$out/small/language" "shared.max_steps=$steps" shared.batch_size=32 shared.accumulation=1 \
+  "align.data=[$world/align.jsonl]" "sft.data=[$world/sft.jsonl]" sft.lr=3e-4 sft.vision_lr=3e-4 sft.epochs=3 "pairs.data=$world/dpo.jsonl" \
+  "functions.data=[$world/functions.jsonl]" "functions.functions=$world/functions.json" functions.lr=3e-4
+for stage in sft dpo functions; do
+  tasks="pope chartqa open"
+  [ "$stage" = functions ] && tasks="$tasks actions"
+  # shellcheck disable=SC2086
+  "$omnivision" eval $tasks --model "$out/trained/$stage/final" --data "$world" --out "$out/trained/$stage/eval" --batch-size 64
+done

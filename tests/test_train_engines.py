@@ -1,0 +1,61 @@
+"""DeepSpeed's engines on two processes: every ZeRO stage, bf16 beside fp32 weights as on a GPU, the optimizer in the CPU's memory."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import train_world
+import workers
+from safetensors.torch import load_file
+
+STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 1, "batch_size": 2, "log_steps": 1}
+ENGINES = {
+    "bf16, ZeRO 1": (True, {"zero_stage": 1}), "bf16, ZeRO 3": (True, {"zero_stage": 3}),
+    "offload, ZeRO 2": (False, {"zero_stage": 2, "offload_optimizer": True}),
+}  # fmt: skip
+OTHERS = {
+    "bf16, ZeRO 2": (True, {"zero_stage": 2}),
+    "offload, ZeRO 1": (False, {"zero_stage": 1, "offload_optimizer": True}), "offload, ZeRO 3": (False, {"zero_stage": 3, "offload_optimizer": True}),
+    "offload and bf16, ZeRO 2": (True, {"zero_stage": 2, "offload_optimizer": True}),
+    "offload and bf16, ZeRO 3": (True, {"zero_stage": 3, "offload_optimizer": True}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def plain(world, tmp_path_factory):
+    """One process, fp32, no ZeRO, the same global batch."""
+    changes = {**STEPS, "batch_size": 4, "zero_stage": 0}
+    return workers.run(train_world.settings(world, tmp_path_factory.mktemp("plain") / "out", "sft", **changes), "sft")
+
+
+@pytest.mark.parametrize("engine", [*ENGINES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_an_engine_learns_the_same_and_a_killed_run_goes_on(world, plain, tmp_path, engine):
+    bf16, changes = {**ENGINES, **OTHERS}[engine]
+    whole = workers.run(train_world.settings(world, tmp_path / "whole" / "out", "sft", **STEPS, **changes), "sft", 2, bf16=bf16)
+    assert train_world.losses(whole) == pytest.approx(train_world.losses(plain), abs=0.15 if bf16 else 1e-4)
+    assert train_world.losses(whole)[-1] < train_world.losses(whole)[0]
+
+    config = train_world.settings(world, tmp_path / "killed" / "out", "sft", **STEPS, **changes)
+    checkpoints = Path(config.out) / "sft" / "checkpoints"
+    processes = workers.start(config, "sft", 2, workers.Sabotage("kill", checkpoints / ".step-6", 0, tmp_path / "unused"), bf16)
+    processes[0].join(workers.WATCHDOG)
+    processes[1].kill()
+    assert workers.finish(processes)[0] == -signal.SIGKILL
+    saved = load_file(checkpoints / "step-4" / "model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.float32}
+    final = workers.run(config, "sft", 2, bf16=bf16)
+    begun = train_world.weights(world.start("sft"))
+    tower = [name for name in begun if "vision_tower" in name]
+    assert tower and all(torch.equal(train_world.weights(final)[name], begun[name]) for name in tower)  # bf16 has not rounded it
+    assert {weight.dtype for weight in train_world.weights(final).values()} == {torch.float32}
+    assert train_world.losses(final) == train_world.losses(whole)
+    one, other = train_world.weights(final), train_world.weights(whole)
+    assert all(torch.equal(one[name], other[name]) for name in one)
