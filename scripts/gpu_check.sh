@@ -15,14 +15,12 @@ mkdir "$out"
 "$python" -m omnivision_train.speed --preset "${PRESET:-968m}" --steps "${STEPS:-25}" --out "$out/full" | tee "$out/full.md"
 "$python" -m omnivision_train.speed --preset "${PRESET:-small}" --steps "${STEPS:-25}" --out "$out/small" | tee "$out/small.md"
 
-# random weights: the tower learns in sft, where it has a rate of its own
 world="$out/world"
-steps="${SMALL_STEPS:--1}"
 "$omnivision" data world --out "$world" --preset "${WORLD:-long}"
-"$omnivision" train chain --config train/configs/chain.yaml "out=$out/trained" "shared.image_root=$world" "shared.preset=${PRESET:-small}" \
-  "shared.vision=$out/small/vision" "shared.language=$out/small/language" "shared.max_steps=$steps" shared.batch_size=32 shared.accumulation=1 \
-  "align.data=[$world/align.jsonl]" "sft.data=[$world/sft.jsonl]" sft.lr=3e-4 sft.vision_lr=3e-4 sft.epochs=3 "pairs.data=$world/dpo.jsonl" \
-  "functions.data=[$world/functions.jsonl]" "functions.functions=$world/functions.json" functions.lr=3e-4
+"$omnivision" train chain --config train/configs/small/chain.yaml "out=$out/trained" "shared.image_root=$world" "shared.preset=${PRESET:-small}" \
+  "shared.vision=$out/small/vision" "shared.language=$out/small/language" "shared.max_steps=${SMALL_STEPS:--1}" \
+  "align.data=[$world/align.jsonl]" "sft.data=[$world/sft.jsonl]" "pairs.data=$world/dpo.jsonl" \
+  "functions.data=[$world/functions.jsonl]" "functions.functions=$world/functions.json"
 for stage in sft dpo functions; do
   tasks="pope chartqa open"
   [ "$stage" = functions ] && tasks="$tasks actions"

@@ -114,7 +114,7 @@ def test_a_flipped_bit_is_found(tmp_path, model, paths):
 
 
 def test_a_missing_picture_is_named(tmp_path, model, paths):
-    with pytest.raises(DataError, match=r"picture cannot be read \(.*none.png\)"):
+    with pytest.raises(DataError, match=r"image file does not exist \(.*none.png\)"):
         FeatureCache(tmp_path, *model).fill([*paths, str(tmp_path / "none.png")])
 
 

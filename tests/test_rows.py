@@ -67,7 +67,7 @@ def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
     with pytest.raises(DataError, match=f"cannot be read.*{tmp_path}"):
         read_rows(tmp_path)
     (tmp_path / "picture.jsonl").write_bytes(b"\x89PNG\r\n\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read.*picture.jsonl.*UTF-8"):
+    with pytest.raises(DataError, match="cannot be read.*UTF-8.*picture.jsonl:1"):
         read_rows(tmp_path / "picture.jsonl")
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import train_world
 from omnivision_train.data import PairCollator, encode_side
-from omnivision_train.dpo import check_lengths, preference_pairs
+from omnivision_train.dpo import as_columns, check_pair
 from omnivision_train.trainer import PairTrainer
 from omnivision_train.trainer_arguments import training_arguments
 
@@ -39,7 +39,7 @@ def parts(world):
 
 @pytest.fixture(scope="module")
 def pairs(world):
-    return preference_pairs(world.rows("dpo")[:3], world.folder)
+    return as_columns(world.rows("dpo")[:3], str(world.folder))
 
 
 def loss_of(world, parts, pairs, folder, cache=None, **changes):
@@ -107,20 +107,20 @@ def test_chosen_rows_stand_before_rejected_ones(parts, pairs):
 
 
 @pytest.mark.parametrize("change", [{"rejected": "same"}, {"prompt": ""}])
-def test_a_pair_that_teaches_nothing_is_refused(tmp_path, change):
+def test_a_pair_that_teaches_nothing_is_refused(parts, tmp_path, change):
     pair = {"id": "p9", "images": [], "prompt": "What is it?", "chosen": "same", "rejected": "other", **change}
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(pair) + "\n")
     with pytest.raises(DataError, match=rf"Row p9 is no preference.*{file.name}:1"):
-        preference_pairs(read_rows(file), tmp_path)
+        check_pair(read_rows(file)[0], parts[2], 256)
 
 
 def test_a_pair_that_is_too_long_is_refused_and_never_cut(world, parts):
     rows = world.rows("dpo")[:1]
-    with pytest.raises(DataError, match=r"Row d0 has \d+ tokens with its rejected answer, more than max_length (\d+)"):
-        lengths = [len(encode_side(parts[2], rows[0].prompt, answer, 1).input_ids) for answer in (rows[0].chosen, rows[0].rejected)]
-        check_lengths(rows, parts[2], max(lengths))
-        check_lengths(rows, parts[2], max(lengths) - 1)
+    longest = max(len(encode_side(parts[2], rows[0].prompt, answer, 1).input_ids) for answer in (rows[0].chosen, rows[0].rejected))
+    check_pair(rows[0], parts[2], longest)
+    with pytest.raises(DataError, match=rf"Row d0 has {longest} tokens with its longer answer, more than max_length {longest - 1}"):
+        check_pair(rows[0], parts[2], longest - 1)
 
 
 def test_preferences_prefer(world, tmp_path):

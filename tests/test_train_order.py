@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omnivision_train import run_data
+from omnivision_train.config import SftConfig
 from omnivision_train.data import Order
+
+from omnivision.data.rows import Row
+from omnivision.errors import ConfigError
 
 
 def batches(order, size):
@@ -60,3 +67,41 @@ def test_padding_is_a_tenth_of_that_of_a_random_order():
         return sum(len(batch) * max(batch) - sum(batch) for batch in cut)
 
     assert padding(list(Order(2000, 8, 0, lengths))) < 0.1 * padding(list(Order(2000, 8, 0)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
+def test_a_mixture_takes_whole_passes_over_its_files_one_after_another(sizes, data):
+    passes = data.draw(st.lists(st.sampled_from([0.25, 0.5, 1.0, 1.5, 3.0]), min_size=len(sizes), max_size=len(sizes)))
+    parts = [part for part, size in enumerate(sizes) for _ in range(size)]
+    sampler, seen = Order(len(parts), 1, 7, None, parts, passes), Counter()
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert len(order) == len(sampler) == sum(max(1, round(size * share)) for size, share in zip(sizes, passes, strict=True))
+        seen.update(order)
+        for part in range(len(sizes)):  # no row is seen twice more often than another of its file
+            counts = [seen[row] for row, its in enumerate(parts) if its == part]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_the_place_in_a_mixture_is_seed_epoch_and_step():
+    parts = [0] * 50 + [1] * 7
+    orders = {}
+    for epoch in (2, 0, 1, 2):  # in any order, from nothing but the numbers
+        sampler = Order(57, 4, 3, list(range(57)), parts, [0.5, 2.0])
+        sampler.set_epoch(epoch)
+        orders.setdefault(epoch, []).append(list(sampler))
+    assert orders[2][0] == orders[2][1] and orders[0][0] != orders[1][0]
+    first_half = {row for epoch in (0, 1) for row in orders[epoch][0] if row < 50}
+    assert len(first_half) == 50  # two half passes are a whole one
+
+
+def test_weights_are_shares_of_an_epoch():
+    rows = [Row(id=str(n), images=(), source=f"x:{n}", part=int(n >= 90)) for n in range(100)]
+    found = run_data.passes(SftConfig(data=["a", "b"], weights=[1.0, 3.0]), rows)
+    order = Order(100, 1, 0, None, [row.part for row in rows], found)
+    assert Counter(rows[one].part for one in order) == {0: 25, 1: 75}
+    assert run_data.passes(SftConfig(data=["a", "b"]), rows) is None
+    for wrong in ({"passes": [1.0]}, {"passes": [1.0, 0.0]}, {"weights": [1.0, -1.0]}, {"passes": [1.0, 1.0], "weights": [1.0, 1.0]}):
+        with pytest.raises(ConfigError, match="passes|weights"):
+            run_data.passes(SftConfig(data=["a", "b"], **wrong), rows)

@@ -152,21 +152,9 @@ def test_a_finished_stage_is_not_run_again(world, road):
     assert all(torch.equal(tensor, before[name]) for name, tensor in train_world.weights(road["align"]).items())
 
 
-@pytest.mark.parametrize("image, message", [("images/none.png", "there is no picture images/none.png"),
-                                            ("../outside.png", "lies outside the image root"),
-                                            ("images/link.png", "lies outside the image root")])
-def test_pictures_are_checked_before_anything_is_computed(tmp_path, image, message):
-    (tmp_path / "root" / "images").mkdir(parents=True)
-    (tmp_path / "outside.png").write_bytes(b"")
-    (tmp_path / "root" / "images" / "link.png").symlink_to(tmp_path / "outside.png")
-    rows = [Row(id="r1", images=(image,), source="rows.jsonl:4")]
-    with pytest.raises(DataError, match=rf"Row r1: .*{message}.*rows.jsonl:4"):
-        stages.check_images(rows, tmp_path / "root")
-
-
 def test_no_data_is_an_error(world, tmp_path):
     with pytest.raises(DataError, match="names no data"):
-        stages.read_data(train_world.settings(world, tmp_path, "sft", data=[]), stages.Run("sft", tmp_path, True))
+        train_world.train(train_world.settings(world, tmp_path, "sft", data=[]), "sft")
 
 
 def test_the_shipped_configs_fit_their_stages(root):

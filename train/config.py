@@ -31,7 +31,11 @@ class StageConfig:
     projector: str = "raster"
     data: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)  # rows that do not train: their loss is told before and after
+    passes: list[float] = field(default_factory=list)  # over each file of `data` in an epoch; empty: one each
+    weights: list[float] = field(default_factory=list)  # instead: each file's share of an epoch's rows
     image_root: str = "."
+    urls: str | None = None  # folder for pictures that rows name by URL; None refuses such rows
+    max_bad_fraction: float = 0.01  # of the rows; more bad ones stop the run, so many are left out and named
     limit: int | None = None
     batch_size: int = 8
     accumulation: int = 1

@@ -6,8 +6,8 @@ Shapes: B rows, L tokens, P patches, C tower width.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,7 +20,9 @@ from omnivision.data.image import open_image
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation
+from omnivision.data.pictures import Packed, locate
 from omnivision_train.activations import Batch
+from omnivision_train.run_data import UNSUPERVISED
 
 
 def bucket(length: int) -> int:
@@ -34,8 +36,9 @@ class Sample:
 
     input_ids: list[int]
     labels: list[int]
-    images: tuple[str, ...]
+    images: tuple[str | Packed, ...]
     id: str = ""
+    part: int = 0  # which of the run's files
 
 
 class Conversations(Dataset):
@@ -44,14 +47,22 @@ class Conversations(Dataset):
     Args:
         rows: as read, or from functions.py. processor: of the model. image_root: folder that image paths are relative to.
         max_length: a row that is longer loses whole question-answer pairs from its end, never an image token.
+        leave_out: called with what is wrong with a row that is left out; None raises it.
 
     Raises:
         DataError: a row without turns, one that does not fit even with one pair, or that supervises nothing.
     """
 
-    def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int) -> None:
-        self.processor, self.root, self.max_length = processor, Path(image_root), max_length
-        self.samples = [self._sample(row) for row in rows]
+    def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int,
+                 leave_out: Callable[[DataError], None] | None = None) -> None:
+        self.processor, self.root, self.max_length, self.samples = processor, str(image_root), max_length, []
+        for row in rows:
+            try:
+                self.samples.append(self._sample(row))
+            except DataError as error:
+                if leave_out is None:
+                    raise
+                leave_out(error)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,7 +83,7 @@ class Conversations(Dataset):
         if not row.turns:
             raise DataError(f"Row {row.id} is no conversation", row.source, "Give rows with turns; pairs go to dpo, calls to functions.")
         turns = list(row.turns)
-        images = tuple(str(self.root / image) for image in row.images)
+        images = tuple(locate(image, self.root) for image in row.images)
         while True:
             encoded = self.encode(turns, len(images))
             if len(encoded.input_ids) <= self.max_length:
@@ -82,8 +93,8 @@ class Conversations(Dataset):
                                 row.source, "Raise `max_length`, or shorten the row: image tokens are never cut.")
             turns = turns[: max(i for i, turn in enumerate(turns) if turn["role"] == "user")]
         if all(label == IGNORE_INDEX for label in encoded.labels):
-            raise DataError(f"Row {row.id} supervises nothing", row.source, "Give an assistant turn with loss.")
-        return Sample(encoded.input_ids, encoded.labels, images, row.id)
+            raise DataError(f"Row {row.id} {UNSUPERVISED}", row.source, "Give an assistant turn with loss.")
+        return Sample(encoded.input_ids, encoded.labels, images, row.id, row.part)
 
     def encode(self, turns: list[dict], num_images: int) -> Encoded:
         """Ids and labels of a conversation."""
@@ -99,16 +110,24 @@ class Order(Sampler[int]):
 
     Args:
         rows: how many there are. batch: rows of a global batch (processes and accumulation included). seed: of the order.
-        lengths: tokens of each row, where like lengths should stand together.
+        lengths: tokens of each row, where like lengths should stand together. parts: the file that each row came from.
+        passes: over each of these files in an epoch (one where a file has none). Half a pass takes one half in this epoch and the other in
+            the next.
     """
 
     WINDOW = 50
 
-    def __init__(self, rows: int, batch: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+    def __init__(self, rows: int, batch: int, seed: int, lengths: Sequence[int] | None = None, parts: Sequence[int] = (),
+                 passes: Sequence[float] | None = None) -> None:
         self.rows, self.batch, self.seed, self.lengths, self.epoch = rows, batch, seed, lengths, 0
+        self.parts: list[tuple[list[int], int]] = []  # rows of each file, and how many of them an epoch takes
+        for part in sorted(set(parts)) if passes else ():
+            members = [row for row, its in enumerate(parts) if its == part]
+            self.parts.append((members, max(1, round(len(members) * passes[part])) if part < len(passes) else len(members)))
 
     def __len__(self) -> int:
-        return -(-self.rows // self.batch) * self.batch
+        rows = sum(taken for _, taken in self.parts) or self.rows
+        return -(-rows // self.batch) * self.batch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate's loader before an epoch."""
@@ -116,12 +135,23 @@ class Order(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self.seed}/{self.epoch}")
-        rows = rng.sample(range(self.rows), self.rows)
+        rows = self._mixed(rng) if self.parts else rng.sample(range(self.rows), self.rows)
         if self.lengths is not None:
             rows = self._grouped(rows, rng)
         while len(rows) < len(self):
             rows += rows[: len(self) - len(rows)]
         return iter(rows)
+
+    def _mixed(self, rng: random.Random) -> list[int]:
+        """This epoch's part of an endless row of passes over each file, shuffled together."""
+        rows = []
+        for number, (members, taken) in enumerate(self.parts):
+            first, last = self.epoch * taken, (self.epoch + 1) * taken
+            for turn in range(first // len(members), -(-last // len(members))):
+                shuffled = random.Random(f"{self.seed}/{number}/{turn}").sample(members, len(members))
+                start = turn * len(members)
+                rows += shuffled[max(0, first - start) : last - start]
+        return rng.sample(rows, len(rows))
 
     def _grouped(self, rows: list[int], rng: random.Random) -> list[int]:
         order, window = [], self.WINDOW * self.batch
@@ -168,7 +198,13 @@ class Collator:
 
 @dataclass
 class PairCollator(Collator):
-    """Batches of preference pairs as TRL's DPOTrainer wants them: all chosen rows, then all rejected ones."""
+    """Batches of preference pairs as TRL's DPOTrainer wants them: all chosen rows, then all rejected ones.
+
+    Args:
+        packed: pictures that are no files, by name: TRL's columns hold texts.
+    """
+
+    packed: dict[str, Packed] = field(default_factory=dict)
 
     def __call__(self, pairs: Sequence[dict]) -> dict[str, Tensor]:
         samples = [self._side(pair, side) for side in ("chosen", "rejected") for pair in pairs]
@@ -178,7 +214,7 @@ class PairCollator(Collator):
                 "num_tokens": sum(len(s.input_ids) for s in samples), "num_supervised": sum(len(s.input_ids) for s in samples)}
 
     def _side(self, pair: dict, side: str) -> Sample:
-        images = tuple(pair["images"])
+        images = tuple(self.packed.get(image, image) for image in pair["images"])
         encoded = encode_side(self.processor, pair["prompt"], pair[side], len(images))
         return Sample(encoded.input_ids, encoded.labels, images)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from datasets import Dataset
 
+from omnivision.data.pictures import Packed, locate
+from omnivision.data.rows import Row
 from omnivision.errors import DataError
-from omnivision_train import stages
+from omnivision_train import run_data, stages
 from omnivision_train.activations import Batch
 from omnivision_train.config import DpoConfig
 from omnivision_train.data import PairCollator, bucket, encode_side
@@ -24,48 +27,56 @@ def dpo(config: DpoConfig) -> Path:
         model, processor = stages.open_model(config, stage)
         reference = copy.deepcopy(model).requires_grad_(False).eval()
         stages.set_trainable(model, stage, main=run.main)
-        rows = stages.read_data(config, run)
-        pairs = preference_pairs(rows, Path(config.image_root))
-        largest = Batch(config.batch_size, bucket(check_lengths(rows, processor, config.max_length)), 0)
-        held_out = stages.read_held_out(config, run)
-        check_lengths(held_out, processor, config.max_length)
-        cache = stages.open_cache(config, model, processor, rows + held_out)
+        cache = run_data.open_cache(config, model, processor)
+        rows = good_pairs(run_data.read_data(config, run, cache), processor, config.max_length, run.left_out.add)
+        held_out = good_pairs(run_data.read_held_out(config, run, cache), processor, config.max_length, run.left_out.add)
+        run.left_out.settle()
+        run_data.fill_cache(cache, config, rows + held_out)
+        packed = {str(image): image for row in rows + held_out for image in row.images if isinstance(image, Packed)}
         trainer = PairTrainer(
-            model=model, ref_model=reference, args=arguments, train_dataset=pairs,
-            processing_class=processor, data_collator=PairCollator(processor, cache),
+            model=model, ref_model=reference, args=arguments, train_dataset=as_columns(rows, config.image_root),
+            processing_class=processor, data_collator=PairCollator(processor, cache, packed),
         )  # fmt: skip
-        fit(trainer, config, processor, run.folder, stage, largest, preference_pairs(held_out, Path(config.image_root)) if held_out else None)
+        trainer.passes = run_data.passes(config, rows)
+        largest = Batch(config.batch_size, bucket(max(longest_side(row, processor) for row in rows)), 0)
+        fit(trainer, config, processor, run.folder, stage, largest, as_columns(held_out, config.image_root) if held_out else None)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 
-def preference_pairs(rows, root: Path) -> Dataset:
-    """The rows as TRL's columns; a pair whose two answers are equal teaches nothing and is refused.
+def good_pairs(rows: Iterable[Row], processor, max_length: int, leave_out: Callable[[DataError], None]) -> list[Row]:
+    """The rows that are preferences and fit; `leave_out` is told of the others."""
+    good = []
+    for row in rows:
+        try:
+            check_pair(row, processor, max_length)
+        except DataError as error:
+            leave_out(error)
+        else:
+            good.append(row)
+    return good
+
+
+def check_pair(row: Row, processor, max_length: int) -> None:
+    """A pair whose two answers are equal teaches nothing; cutting one that is too long could cut the edit, or an image token.
 
     Raises:
-        DataError: chosen = rejected, or a row that is no preference.
+        DataError: chosen = rejected, a row that is no preference, or one that is too long.
     """
-    for row in rows:
-        if not row.prompt or row.chosen == row.rejected:
-            raise DataError(f"Row {row.id} is no preference: chosen {row.chosen!r}, rejected {row.rejected!r}", row.source,
-                            "Remove it, or make pairs with `omnivision data pairs`.")
-    return Dataset.from_list([
-        {"id": r.id, "prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected, "images": [str(root / i) for i in r.images]}
-        for r in rows
-    ])
+    if not row.prompt or row.chosen == row.rejected:
+        raise DataError(f"Row {row.id} is no preference: chosen {row.chosen!r}, rejected {row.rejected!r}", row.source,
+                        "Remove it, or make pairs with `omnivision data pairs`.")
+    length = longest_side(row, processor)
+    if length > max_length:
+        raise DataError(f"Row {row.id} has {length} tokens with its longer answer, more than max_length {max_length}",
+                        row.source, "Raise `max_length`, or remove the row.")
 
 
-def check_lengths(rows, processor, max_length: int) -> int:
-    """Tokens of the longest pair. A pair that is too long is refused: cutting it could cut the edit, or an image token.
+def longest_side(row: Row, processor) -> int:
+    """Tokens of the pair with its longer answer."""
+    return max(len(encode_side(processor, row.prompt, answer, len(row.images)).input_ids) for answer in (row.chosen, row.rejected))
 
-    Raises:
-        DataError: names the row, its tokens and the limit.
-    """
-    longest = 0
-    for row in rows:
-        for side in ("chosen", "rejected"):
-            length = len(encode_side(processor, row.prompt, getattr(row, side), len(row.images)).input_ids)
-            if length > max_length:
-                raise DataError(f"Row {row.id} has {length} tokens with its {side} answer, more than max_length {max_length}",
-                                row.source, "Raise `max_length`, or remove the row.")
-            longest = max(longest, length)
-    return longest
+
+def as_columns(rows: list[Row], root: str) -> Dataset:
+    """The rows as TRL's columns."""
+    return Dataset.from_list([{"id": r.id, "part": r.part, "prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected,
+                               "images": [str(locate(image, root)) for image in r.images]} for r in rows])

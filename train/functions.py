@@ -12,7 +12,7 @@ from torch import Tensor
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
-from omnivision_train import stages
+from omnivision_train import run_data, stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.trainer import StageTrainer, fit
@@ -77,18 +77,23 @@ def functions(config: FunctionsConfig) -> Path:
         function_set = FunctionSet.from_json(config.functions)
         install_tokens(model, processor.tokenizer, function_set)
         stages.set_trainable(model, stage, main=run.main)
-        rows = call_rows(stages.read_data(config, run), processor.tokenizer, function_set, config.requests_per_row)
+        cache = run_data.open_cache(config, model, processor)
+        rows = call_rows(run_data.read_data(config, run, cache), processor.tokenizer, function_set, config.requests_per_row)
         if config.replay:
-            rows += stages.read_data(replace(config, limit=None), run, config.replay, config.replay_limit)
+            replayed = run_data.read_data(replace(config, limit=None), run, cache, config.replay, config.replay_limit)
+            rows += [replace(row, part=len(config.data) + row.part) for row in replayed]
             random.Random(config.seed).shuffle(rows)
-        samples = Conversations(rows, processor, config.image_root, config.max_length)
+        samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
+        held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set)
+        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add)
+        run.left_out.settle()
         stages.show_sample(samples, processor, run)
-        held_out = call_rows(stages.read_held_out(config, run), processor.tokenizer, function_set)
-        cache = stages.open_cache(config, model, processor, rows + held_out)
+        run_data.fill_cache(cache, config, rows + held_out)
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
         tokens = functional_tokens(processor.tokenizer, function_set)
+        trainer.passes = run_data.passes(config, rows)
         trainer.token_ids = (*tokens.functions, tokens.end)
-        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), Conversations(held_out, processor, config.image_root, config.max_length))
+        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
 
         def save(folder: str) -> None:
             trainer.save_model(folder)

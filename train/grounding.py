@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from omnivision.data.features import FeatureCache
+from omnivision.data.pictures import locate
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError, DivergedError
 from omnivision.world.truth import Region
@@ -59,7 +60,7 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
         raise DataError("No row has regions to ground on", ", ".join(config.grounding_data or config.data),
                         "Give rows with `regions`, or set `grounding_steps` to 0.")
     words = cache_words(lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # few labels, many regions
-    plans = {str(Path(config.image_root) / image): row_plan(row, words) for image, row in found.items()}
+    plans = {locate(image, config.image_root): row_plan(row, words) for image, row in found.items()}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     projector, table = model.model.projector.to(device).float(), model.get_input_embeddings()
     optimizer = MuonAdamW(projector.named_parameters(), config.grounding_lr, weight_decay=0.0)
@@ -67,7 +68,7 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     rng, chance = random.Random(config.seed), torch.Generator().manual_seed(config.seed)  # the same on every rank
     for step in range(config.grounding_steps):
         if len(order) < config.grounding_batch:
-            order = rng.sample(sorted(plans), len(plans))
+            order = rng.sample(sorted(plans, key=str), len(plans))
         paths = [order.pop() for _ in range(min(config.grounding_batch, len(order)))]
         targets_BSD = plan_targets(table, [plans[path] for path in paths]).to(device)
         with cpu_autocast(config):

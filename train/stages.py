@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,25 +17,25 @@ from torch import nn
 
 from omnivision.config_files import dump_config, read_yaml
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
-from omnivision.data.features import FeatureCache
-from omnivision.data.rows import Row, read_rows
-from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.errors import ConfigError, ResumableError
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json, write_text)
 from omnivision_train.config import FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
+from omnivision_train.run_data import LeftOut
 
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run: its folder and whether this process is the one that writes."""
+    """An open run: its folder, whether this process is the one that writes, and the rows it does without."""
 
     stage: str
     folder: Path
     main: bool
+    left_out: LeftOut
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def open_run(config: StageConfig, stage: str):
     if config.threads:
         torch.set_num_threads(config.threads)
     if not main:
-        yield Run(stage, folder, main)
+        yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))
         return
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder):
@@ -60,7 +60,7 @@ def open_run(config: StageConfig, stage: str):
         write_json(folder / "env.json", environment())
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
-        yield Run(stage, folder, main)
+        yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))
 
 
 def check_same_run(config: StageConfig, folder: Path) -> None:
@@ -165,69 +165,6 @@ def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main:
         for part, (trains, count) in table.items():
             print(f"{stage}: {part:<15} {count:>13,} parameters  {'trains' if trains else 'frozen'}", file=sys.stderr)
     return table
-
-
-def read_data(config: StageConfig, run: Run, files: list[str] | None = None, limit: int | None = None) -> list[Row]:
-    """All rows of the config's files; their hashes and counts go into data_manifest.json."""
-    files = config.data if files is None else files
-    if not files:
-        raise DataError("The config names no data", "data", "Give at least one JSON-lines file.")
-    found = {file: read_rows(file, limit if limit is not None else config.limit) for file in files}
-    if run.main:
-        path = run.folder / "data_manifest.json"
-        known = read_json(path) if path.is_file() else {}
-        seen = {file: {"rows": len(rows), "sha256": file_hash(Path(file))} for file, rows in found.items()}
-        changed = [file for file in seen if file in known and known[file]["sha256"] != seen[file]["sha256"]]
-        if changed and sorted_checkpoints(run.folder / "checkpoints"):
-            raise DataError("The data have changed since the run began", ", ".join(changed),
-                            "Restore the files to go on, or give another `out` to begin a new run.")
-        write_json(path, known | seen)
-    rows = [row for rows in found.values() for row in rows]
-    check_images(rows, Path(config.image_root))
-    return rows
-
-
-def read_held_out(config: StageConfig, run: Run) -> list[Row]:
-    """The rows whose loss is only told; none of them may train.
-
-    Raises:
-        DataError: a file is among the data too.
-    """
-    if not config.held_out:
-        return []
-    training = {Path(file).resolve() for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])}
-    both = [file for file in config.held_out if Path(file).resolve() in training]
-    if both:
-        raise DataError("The same file is to train and to be held out", ", ".join(both), "Take it out of `held_out`.")
-    return read_data(replace(config, limit=None), run, config.held_out)
-
-
-def check_images(rows: list[Row], root: Path) -> None:
-    """Every picture exists below the image root, links followed.
-
-    Raises:
-        DataError: names the first row whose picture is missing or leaves the root.
-    """
-    base = root.resolve()
-    for row in rows:
-        for image in row.images:
-            path = (root / image).resolve()
-            if not path.is_relative_to(base):
-                raise DataError(f"Row {row.id}: the picture {image} lies outside the image root {root}", row.source, "Move it below `image_root`.")
-            if not path.is_file():
-                raise DataError(f"Row {row.id}: there is no picture {image} below {root}", row.source, "Check the row and `image_root`.")
-
-
-def open_cache(config: StageConfig, model, processor, rows: Iterable[Row]) -> FeatureCache | None:
-    """The feature cache, filled for these rows, where the config asks for one."""
-    if not config.feature_cache:
-        return None
-    cache = FeatureCache(config.feature_cache, model, processor)
-    paths = list(dict.fromkeys(str(Path(config.image_root) / image) for row in rows for image in row.images))
-    made = cache.fill(paths)
-    if made:
-        print(f"encoded {made} of {len(paths)} pictures", file=sys.stderr)
-    return cache
 
 
 def check_vision(config: StageConfig) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omnivision.data.rows import Row
 from omnivision.runs import newest_checkpoint
-from omnivision_train import stages
+from omnivision_train import run_data, stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.grounding import ground
@@ -31,22 +31,27 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         extra = ("vision_tower",) if stages.check_vision(config) else ()
         model, processor = stages.open_model(config, stage)
         stages.set_trainable(model, stage, extra, main=run.main)
-        rows = stages.read_data(config, run)
+        cache = run_data.open_cache(config, model, processor)
+        rows = run_data.read_data(config, run, cache)
         if stage == "align" and config.grounding_steps and not newest_checkpoint(run.folder / "checkpoints", lambda _: None):
             _ground(config, run, model, processor, rows)
-        samples = Conversations(rows, processor, config.image_root, config.max_length)
+        samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
+        held_out = run_data.read_held_out(config, run, cache)
+        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add)
+        run.left_out.settle()
         stages.show_sample(samples, processor, run)
-        held_out = stages.read_held_out(config, run)
-        cache = stages.open_cache(config, model, processor, rows + held_out)
+        run_data.fill_cache(cache, config, rows + held_out)
         trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=Collator(processor, cache))
-        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), Conversations(held_out, processor, config.image_root, config.max_length))
+        trainer.passes = run_data.passes(config, rows)
+        fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)
 
 
 def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[Row]) -> None:
     """A run that goes on from a checkpoint has this behind it."""
     if config.grounding_data:
-        rows = stages.read_data(replace(config, limit=None), run, config.grounding_data)
+        rows = run_data.read_data(replace(config, limit=None), run, files=config.grounding_data)
     cached = replace(config, feature_cache=config.feature_cache or str(run.folder / "features"))  # many passes: never twice
-    cache = stages.open_cache(cached, model, processor, [row for row in rows if row.regions])
+    cache = run_data.open_cache(cached, model, processor)
+    run_data.fill_cache(cache, config, [row for row in rows if row.regions])
     ground(model, processor, rows, config, cache, run.folder / "grounding.jsonl" if run.main else None)

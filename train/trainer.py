@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 
 import torch
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
 from trl import DPOTrainer
 
 from omnivision.constants import IGNORE_INDEX
@@ -34,6 +34,7 @@ class StageMixin:
 
     stage_config: StageConfig
     processor: object  # saved with every checkpoint
+    passes: list[float] | None = None  # over each file of the data in an epoch
     frozen: dict[str, torch.Tensor] | None  # what DeepSpeed's bf16 rounds though it does not train, kept by the first process
 
     def compute_loss(self, *args, **kwargs):
@@ -58,7 +59,8 @@ class StageMixin:
     def _get_train_sampler(self, train_dataset=None):
         samples = self.train_dataset if train_dataset is None else train_dataset
         lengths = samples.lengths() if self.stage_config.group_by_length and hasattr(samples, "lengths") else None
-        self._order = Order(len(samples), self.global_batch(), self.args.seed, lengths)
+        parts = [sample["part"] if isinstance(sample, dict) else sample.part for sample in samples] if self.passes else ()
+        self._order = Order(len(samples), self.global_batch(), self.args.seed, lengths, parts, self.passes)
         return self._order
 
     def _run_epoch(self, *args, epoch, **kwargs):
@@ -280,6 +282,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
                       if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
     checkpoint.clear_leftovers(folder / "checkpoints")
     stop = StopOnSignal()
+    trainer.remove_callback(PrinterCallback)  # Log says it
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
     if config.report_to == "tensorboard" and trainer.is_world_process_zero():
         told.append(tensorboard(folder))

@@ -121,7 +121,9 @@ def steps_text(steps: dict[str, Any]) -> str:
 def _rows_of(config: Any) -> int:
     """Rows that a stage trains on: for functions, requests about one picture share a row, and others are mixed in."""
     if not hasattr(config, "requests_per_row"):
-        return sum(len(_lines(Path(file), config.limit)) for file in config.data)
+        counts = [len(_lines(Path(file), config.limit)) for file in config.data]
+        shares = config.passes or [1.0] * len(counts)  # weights share the same sum out otherwise
+        return sum(max(1, round(count * share)) for count, share in zip(counts, shares, strict=True))
     from omnivision.data.rows import read_rows
     from omnivision_train.functions import grouped
 

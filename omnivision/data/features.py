@@ -20,7 +20,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from omnivision.data.image import read_image
+from omnivision.data.pictures import Packed
 from omnivision.errors import DataError
+
+Source = str | Path | Packed  # a file, or a picture in a shard or table
 
 
 class FeatureCache:
@@ -43,7 +47,7 @@ class FeatureCache:
         self._records: dict[str, tuple[int, int]] = {}  # key -> record, checksum
         self._read_index()
 
-    def fill(self, paths: Sequence[str | Path], batch_size: int = 16, progress: Callable[[int], None] | None = None,
+    def fill(self, paths: Sequence[Source], batch_size: int = 16, progress: Callable[[int], None] | None = None,
              autocast_dtype: torch.dtype | None = None) -> int:
         """Computes what is missing; returns how many pictures that were.
 
@@ -54,7 +58,7 @@ class FeatureCache:
         """
         with FileLock(self.folder / "lock"):
             self._read_index()
-            by_key = {self._key(p): p for p in map(str, paths)}  # one picture may have several names
+            by_key = {self._key(p): p for p in paths}  # one picture may have several names
             missing = [p for key, p in by_key.items() if key not in self._records]
             with self.data.open("ab") as data, self.index.open("ab") as index:
                 # what a killed run left: records without a line, half a line, lines without a record
@@ -67,30 +71,38 @@ class FeatureCache:
                         progress(len(batch))
         return len(missing)
 
-    def get(self, paths: Sequence[str | Path]) -> Tensor:
+    def get(self, paths: Sequence[Source]) -> Tensor:
         """Features of pictures, computed where they are missing. Shape (N, P, C), fp16.
 
         Raises:
             DataError: no such picture, or a stored record that does not match its checksum.
         """
-        if any(self._key(str(p)) not in self._records for p in paths):
+        if not all(map(self.has, paths)):
             self.fill(paths)
         out = np.empty((len(paths), *self.shape), dtype=np.float16)
         with self.data.open("rb") as data:
             for row, path in enumerate(paths):
-                number, checksum = self._records[self._key(str(path))]
+                number, checksum = self._records[self._key(path)]
                 data.seek(number * self.bytes)
                 raw = data.read(self.bytes)
                 if zlib.crc32(raw) != checksum:
-                    raise DataError("The cached features of a picture are damaged", path, f"Delete {self.folder} and start again.")
+                    raise DataError("The cached features of a picture are damaged", str(path), f"Delete {self.folder} and start again.")
                 out[row] = np.frombuffer(raw, dtype=np.float16).reshape(self.shape)
         return torch.from_numpy(out)
 
-    def features(self, paths: Sequence[str | Path], model=None, processor=None) -> list[Tensor]:
+    def features(self, paths: Sequence[Source], model=None, processor=None) -> list[Tensor]:
         """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""
         return list(self.get(paths).float())
 
-    def _append(self, paths: list[str], data, index, autocast_dtype: torch.dtype | None) -> None:
+    def has(self, path: Source) -> bool:
+        """Whether the features of a picture are there.
+
+        Raises:
+            DataError: the picture cannot be read.
+        """
+        return self._key(path) in self._records
+
+    def _append(self, paths: list[Source], data, index, autocast_dtype: torch.dtype | None) -> None:
         from omnivision.generation import encode_images
 
         device = self._model.device.type
@@ -108,14 +120,11 @@ class FeatureCache:
         self._index_bytes += index.write("".join(line + "\n" for line in lines).encode())
         index.flush()
 
-    def _key(self, path: str) -> str:
-        if path not in self._keys:
-            try:
-                raw = Path(path).read_bytes()
-            except OSError as error:
-                raise DataError("The picture cannot be read", path, f"{error.strerror}; check the row and `image_root`.") from error
-            self._keys[path] = hashlib.sha256(raw).hexdigest()[:32]
-        return self._keys[path]
+    def _key(self, path: Source) -> str:
+        name = str(path)
+        if name not in self._keys:
+            self._keys[name] = hashlib.sha256(read_image(path)).hexdigest()[:32]
+        return self._keys[name]
 
     def _read_index(self) -> None:
         self._records, self._count, self._index_bytes = {}, 0, 0

@@ -1,12 +1,18 @@
-"""The internal row: a picture and what is said about it, read from JSON lines with its place of origin."""
+"""The internal row: a picture and what is said about it, with its place of origin; read from files of any known kind."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from omnivision.data.formats import to_internal
+from omnivision.data.pictures import Packed, UrlPicture, from_data_uri
+from omnivision.data.records import read_records
 from omnivision.errors import DataError
+
+MAX_TURNS = 1000  # of one conversation
 
 
 @dataclass(frozen=True)
@@ -18,8 +24,8 @@ class Row:
     """
 
     id: str
-    images: tuple[str, ...]  # paths relative to the image root
-    source: str  # file:line
+    images: tuple[str | Packed, ...]  # paths relative to the image root, or pictures packed in the data's own files
+    source: str  # file:line, file[number] or shard::key
     turns: tuple[dict, ...] = ()  # {"role", "text", "loss"}
     prompt: str = ""
     chosen: str = ""
@@ -28,58 +34,151 @@ class Row:
     request: str = ""
     calls: tuple[dict, ...] = ()
     regions: tuple[dict, ...] = ()  # {"box": [left, top, right, bottom] as fractions of the sides, "label", "kind"}
+    format: str = ""  # which of formats.FORMATS it was written in
+    part: int = 0  # which of a run's files it came from
 
 
-def read_rows(path: str | Path, limit: int | None = None) -> list[Row]:
-    """Reads a JSON-lines file of internal rows.
+class Loaded(NamedTuple):
+    """The good rows of a file, and what is wrong with the others."""
+
+    rows: list[Row]
+    bad: list[DataError]
+
+    @property
+    def bad_fraction(self) -> float:
+        """Bad rows among all."""
+        return len(self.bad) / max(1, len(self.rows) + len(self.bad))
+
+
+def read_rows(path: str | Path, limit: int | None = None, urls: str | None = None) -> list[Row]:
+    """Reads a file in which every row has to be good.
 
     Args:
-        path: the file. limit: only the first so many rows.
+        path: the file, a data set's folder, or hub:NAME[:SPLIT], see records.py. limit: only the first so many rows.
+        urls: folder for pictures that rows name by URL; None refuses such rows.
 
     Raises:
-        DataError: no such file, a line that is not JSON, or a row without the fields of its kind; names file and line.
+        DataError: no such file, or the first row that cannot be read; names file and line.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also cut at U+2028 inside a text
-    except OSError as error:
-        raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check `data` in the config.") from error
-    except UnicodeDecodeError as error:
-        raise DataError("The data file cannot be read", str(path), f"It is not UTF-8 text (byte {error.start}).") from error
-    rows = [_row(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    rows = []
+    for one in _each(path, urls):
+        if isinstance(one, DataError):
+            raise one
+        rows.append(one)
+        if len(rows) == limit:
+            break
+    return _not_empty(rows, path)
+
+
+def load_rows(path: str | Path, limit: int | None = None, urls: str | None = None) -> Loaded:
+    """Reads a file and keeps apart what is bad. Args as of read_rows.
+
+    Raises:
+        DataError: no such file, or nothing of it can be read.
+    """
+    rows, bad = [], []
+    for one in _each(path, urls):
+        (bad if isinstance(one, DataError) else rows).append(one)
+        if len(rows) == limit:
+            break
+    if not rows and bad:
+        raise DataError(f"None of {len(bad)} rows can be read; the first: {bad[0].what}", bad[0].where, "Mend the file.")
+    return Loaded(_not_empty(rows, path), bad)
+
+
+def _not_empty(rows: list[Row], path: str | Path) -> list[Row]:
     if not rows:
-        raise DataError("The data file holds no rows", str(path), "Give a JSON-lines file with one row a line.")
-    return rows[:limit]
+        raise DataError("The data file holds no rows", str(path), "Give a file with one row a line, or another of the known kinds.")
+    return rows
 
 
-def _row(line: str, source: str) -> Row:
+def _each(path: str | Path, urls: str | None) -> Iterator[Row | DataError]:
+    for record in read_records(path):
+        if record.error is not None:
+            yield record.error
+            continue
+        try:
+            raws = to_internal(record.raw)
+            rows = [_row(raw, record.source if len(raws) == 1 else f"{record.source}/{number}", urls) for number, raw in enumerate(raws)]
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, OverflowError) as error:
+            what = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
+            yield DataError(f"The row cannot be read: {what}", record.source, "Mend or remove the line.")
+        else:
+            yield from rows
+
+
+def _row(raw: dict, source: str, urls: str | None) -> Row:
+    name = str(source if raw["id"] is None else raw["id"])
+    filled: dict[str, Any] = {key: raw[key] for key in ("prompt", "chosen", "rejected", "request") if key in raw}
+    for key, value in filled.items():
+        _check_text(value, f"`{key}`")
+    for key in ("turns", "calls"):
+        if key in raw:
+            filled[key] = _mappings(raw[key], key)
+    if "turns" in filled:
+        _check_turns(filled["turns"], bool(raw["images"]))
+    for call in filled.get("calls", ()):
+        if not isinstance(call.get("name"), str):
+            raise ValueError(f"a call without a name is {call!r}")
+    if "chosen" in filled and not (filled["chosen"].strip() and filled["rejected"].strip()):
+        raise ValueError("an answer is empty")
+    _check_text(name, "`id`")
+    images = tuple(_place(image, f"{source}#{at}", urls) for at, image in enumerate(raw["images"]))
+    return Row(id=name, images=images, source=source, regions=_regions(raw.get("regions", [])), edit_spans=raw.get("edit_spans", {}),
+               format=raw["format"], **filled)
+
+
+def _place(image: str | Packed, name: str, urls: str | None) -> str | Packed:
+    if isinstance(image, Packed):
+        return image
+    _check_text(image, "an image")
+    if image.startswith("data:"):
+        return from_data_uri(image, name)
+    if image.lower().startswith(("http://", "https://")):
+        if urls is None:
+            raise ValueError(f"the image {image[:80]!r} lies on the web, and `urls` names no folder to keep it in")
+        return UrlPicture(image, urls)
+    return image
+
+
+def _check_text(value: Any, name: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, not a text")
     try:
-        raw = json.loads(line)
-        kinds = {"turns": ("turns",), "preference": ("prompt", "chosen", "rejected"), "action": ("request", "calls")}
-        kind = next((name for name, keys in kinds.items() if all(key in raw for key in keys)), None)
-        if kind is None:
-            raise ValueError("it has neither turns, nor prompt/chosen/rejected, nor request/calls")
-        filled = {key: raw[key] for key in kinds[kind]}
-        for key in ("turns", "calls"):
-            if key in filled:
-                filled[key] = _list_of(dict, filled[key], key)
-        _check(filled)
-        filled["regions"] = _regions(raw.get("regions", []))
-        images = _list_of(str, raw.get("images", []), "images")
-        return Row(id=str(raw.get("id", source)), images=images, source=source,
-                   edit_spans=raw.get("edit_spans", {}), **filled)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"The row cannot be read: {error}", source, "Mend or remove the line.") from error
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} has half a character (a lone surrogate) at {error.start}") from error
 
 
-def _list_of(kind: type, value, name: str) -> tuple:
-    if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
-        raise ValueError(f"`{name}` is {value!r}, not a list of {'texts' if kind is str else 'mappings'}")
+def _mappings(value: Any, name: str) -> tuple[dict, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError(f"`{name}` is {str(value)[:80]!r}, not a list of mappings")
     return tuple(value)
 
 
-def _regions(value) -> tuple[dict, ...]:
-    for one in _list_of(dict, value, "regions"):
+def _check_turns(turns: tuple[dict, ...], pictured: bool) -> None:
+    """A system text if any, then questions and answers in turn; no answer that is to be learnt is empty."""
+    if len(turns) > MAX_TURNS:
+        raise ValueError(f"it has {len(turns)} turns; at most {MAX_TURNS}")
+    for turn in turns:
+        if turn["role"] not in ("system", "user", "assistant"):
+            raise ValueError(f"a turn is of {str(turn['role'])[:40]!r}")
+        _check_text(turn["text"], f"a turn of `{turn['role']}`")
+    spoken = [turn for number, turn in enumerate(turns) if number or turn["role"] != "system"]
+    for number, turn in enumerate(spoken):
+        if turn["role"] != ("user", "assistant")[number % 2]:
+            raise ValueError(f"turn {number + 1} is of `{turn['role']}`: questions and answers have to follow each other")
+    if not any(turn["role"] == "assistant" and turn.get("loss", True) for turn in turns):
+        raise ValueError("no assistant turn is supervised")
+    if len(spoken) % 2:
+        raise ValueError("it ends with a question")
+    for number, turn in enumerate(spoken):
+        if not turn["text"].strip() and (number % 2 == 1 or number > 0 or not pictured):
+            raise ValueError("an answer is empty" if number % 2 else "a question is empty")
+
+
+def _regions(value: Any) -> tuple[dict, ...]:
+    for one in _mappings(value, "regions"):
         box, label = one["box"], one["label"]
         numbers = isinstance(box, list) and len(box) == 4 and all(type(at) in (int, float) and -1 <= at <= 2 for at in box)
         if not numbers or box[0] > box[2] or box[1] > box[3]:
@@ -87,17 +186,3 @@ def _regions(value) -> tuple[dict, ...]:
         if not isinstance(label, str) or not label.strip() or not isinstance(one["kind"], str):
             raise ValueError(f"a region is {one!r}, without a text as label or kind")
     return tuple(value)
-
-
-def _check(filled: dict) -> None:
-    for key, value in filled.items():
-        if key not in ("turns", "calls") and not isinstance(value, str):
-            raise ValueError(f"`{key}` is {value!r}, not a text")
-    for call in filled.get("calls", ()):
-        if not isinstance(call.get("name"), str):
-            raise ValueError(f"a call without a name is {call!r}")
-    for turn in filled.get("turns", ()):
-        if turn["role"] not in ("system", "user", "assistant") or not isinstance(turn["text"], str):
-            raise ValueError(f"a turn is {turn!r}")
-    if "turns" in filled and not any(turn["role"] == "assistant" and turn.get("loss", True) for turn in filled["turns"]):
-        raise ValueError("no assistant turn is supervised")

@@ -20,6 +20,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.data.image import open_image
+from omnivision.data.pictures import Packed
 from omnivision.model.conversation import default_template, encode_messages
 
 
@@ -80,7 +81,7 @@ class OmniVisionProcessor(ProcessorMixin):
 
     def pixels(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
         """Model-ready pixels (I, 3, size, size) of pictures or of image files."""
-        opened = [open_image(image) if isinstance(image, str | Path) else image for image in images]
+        opened = [open_image(image) if isinstance(image, str | Path | Packed) else image for image in images]
         return self.image_processor(opened, return_tensors="pt")["pixel_values"]
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False,

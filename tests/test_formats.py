@@ -1,0 +1,263 @@
+"""Other people's records: each known kind gives the row it means; what contradicts itself is named."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from omnivision.data.image import open_image
+from omnivision.data.rows import load_rows, read_rows
+from omnivision.errors import DataError
+
+USER, ANSWER = {"role": "user", "text": "What is it?", "loss": False}, {"role": "assistant", "text": "A cat", "loss": True}
+MESSAGES = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A cat"}]
+PARTS = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]},
+         {"role": "assistant", "content": [{"type": "text", "text": "A cat"}]}]
+
+
+def picture(colour="red", format="PNG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(file, format)
+    return file.getvalue()
+
+
+URI = "data:image/png;base64," + base64.b64encode(picture()).decode()
+
+CONVERSATIONS = {
+    "LLaVA": {"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat"}]},
+    "LLaVA, mark behind": {"image": "a.png", "conversations": [{"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": "A cat"}]},
+    "ShareGPT": {"images": ["a.png"], "conversations": [{"from": "user", "value": "<image>What is it?"}, {"from": "assistant", "value": "A cat"}]},
+    "ShareGPT with roles": {"images": ["a.png"], "conversations": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat"}]},
+    "TRL": {"images": ["a.png"], "messages": MESSAGES},
+    "TRL, image parts": {"images": ["a.png"], "messages": PARTS},
+    "TRL, prompt and completion": {"images": ["a.png"], "prompt": PARTS[:1], "completion": PARTS[1:]},
+    "prompt and completion as texts": {"image": "a.png", "prompt": "What is it?", "completion": "A cat"},
+    "OpenAI": {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "What is it?"}]}, MESSAGES[1]]},
+    "Qwen's image parts": {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What is it?"}]}, MESSAGES[1]]},
+    "ChartQA": {"imgname": "a.png", "query": "What is it?", "label": "A cat"},
+    "a VQA table": {"image": "a.png", "question": "What is it?", "answer": ["A cat"]},
+    "POPE": {"question_id": 1, "image": "a.png", "text": "What is it?", "label": "A cat"},
+}
+
+
+def written(tmp_path, *rows, name="rows.jsonl"):
+    file = tmp_path / name
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+@pytest.mark.parametrize("raw", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_conversation_of_any_kind(tmp_path, raw):
+    (row,) = read_rows(written(tmp_path, raw))
+    assert row.images == ("a.png",) and row.turns == (USER, ANSWER) and row.format
+
+
+def test_a_system_text_and_answers_outside_the_loss(tmp_path):
+    raw = {"messages": [{"role": "system", "content": "Be brief."}, MESSAGES[0], {**MESSAGES[1], "weight": 0}, MESSAGES[0], MESSAGES[1]]}
+    (row,) = read_rows(written(tmp_path, raw))
+    assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant", "user", "assistant"]
+    assert [turn["loss"] for turn in row.turns] == [False, False, False, False, True] and row.images == ()
+    (row,) = read_rows(written(tmp_path, {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}))
+    assert row.turns[0] == {"role": "system", "text": "Be brief.", "loss": False}
+
+
+PREFERENCES = {
+    "texts": {"images": ["a.png"], "prompt": "What is it?", "chosen": "A cat", "rejected": "A dog"},
+    "messages": {"images": ["a.png"], "prompt": PARTS[:1], "chosen": PARTS[1:], "rejected": [{"role": "assistant", "content": "A dog"}]},
+    "a prompt in both sides": {"images": ["a.png"], "chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "A dog"}]},
+}
+
+
+@pytest.mark.parametrize("raw", PREFERENCES.values(), ids=PREFERENCES)
+def test_a_preference_of_any_kind(tmp_path, raw):
+    (row,) = read_rows(written(tmp_path, raw))
+    assert (row.images, row.prompt, row.chosen, row.rejected) == (("a.png",), "What is it?", "A cat", "A dog")
+
+
+def test_captions_with_boxes_are_rows_of_their_own(tmp_path):
+    raw = {"image": "a.png", "width": 200, "height": 100, "captions": ["A cat.", "A sleeping cat."], "objects": [{"category": "cat", "bbox": [20, 10, 40, 80]}]}
+    one, other = read_rows(written(tmp_path, raw))
+    assert (one.id, other.id) == ("a.png-0", "a.png-1") and [row.turns[1]["text"] for row in (one, other)] == ["A cat.", "A sleeping cat."]
+    assert one.regions == ({"box": [0.1, 0.1, 0.3, 0.9], "label": "cat", "kind": "object"},) and other.regions == ()
+
+
+def ask(*texts):
+    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
+
+
+CONTRADICTIONS = {
+    "an image without a mark": ({"image": "a.png", "conversations": ask("Hi", "Ho")}, "1 images and 0 <image>"),
+    "two marks, one image": ({"image": "a.png", "conversations": ask("<image><image>Hi", "Ho")}, "1 images and 2 <image>"),
+    "a mark without an image": ({"conversations": ask("<image>Hi", "Ho")}, "0 images and 1 <image>"),
+    "a mark behind the first question": ({"image": "a.png", "conversations": ask("Hi", "Ho", "<image>And?", "So")}, "behind the first question"),
+    "a mark in an answer": ({"image": "a.png", "conversations": ask("Hi", "<image>Ho")}, "behind the first question"),
+    "answers first": ({"conversations": [*reversed(ask("Hi", "Ho"))]}, "turn 1 is of `assistant`"),
+    "two questions in turn": ({"conversations": [*ask("Hi"), *ask("Hi", "Ho")]}, "turn 2 is of `user`"),
+    "a question at the end": ({"conversations": ask("Hi", "Ho", "And?")}, "ends with a question"),
+    "an empty answer": ({"conversations": ask("Hi", "  \n")}, "an answer is empty"),
+    "an empty question": ({"conversations": ask("", "Ho")}, "a question is empty"),
+    "an unknown role": ({"conversations": [{"from": "observation", "value": "Hi"}, *ask("Hi", "Ho")]}, "is of 'observation'"),
+    "a tool's message": ({"messages": [{"role": "tool", "content": "Hi"}, *MESSAGES]}, "is of 'tool'"),
+    "a text that is no text": ({"conversations": [{"from": "human", "value": 5}, *ask("", "Ho")[1:]]}, "a turn is 5"),
+    "an unknown part": ({"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, MESSAGES[1]]}, "of type `'video'`"),
+    "images twice": ({"images": ["a.png"], **CONVERSATIONS["OpenAI"]}, "both in its own column and in its messages"),
+    "more parts than images": ({"messages": PARTS}, "0 images and 1 image parts"),
+    "an image in an answer": ({"images": ["a.png"], "messages": [MESSAGES[0], {"role": "assistant", "content": [{"type": "image"}]}]}, "image behind"),
+    "a picture under an unknown key": ({"picture_file": "a.png", "question": "What?", "answer": "A cat"}, "`picture_file` seems to name a picture"),
+    "a caption of nothing": ({"caption": "A cat."}, "a caption and no image"),
+    "a question without an answer": ({"question_id": 1, "image": "a.png", "text": "Is there a cat?"}, "a question and no answer"),
+    "an index for an answer": ({"question": "Which?", "choices": ["a", "b"], "answer": 1}, "has choices"),
+    "several answers": ({"question": "Which?", "answer": ["a", "b"]}, "the answer is"),
+    "a preference of three turns": ({"prompt": "Hi", "chosen": [MESSAGES[1], MESSAGES[1]], "rejected": "x"}, "one question and one answer a side"),
+    "an empty side": ({"prompt": "Hi", "chosen": " ", "rejected": "x"}, "an answer is empty"),
+    "an image on the web": ({"image": "http://example.org/a.png", "question": "What?", "answer": "A cat"}, "`urls` names no folder"),
+    "broken base64": ({"image": "data:image/png;base64,%%%", "question": "What?", "answer": "A cat"}, "base64 is broken"),
+    "a data URI of a text": ({"image": "data:text/plain;base64,QQ==", "question": "What?", "answer": "A cat"}, "not data:image"),
+    "an empty image name": ({"image": [""], "question": "What?", "answer": "A cat"}, "not a path"),
+    "a lone surrogate": ({"question": "What\ud800?", "answer": "A cat"}, "lone surrogate"),
+    "a box of a picture without width": ({"image": "a.png", "caption": "A", "width": 0, "height": 9, "objects": [{"category": "cat", "bbox": [0, 0, 1, 1]}]}, "division"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_a_record_that_contradicts_itself_is_named(tmp_path, name):
+    raw, said = CONTRADICTIONS[name]
+    file = written(tmp_path, {"question": "Fine?", "answer": "Yes"}, raw)
+    with pytest.raises(DataError, match=rf"cannot be read: .*{said}.*rows.jsonl:2"):
+        read_rows(file)
+    loaded = load_rows(file)
+    assert [row.turns[0]["text"] for row in loaded.rows] == ["Fine?"] and len(loaded.bad) == 1 and loaded.bad_fraction == 0.5
+
+
+LINES = {
+    "broken JSON": (b'{"question": "x", "answer"', "Expecting"), "not UTF-8": (b'{"question": "\xff", "answer": "x"}', "not UTF-8 text .byte 14"),
+    "NaN": (b'{"question": "x", "answer": NaN}', "NaN is no JSON number"), "minus infinity": (b'{"question": "x", "answer": -Infinity}', "-Infinity is no"),
+    "beyond a double": (b'{"question": "x", "answer": 1e400}', "beyond a double"),
+    "a key twice": (b'{"question": "x", "question": "y", "answer": "z"}', "'question' stands twice"),
+    "nested too deeply": (b'{"question": "x", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+    "a number of 5,000 digits": (b'{"question": "x", "answer": ' + b"9" * 5000 + b"}", "digits"),
+    "null bytes": (b"\0\0\0", "Expecting"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_broken_line_does_not_take_others_with_it(tmp_path, name):
+    line, said = LINES[name]
+    good = json.dumps({"question": "Fine?", "answer": "Yes"}).encode()
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf" + good + b"\n" + line + b"\n" + good)
+    loaded = load_rows(tmp_path / "rows.jsonl")
+    assert [row.source.rpartition(":")[2] for row in loaded.rows] == ["1", "3"]
+    with pytest.raises(DataError, match=rf"cannot be read: .*{said}.*rows.jsonl:2"):
+        raise loaded.bad[0]
+
+
+def test_a_line_of_a_hundred_megabytes_is_never_held(tmp_path):
+    import tracemalloc
+
+    good = json.dumps({"question": "Fine?", "answer": "Yes"}).encode()
+    with (tmp_path / "rows.jsonl").open("wb") as file:
+        file.write(good + b'\n{"question": "')
+        for _ in range(100):
+            file.write(b"x" * 1_000_000)
+        file.write(b'", "answer": "y"}\n' + good + b"\n")
+    tracemalloc.start()
+    loaded = load_rows(tmp_path / "rows.jsonl")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(loaded.rows) == 2 and "more than 16,000,000 bytes" in str(loaded.bad[0]) and peak < 80e6
+
+
+def test_a_json_list_and_an_object_of_records(tmp_path):
+    rows = [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
+    for indent in (None, 2):
+        (tmp_path / "list.json").write_text(json.dumps(rows, indent=indent))
+        assert [row.source for row in read_rows(tmp_path / "list.json")] == [f"{tmp_path / 'list.json'}[0]", f"{tmp_path / 'list.json'}[1]"]
+        (tmp_path / "by_id.json").write_text(json.dumps({"x": rows[0], "y": rows[1]}, indent=indent))
+        assert [row.id for row in read_rows(tmp_path / "by_id.json")] == ["x", "y"]
+    (tmp_path / "list.json").write_text("[" + json.dumps(rows[0]) + ", {]")
+    with pytest.raises(DataError, match="no JSON.*list.json.*one row a line"):
+        read_rows(tmp_path / "list.json")
+
+
+def test_one_line_of_one_row_is_a_row(tmp_path):
+    assert len(read_rows(written(tmp_path, {"question": "a", "answer": "b"}))) == 1
+    assert len(read_rows(written(tmp_path, {"messages": MESSAGES}))) == 1
+
+
+def colours(row) -> list[tuple]:
+    return [open_image(image).getpixel((0, 0)) for image in row.images]
+
+
+def test_pictures_inside_the_row(tmp_path):
+    (row,) = read_rows(written(tmp_path, {"image": URI, "question": "What?", "answer": "A cat"}))
+    assert colours(row) == [(255, 0, 0)] and str(row.images[0]) == f"{tmp_path / 'rows.jsonl'}:1#0" and "iVBOR" not in repr(row)
+
+
+def test_parquet_with_pictures_as_bytes_and_as_paths(tmp_path):
+    import datasets
+
+    rows = [{"images": [{"bytes": picture("red"), "path": None}, {"bytes": picture("blue"), "path": None}], "messages": MESSAGES},
+            {"images": [{"bytes": None, "path": "a.png"}], "messages": MESSAGES}, {"images": [], "messages": MESSAGES}]
+    made = datasets.Dataset.from_list(rows)
+    made.to_parquet(tmp_path / "rows.parquet")
+    made.save_to_disk(tmp_path / "saved")
+    for source in ("rows.parquet", "saved"):
+        packed, named, text = read_rows(tmp_path / source)
+        assert colours(packed) == [(255, 0, 0), (0, 0, 255)] and named.images == ("a.png",) and text.images == ()
+        assert packed.turns == (USER, ANSWER) and packed.source == f"{tmp_path / source}[0]"
+    image = datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": "What?", "answer": "A cat"}])
+    image.cast_column("image", datasets.Image()).to_parquet(tmp_path / "image.parquet")
+    (row,) = read_rows(tmp_path / "image.parquet")
+    assert colours(row) == [(0, 0, 255)]
+
+
+def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
+    import datasets
+
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"question": "a", "answer": "b"}])}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="has the splits train"):
+        read_rows(tmp_path / "saved")
+    assert len(read_rows(tmp_path / "saved" / "train")) == 1
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(DataError, match="table cannot be read.*broken.parquet"):
+        read_rows(tmp_path / "broken.parquet")
+
+
+def shard(path, members):
+    with tarfile.open(path, "w") as file:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            if data is None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            entry.size = len(data or b"")
+            file.addfile(entry, io.BytesIO(data or b""))
+    return path
+
+
+def test_tar_shards(tmp_path):
+    llava = json.dumps(CONVERSATIONS["LLaVA"]).encode()
+    file = shard(tmp_path / "0.tar", [
+        ("a/1.png", picture("red")), ("a/1.json", llava), ("a/2.txt", b"A blue square.\n"), ("a/2.jpg", picture("blue", "JPEG")), ("a/2.cls", b"7"),
+        ("3.json", b"{broken"), ("3.png", picture()), ("4.png", None), ("4.txt", b"x"), ("5.txt", b"alone"), ("6.png", picture("lime")), ("6.txt", b"Green.")])
+    loaded = load_rows(file)
+    assert [row.id for row in loaded.rows] == ["1", "a/2", "6"] and [colours(row)[0] for row in loaded.rows] == [(255, 0, 0), (0, 0, 254), (0, 255, 0)]
+    assert loaded.rows[0].turns == (USER, ANSWER) and loaded.rows[1].turns[1]["text"] == "A blue square."
+    said = [str(error) for error in loaded.bad]
+    assert len(said) == 3 and "0.tar::3.json" in said[0] and "a link or a device" in said[1] and "a caption and no image" in said[2]
+
+
+def test_a_shard_that_is_cut_keeps_what_stands_before(tmp_path):
+    file = shard(tmp_path / "0.tar", [("1.png", picture()), ("1.txt", b"One."), ("2.png", picture()), ("2.txt", b"Two.")])
+    file.write_bytes(file.read_bytes()[:2700])
+    loaded = load_rows(file)
+    assert [row.id for row in loaded.rows] == ["1"] and "the shard" in str(loaded.bad[0])
+    (row,) = load_rows(shard(tmp_path / "1.tar", [("1.png", picture()), ("1.txt", b"One.")])).rows
+    shard(tmp_path / "1.tar", [])
+    (tmp_path / "1.tar").write_bytes(b"")
+    with pytest.raises(DataError, match="ends inside the picture.*1.tar::1.png"):
+        row.images[0].read()

@@ -1,0 +1,152 @@
+"""Bad rows: so few that a run can do without them are left out and named, more stop it; the good ones stay what they were."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import train_world
+from omnivision_train import trainer as trainer_module
+
+from omnivision.data.rows import load_rows
+from omnivision.errors import DataError
+
+QUESTION = {"question": "What is it?", "answer": "cat"}
+BAD = {  # a line, or a picture that is broken
+    "broken JSON": '{"question": "What', "no kind": "{}", "NaN": '{"question": "a", "answer": NaN}', "a key twice": '{"question": "a", "question": "b", "answer": "c"}',
+    "an empty answer": json.dumps({"question": "a", "answer": " "}), "a surrogate": '{"question": "\\ud800", "answer": "b"}',
+    "too many pictures": json.dumps({"image": "images/0.png", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}),
+    "wrong order": json.dumps({"conversations": [{"from": "gpt", "value": "Hi"}, {"from": "human", "value": "Ho"}]}),
+    "a missing picture": json.dumps({"image": "images/none.png", **QUESTION}), "outside": json.dumps({"image": "../none.png", **QUESTION}),
+    "a cut picture": json.dumps({"image": "images/cut.png", **QUESTION}), "an empty picture": json.dumps({"image": "images/empty.png", **QUESTION}),
+    "too long": json.dumps({"image": "images/0.png", "question": "What is it? " * 400, "answer": "cat"}),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    made = train_world.world(tmp_path_factory)
+    whole = (made.folder / "images" / "1.png").read_bytes()
+    (made.folder / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (made.folder / "images" / "empty.png").write_bytes(b"")
+    return made
+
+
+def mixed(path, rows: int, bad: int) -> set[int]:
+    """A file of so many rows of which some are bad; returns their line numbers."""
+    rng = random.Random(1)
+    places = set(rng.sample(range(rows), bad))
+    kinds = [*BAD.values()]
+    lines = [kinds[number % len(kinds)] if number in places else json.dumps({"id": f"good {number}", "image": f"images/{number % 12}.png", **QUESTION})
+             for number in range(rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return {number + 1 for number in places}
+
+
+def run(world, out, file, **changes):
+    return train_world.train(train_world.settings(world, out, "sft", **{"data": [str(file)], "max_length": 512, "max_steps": 2, **changes}), "sft")
+
+
+def test_a_thousand_rows_of_which_fifty_are_bad(world, tmp_path, monkeypatch):
+    bad = mixed(tmp_path / "rows.jsonl", 1000, 50)
+    seen = []
+    original = trainer_module.StageTrainer.__init__
+
+    def kept(self, *args, train_dataset, **kwargs):
+        seen.extend(train_dataset.samples)
+        original(self, *args, train_dataset=train_dataset, **kwargs)
+
+    monkeypatch.setattr(trainer_module.StageTrainer, "__init__", kept)
+    final = run(world, tmp_path, tmp_path / "rows.jsonl", max_bad_fraction=0.05)
+    manifest = json.loads((final.parent / "data_manifest.json").read_text())
+    assert {int(source.rpartition(":")[2]) for source in manifest["left_out"]} == bad and all(manifest["left_out"].values())
+    # every good row is there once, in its place, and what it is when it is alone
+    good = [number for number in range(1, 1001) if number not in bad]
+    assert [sample.id for sample in seen] == [f"good {number - 1}" for number in good]
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text((tmp_path / "rows.jsonl").read_text().splitlines()[good[7] - 1] + "\n")
+    (row,) = load_rows(alone).rows
+    assert replace(row, source="") == replace(load_rows(tmp_path / "rows.jsonl").rows[7], source="")
+
+
+def test_more_bad_rows_than_allowed_stop_the_run(world, tmp_path):
+    mixed(tmp_path / "rows.jsonl", 200, 3)
+    with pytest.raises(DataError, match="3 of 200 rows are bad, more than max_bad_fraction 0.01; the first: .*data check") as raised:
+        run(world, tmp_path, tmp_path / "rows.jsonl")
+    assert raised.value.exit_code == 3 and not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_each_kind_is_left_out_by_name(world, tmp_path, kind):
+    good = json.dumps({"image": "images/0.png", **QUESTION})
+    (tmp_path / "rows.jsonl").write_text("\n".join([good, good, BAD[kind], good]))
+    manifest = json.loads((run(world, tmp_path, tmp_path / "rows.jsonl", max_bad_fraction=0.25).parent / "data_manifest.json").read_text())
+    assert [source.rpartition(":")[2] for source in manifest["left_out"]] == ["3"] and manifest[str(tmp_path / "rows.jsonl")]["rows"] in (3, 4)
+
+
+def test_bad_preferences_are_left_out_too(world, tmp_path):
+    rows = [train_world.read_lines(world.file("dpo"))[0] for _ in range(8)]
+    rows[3] = {**rows[3], "rejected": rows[3]["chosen"]}
+    file = train_world.write_lines(tmp_path / "pairs.jsonl", rows)
+    final = train_world.train(train_world.settings(world, tmp_path, "dpo", data=[str(file)], max_bad_fraction=0.2), "dpo")
+    (said,) = json.loads((final.parent / "data_manifest.json").read_text())["left_out"].values()
+    assert "is no preference" in said
+
+
+def test_a_run_that_goes_on_leaves_out_what_it_began_without(world, tmp_path, monkeypatch):
+    """A picture that breaks, or is mended, meanwhile must not move the places of the others."""
+    from test_train_resume import Killed, die, interrupt
+
+    picture = world.folder / "images" / "late.png"
+    whole = (world.folder / "images" / "2.png").read_bytes()
+    picture.write_bytes(whole[:40])
+    rows = [{"id": f"r{number}", "image": "images/late.png" if number == 5 else f"images/{number % 12}.png", **QUESTION} for number in range(20)]
+    file = train_world.write_lines(tmp_path / "rows.jsonl", rows)
+    changes = {"max_bad_fraction": 0.1, "max_steps": 8, "save_steps": 2}
+    expected = train_world.losses(run(world, tmp_path / "whole", file, **changes))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, die)
+        with pytest.raises(Killed):
+            run(world, tmp_path / "killed", file, **changes)
+    picture.write_bytes(whole)
+    assert train_world.losses(run(world, tmp_path / "killed", file, **changes)) == expected
+
+
+def test_rows_that_supervise_nothing_have_a_limit_of_their_own(world, tmp_path):
+    good = {"image": "images/0.png", **QUESTION}
+    long = {"images": [], "turns": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b", "loss": False}, {"role": "user", "text": "c " * 900},
+                                    {"role": "assistant", "text": "d"}]}  # what is supervised does not fit
+    file = train_world.write_lines(tmp_path / "rows.jsonl", [good] * 9 + [long])
+    with pytest.raises(DataError, match="1 of 10 rows supervise nothing"):
+        run(world, tmp_path, file, max_bad_fraction=0.5)
+
+
+def test_pictures_packed_in_a_shard_train_as_files_do(world, tmp_path):
+    import tarfile
+
+    rows = [{"id": f"r{number}", "image": f"images/{number}.png", **QUESTION} for number in range(8)]
+    plain = run(world, tmp_path / "plain", train_world.write_lines(tmp_path / "rows.jsonl", rows))
+    with tarfile.open(tmp_path / "rows.tar", "w") as shard:
+        for number, row in enumerate(rows):
+            shard.add(world.folder / row["image"], f"{number}.png")
+            (tmp_path / "row.json").write_text(json.dumps(row))
+            shard.add(tmp_path / "row.json", f"{number}.json")
+    for name, changes in (("packed", {}), ("cached", {"feature_cache": str(tmp_path / "features")})):
+        packed = run(world, tmp_path / name, tmp_path / "rows.tar", **changes)
+        assert train_world.losses(packed) == pytest.approx(train_world.losses(plain), abs=0 if name == "packed" else 1e-2)
+
+
+def test_a_mixture_trains_and_is_planned_alike(world, tmp_path, capsys):
+    from omnivision_cli.main import main
+
+    from omnivision.config_files import dump_config
+
+    files = [str(train_world.write_lines(tmp_path / f"{name}.jsonl", [{"id": f"{name}{number}", **QUESTION} for number in range(8)])) for name in "ab"]
+    config = train_world.settings(world, tmp_path, "sft", data=files, passes=[0.5, 2.0], max_steps=-1, epochs=2.0)
+    final = train_world.train(config, "sft")
+    assert len(train_world.losses(final)) == 20  # twice 4 + 16 rows, two a step
+    (tmp_path / "sft.yaml").write_text(dump_config(config))
+    assert main(["plan", "--config", str(tmp_path / "sft.yaml"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"]["steps"] == 20

@@ -1,0 +1,197 @@
+"""The rows of a run: read, checked, and what is left out named in the run's data_manifest.json."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from omnivision.data.features import FeatureCache
+from omnivision.data.image import open_image
+from omnivision.data.pictures import Packed, locate
+from omnivision.data.rows import Row, load_rows
+from omnivision.data.sources import source_hash
+from omnivision.errors import ConfigError, DataError
+from omnivision.runs import read_json, sorted_checkpoints, write_json
+from omnivision_train.checkpoint import gathered
+from omnivision_train.config import StageConfig
+
+MANIFEST = "data_manifest.json"
+UNSUPERVISED = "supervises nothing"  # such rows have a limit of their own
+MOST_UNSUPERVISED = 0.001
+TOLD = 5  # bad rows that are told on the terminal; the manifest has all
+
+
+class LeftOut:
+    """Rows that a run does without: broken, too long, or teaching nothing.
+
+    A run that goes on leaves out the rows that it began without, or the order of the others would change.
+    """
+
+    def __init__(self, folder: Path, main: bool, most: float) -> None:
+        self.folder, self.main, self.most, self.total = folder, main, most, 0
+        self.errors: dict[str, DataError] = {}
+        manifest = folder / MANIFEST
+        resumes = manifest.is_file() and bool(sorted_checkpoints(folder / "checkpoints"))
+        self.before: dict[str, str] | None = read_json(manifest).get("left_out", {}) if resumes else None
+
+    def add(self, error: DataError) -> None:
+        """One more."""
+        self.errors.setdefault(error.where, error)
+
+    def settle(self) -> None:
+        """Called when all rows have been looked at.
+
+        Raises:
+            DataError: more than `max_bad_fraction` of the rows, or more than 0.1 % that supervise nothing.
+        """
+        if not self.errors:
+            return
+        silent = [error for error in self.errors.values() if UNSUPERVISED in error.what]
+        first = next(iter(self.errors.values()))
+        if len(self.errors) > self.most * self.total:
+            raise DataError(f"{len(self.errors)} of {self.total} rows are bad, more than max_bad_fraction {self.most:g}; the first: {first.what}", first.where,
+                            "Look at them with `omnivision data check`; mend the file, or raise `max_bad_fraction`.")
+        if len(silent) > MOST_UNSUPERVISED * self.total:
+            raise DataError(f"{len(silent)} of {self.total} rows supervise nothing; the first: {silent[0].what}", silent[0].where,
+                            "Give them an assistant turn with loss.")
+        if self.main and self.before is None:
+            path = self.folder / MANIFEST
+            write_json(path, {**read_json(path), "left_out": {error.where: error.what for error in self.errors.values()}})
+            for error in [*self.errors.values()][:TOLD]:
+                print(f"left out: {error}", file=sys.stderr)
+            print(f"{len(self.errors)} of {self.total} rows are left out; {path} names them", file=sys.stderr)
+
+
+def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files: list[str] | None = None, limit: int | None = None) -> list[Row]:
+    """The good rows of the config's files; bad ones are told to run.left_out; hashes and counts go into the manifest.
+
+    Args:
+        run: a stages.Run. cache: its pictures have been decoded before. files, limit: others than the config's.
+    """
+    files = config.data if files is None else files
+    if not files:
+        raise DataError("The config names no data", "data", "Give at least one file.")
+    loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
+    if run.main:
+        _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": source_hash(file)} for file, one in loaded.items()})
+    rows = []
+    for part, one in enumerate(loaded.values()):
+        run.left_out.total += len(one.rows) + len(one.bad)
+        for error in one.bad:
+            run.left_out.add(error)
+        rows += [replace(row, part=part) for row in one.rows]
+    return with_sound_pictures(rows, config, run, cache)
+
+
+def _write_manifest(folder: Path, seen: dict[str, dict]) -> None:
+    path = folder / MANIFEST
+    known = read_json(path) if path.is_file() else {}
+    changed = [file for file in seen if file in known and known[file]["sha256"] != seen[file]["sha256"]]
+    if changed and sorted_checkpoints(folder / "checkpoints"):
+        raise DataError("The data have changed since the run began", ", ".join(changed),
+                        "Restore the files to go on, or give another `out` to begin a new run.")
+    write_json(path, known | seen)
+
+
+def read_held_out(config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
+    """The rows whose loss is only told; none of them may train.
+
+    Raises:
+        DataError: a file is among the data too.
+    """
+    if not config.held_out:
+        return []
+    training = {Path(file).resolve() for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])}
+    both = [file for file in config.held_out if Path(file).resolve() in training]
+    if both:
+        raise DataError("The same file is to train and to be held out", ", ".join(both), "Take it out of `held_out`.")
+    return read_data(replace(config, limit=None), run, cache, config.held_out)
+
+
+def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
+    """The rows whose pictures all lie below the image root and decode whole; every process looks at its share."""
+    if run.left_out.before is not None:
+        for row in rows:
+            if row.source in run.left_out.before:
+                run.left_out.add(DataError(run.left_out.before[row.source], row.source))
+        return [row for row in rows if row.source not in run.left_out.before]
+    where: dict[str | Packed, str] = {}
+    broken: dict[str, str] = {}
+    for row in rows:
+        for image in row.images:
+            try:
+                where.setdefault(locate(image, config.image_root), row.source)
+            except DataError as error:
+                broken.setdefault(str(image), error.what)
+    unseen = [picture for picture in where if cache is None or not cache.has(picture)]
+    broken |= broken_pictures(unseen)
+    good = []
+    for row in rows:
+        wrong = next((broken[name] for image in row.images for name in (str(image), _located(image, config)) if name in broken), None)
+        if wrong is None:
+            good.append(row)
+        else:
+            run.left_out.add(DataError(f"Row {row.id}: {wrong}", row.source, "Mend the picture, or remove the row."))
+    return good
+
+
+def _located(image: str | Packed, config: StageConfig) -> str:
+    try:
+        return str(locate(image, config.image_root))
+    except DataError:
+        return ""
+
+
+def broken_pictures(pictures: list[str | Packed]) -> dict[str, str]:
+    """What is wrong with pictures that do not decode, by name. Decoding leaves Python's lock, so threads share the cores."""
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+
+    def look(picture: str | Packed) -> tuple[str, str] | None:
+        try:
+            open_image(picture, at_least=(1, 1))  # reads all of the file's data, into few pixels
+        except DataError as error:
+            return str(picture), f"{error.what} ({error.where})"
+        return None
+
+    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as threads:
+        found = [one for one in threads.map(look, pictures[rank::ranks], chunksize=16) if one]
+    return dict(one for part in gathered(found) for one in part)
+
+
+def open_cache(config: StageConfig, model, processor) -> FeatureCache | None:
+    """The feature cache, where the config asks for one."""
+    return FeatureCache(config.feature_cache, model, processor) if config.feature_cache else None
+
+
+def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:
+    """Runs the tower on the rows' pictures that it has not seen."""
+    if cache is None:
+        return
+    pictures = list(dict.fromkeys(locate(image, config.image_root) for row in rows for image in row.images))
+    made = cache.fill(pictures)
+    if made:
+        print(f"encoded {made} of {len(pictures)} pictures", file=sys.stderr)
+
+
+def passes(config: StageConfig, rows: Iterable[Row]) -> list[float] | None:
+    """Passes over each part of the data in an epoch; None for one each.
+
+    Raises:
+        ConfigError: `passes` or `weights` that do not fit `data`, or both.
+    """
+    for key in ("passes", "weights"):
+        given = getattr(config, key)
+        if given and (len(given) != len(config.data) or min(given) <= 0):
+            raise ConfigError(f"`{key}` is {given}, and `data` has {len(config.data)} files", key, "Give one number above 0 for each file.")
+    if config.passes and config.weights:
+        raise ConfigError("Both `passes` and `weights` say how often a file is seen", "passes, weights", "Give one of them.")
+    counts = Counter(row.part for row in rows)
+    if config.weights:
+        total, weight = sum(counts[part] for part in range(len(config.data))), sum(config.weights)
+        return [one / weight * total / max(1, counts[part]) for part, one in enumerate(config.weights)]
+    return list(config.passes) or None
