@@ -76,7 +76,7 @@ def _image(one: Any) -> Any:
 
 def _internal(raw: dict) -> list[dict]:
     keys = next(keys for keys in OURS if all(key in raw for key in keys))
-    return [{**{key: raw[key] for key in keys}, "images": _images({"images": raw.get("images", [])})}]
+    return [{**{key: raw[key] for key in keys}, "images": _images(raw)}]
 
 
 OURS = (("turns",), ("prompt", "chosen", "rejected"), ("request", "calls"))

@@ -47,7 +47,7 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
     vision, language = _stand_in(vision, "vision"), _stand_in(language, "language")
     tower, image_processor = load_tower(vision, dtype) if vision else (None, None)
     lm = load_language_model(language, dtype) if language else None
-    words = _tokenizer(tokenizer or language)
+    words = load_tokenizer(tokenizer or language)
     if lm is not None and words is not None and len(words) > lm.get_input_embeddings().num_embeddings:
         lm.resize_token_embeddings(len(words))  # only ever grows: Qwen's spare rows stay
     try:
@@ -86,7 +86,7 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
     return model
 
 
-def _tokenizer(source: str | PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
+def load_tokenizer(source: str | PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase | None:
     """Loads a tokenizer and adds what the chat format needs: ChatML's and the image's control tokens, a pad token."""
     if source is None:
         return None

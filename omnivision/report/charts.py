@@ -1,4 +1,4 @@
-"""Loss curves as inline SVG, drawn here: no script, no library; colours come from the page's variables."""
+"""Loss curves and histograms as inline SVG, drawn here: no script, no library; colours come from the page's variables."""
 
 from __future__ import annotations
 
@@ -49,6 +49,30 @@ def loss_chart(title: str, rows: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<circle class="held" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>')
     label = text(f"Loss of stage {title}, {len(train)} points")
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def histogram(title: str, values: Sequence[float], bars: int = 24) -> str:
+    """How often values fall between round numbers; "" without values."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    step = max(1.0, nice_ticks(0, max(high - low, 1), bars)[1]) if high > low else 1.0
+    first = math.floor(low / step)
+    counts = [0] * (math.floor(high / step) - first + 1)
+    for value in values:
+        counts[math.floor(value / step) - first] += 1
+    across, top = (WIDTH - LEFT - RIGHT) / len(counts), max(counts)
+    parts = [f'<text x="{LEFT - 7}" y="{TOP + 4}" text-anchor="end">{_number(top)}</text>',
+             f'<text class="axis" x="{LEFT}" y="{HEIGHT - 2}">{text(title)}</text>']
+    for index, count in enumerate(counts):
+        tall = (HEIGHT - TOP - BOTTOM) * count / top
+        label = f"{_number((first + index) * step)} to {_number((first + index + 1) * step)}: {count:,}"
+        parts.append(f'<rect class="bin" x="{LEFT + index * across:.1f}" y="{HEIGHT - BOTTOM - tall:.1f}" width="{max(1.0, across - 1):.1f}" '
+                     f'height="{tall:.1f}"><title>{text(label)}</title></rect>')
+    for index in sorted({0, len(counts) // 2, len(counts)}):
+        anchor = "end" if index == len(counts) and index else "start"
+        parts.append(f'<text x="{LEFT + index * across:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{_number((first + index) * step)}</text>')
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text(title)}">{"".join(parts)}</svg>'
 
 
 def last_value(rows: Sequence[dict[str, Any]], key: str) -> float | None:

@@ -7,12 +7,13 @@ import io
 from pathlib import Path
 
 from omnivision.data.image import open_image
+from omnivision.data.pictures import Packed
 from omnivision.errors import DataError
 
 LONGEST_SIDE = 480  # pixels; twice what the page shows, for sharp screens
 
 
-def data_uri(file: str | Path) -> str | None:
+def data_uri(file: str | Path | Packed) -> str | None:
     """A picture inlined as PNG or JPEG, whichever is smaller; None when it cannot be read."""
     try:
         picture = open_image(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,29 +46,38 @@ def render_page(data: Mapping[str, Any]) -> str:
         _seconds(data.get("seconds") or {}),
         _notes(data.get("notes") or []),
     )
-    title = text(data.get("title") or "Report")
-    lead = f'<p class="lead">{text(data["lead"])}</p>' if data.get("lead") else ""
-    facts = "".join(
-        f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in data.get("facts") or []
-    )
+    return document(data.get("title") or "Report", data.get("lead") or "", data.get("facts") or [], sections)
+
+
+def document(title: str, lead: str, facts: Sequence[tuple[str, Any]], sections: Iterable[str]) -> str:
+    """A page of sections that are HTML already; empty ones are left out.
+
+    Args:
+        title, lead, facts: texts, escaped here.
+    """
+    title = text(title)
+    lead = f'<p class="lead">{text(lead)}</p>' if lead else ""
+    listed = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in facts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{title}</title>\n<style>\n{STYLE}</style></head>\n<body><main>\n"
-        f"<header><h1>{title}</h1>{lead}{f'<dl>{facts}</dl>' if facts else ''}</header>\n"
+        f"<header><h1>{title}</h1>{lead}{f'<dl>{listed}</dl>' if listed else ''}</header>\n"
         + "\n".join(section for section in sections if section)
         + "\n</main></body></html>\n"
     )
 
 
-def _section(title: str, note: str, body: str) -> str:
+def section(title: str, note: str, body: str) -> str:
+    """A heading with what is below it; note and body are HTML."""
     note = f'<p class="note">{note}</p>' if note else ""
     return f"<section><h2>{title}</h2>{note}{body}</section>"
 
 
-def _table(head: str, rows: Sequence[str], kind: str = "") -> str:
+def table(head: str, rows: Sequence[str], kind: str = "") -> str:
+    """A table of head cells and rows that are HTML."""
     return f'<div class="scroll"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
@@ -91,7 +100,7 @@ def _scores(data: Mapping[str, Any], part: str, title: str, note: str) -> str:
         about = f"<small>{text(row['note'])}</small>" if row.get("note") else ""
         cells = "".join(_score_cell(name, row[part].get(name), best[name]) for name in columns)
         lines.append(f'<tr><th scope="row">{text(row["stage"])}{about}</th>{cells}</tr>')
-    return _section(title, note, _table(head, lines, "scores"))
+    return section(title, note, table(head, lines, "scores"))
 
 
 def _best(values: Sequence[float], less: bool) -> float:
@@ -138,7 +147,7 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> str:
                 f"<figure><figcaption><b>{text(curve['stage'])}</b><small>{', '.join(ends)}</small></figcaption>{chart}</figure>"
             )
     legend = '<span class="key raw">each step</span> <span class="key smooth">smoothed</span> <span class="key held">held-out</span>'
-    return _section("Loss", legend, f'<div class="grid2">{"".join(figures)}</div>') if figures else ""
+    return section("Loss", legend, f'<div class="grid2">{"".join(figures)}</div>') if figures else ""
 
 
 # ---- pictures ----
@@ -161,7 +170,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
             f'<p class="truth"><small>truth</small> <span>{text(sample.get("truth", ""))}</span></p><table class="answers">{answers}</table></div></article>'
         )
     return (
-        _section(
+        section(
             "Pictures and answers",
             "What the model says after each stage.",
             f'<div class="grid2">{"".join(cards)}</div>',
@@ -191,7 +200,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
             f'<p class="edit"><small>corrected to</small><span>{marked(chosen, spans.get("chosen", []), "ins")}</span></p></div></article>'
         )
     note = "The oracle changes only the words that are wrong; the corrected answer is preferred in training, the original rejected."
-    return _section("Minimal edits", note, f'<div class="grid2">{"".join(cards)}</div>') if cards else ""
+    return section("Minimal edits", note, f'<div class="grid2">{"".join(cards)}</div>') if cards else ""
 
 
 def marked(words: str, spans: Sequence[Sequence[int]], tag: str) -> str:
@@ -243,7 +252,7 @@ def _export(files: Sequence[Mapping[str, Any]], check: Mapping[str, Any]) -> str
     if check.get("compute"):
         said.append(f"computed in {text(check['compute'])}")
     note = f"Reloaded in a new process: {'; '.join(said)}." if said else ""
-    return _section("Exported files", note, _table('<th>file</th><th class="n">bytes</th><th></th>', rows, "plain"))
+    return section("Exported files", note, table('<th>file</th><th class="n">bytes</th><th></th>', rows, "plain"))
 
 
 def _size(count: int) -> str:
@@ -262,8 +271,8 @@ def _seconds(seconds: Mapping[str, float]) -> str:
         bar = f'<span class="bar"><i style="width:{100 * value / (max(seconds.values()) or 1):.1f}%"></i></span>'
         rows.append(f'<tr><td>{text(step)}</td><td class="n">{_duration(value)}</td><td class="wide">{bar}</td></tr>')
     rows.append(f'<tr class="sum"><td>total</td><td class="n">{_duration(total)}</td><td></td></tr>')
-    return _section(
-        "Time", "Wall time of each step.", _table('<th>step</th><th class="n">time</th><th></th>', rows, "plain time")
+    return section(
+        "Time", "Wall time of each step.", table('<th>step</th><th class="n">time</th><th></th>', rows, "plain time")
     )
 
 
@@ -275,4 +284,4 @@ def _duration(seconds: float) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    return _section("Notes", "", f"<ul>{''.join(f'<li>{text(note)}</li>' for note in notes)}</ul>") if notes else ""
+    return section("Notes", "", f"<ul>{''.join(f'<li>{text(note)}</li>' for note in notes)}</ul>") if notes else ""

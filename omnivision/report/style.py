@@ -64,6 +64,7 @@ svg .raw { stroke: var(--accent-soft); stroke-width: 1; }
 svg .smooth { stroke: var(--accent); stroke-width: 2; }
 svg polyline.held { stroke: var(--warm); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg circle.held { fill: var(--warm); }
+svg .bin { fill: var(--accent); }
 .key { margin-right: 16px; white-space: nowrap; }
 .key::before { content: ""; display: inline-block; width: 20px; height: 0; margin-right: 6px; vertical-align: middle; border-top: 2px solid var(--accent); }
 .key.raw::before { border-top: 2px solid var(--accent-soft); }

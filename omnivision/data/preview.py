@@ -1,0 +1,113 @@
+"""`omnivision data preview`: one row as the model sees it: the picture after preprocessing, text, tokens, label mask.
+
+    omnivision data preview world/sft.jsonl --row 3 --image-root world --picture seen.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
+from omnivision.data.check import kind_of, sides_of
+from omnivision.data.pictures import locate
+from omnivision.data.rows import Row, read_rows
+from omnivision.data.writing import stand_in_tokenizer
+from omnivision.errors import ConfigError, DataError
+from omnivision.model.conversation import Encoded, encode_conversation
+
+GREEN, DIM, PLAIN = "\033[32m", "\033[2m", "\033[0m"
+
+
+def as_seen(row: Row, root: str, image_size: int) -> list[Image.Image]:
+    """The row's pictures after SigLIP's preprocessing, as pictures again: what is lost by the squash is lost here too."""
+    from omnivision.data.image import open_image
+    from omnivision.model.processing import siglip_image_processor
+
+    pictures = [open_image(locate(image, root)) for image in row.images]
+    if not pictures:
+        return []
+    pixels_I3HW = siglip_image_processor(image_size)(pictures, return_tensors="np")["pixel_values"]
+    return [Image.fromarray(np.round((np.moveaxis(one, 0, 2) + 1) * 127.5).clip(0, 255).astype(np.uint8)) for one in pixels_I3HW]
+
+
+def tokens_of(tokenizer, encoded: Encoded) -> list[tuple[int, str, bool, int]]:
+    """(id, its text, whether it is supervised, how often in a row): image tokens in a row are one entry."""
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    found = []
+    pairs = [(token, label != IGNORE_INDEX) for token, label in zip(encoded.input_ids, encoded.labels, strict=True)]
+    for (token, supervised), group in itertools.groupby(pairs):
+        count = len(list(group))
+        if token == image:
+            found.append((token, IMAGE_TOKEN, supervised, count))
+        else:
+            found += [(token, tokenizer.decode([token]), supervised, 1)] * count
+    return found
+
+
+def text(row: Row, tokenizer, image_tokens: int, colour: bool) -> str:
+    """The row for a terminal: supervised text in green (without colour: between double brackets), then the tokens."""
+    lines = [f"row {row.id} ({row.source}, {row.format}): a {kind_of(row)} with {len(row.images)} pictures", *(f"  {image}" for image in row.images), ""]
+    names = ("chosen", "rejected") if row.prompt else ("",)
+    for name, side in zip(names, sides_of(row), strict=True):
+        encoded = encode_conversation(tokenizer, side, len(row.images), image_tokens)
+        tokens = tokens_of(tokenizer, encoded)
+        if name:
+            lines.append(f"{name}:")
+        said = []
+        for supervised, group in itertools.groupby(tokens, key=lambda token: token[2]):
+            words = "".join(f"[{count} image tokens]" if word == IMAGE_TOKEN else word for _, word, _, count in group)
+            said.append((f"{GREEN}{words}{PLAIN}" if colour else f"[[{words}]]") if supervised else words)
+        lines += ["".join(said), "", f"{len(encoded.input_ids)} tokens, {sum(label != IGNORE_INDEX for label in encoded.labels)} supervised:"]
+        lines.append(" ".join(_token(token, colour) for token in tokens) + "\n")
+    return "\n".join(lines)
+
+
+def _token(token: tuple[int, str, bool, int], colour: bool) -> str:
+    number, word, supervised, count = token
+    shown = f"{number}:{word!r}" + (f"x{count}" if count > 1 else "")
+    return f"{GREEN if supervised else DIM}{shown}{PLAIN}" if colour else shown + ("*" if supervised else "")
+
+
+def main(argv: list[str]) -> int:
+    """`omnivision data preview`."""
+    arguments = argparse.ArgumentParser(
+        prog="omnivision data preview", description="One row as the model sees it.",
+        epilog="example: omnivision data preview world/sft.jsonl --row 3 --image-root world --picture seen.png",
+    )  # fmt: skip
+    arguments.add_argument("file", metavar="FILE")
+    arguments.add_argument("--row", type=int, default=0, metavar="N", help="counted from 0 (default 0)")
+    arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
+    arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer (default: the stand-in)")
+    arguments.add_argument("--image-size", type=int, default=384, metavar="PX", help="side of the tower's input (default 384)")
+    arguments.add_argument("--picture", metavar="FILE", help="writes the pictures as the tower gets them, side by side")
+    arguments.add_argument("--urls", metavar="DIR", help="fetch pictures that rows name by URL into this folder")
+    arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = arguments.parse_args(argv)
+    if options.row < 0:
+        raise ConfigError(f"--row is {options.row}", "command line", "Rows are counted from 0.")
+    rows = read_rows(options.file, options.row + 1, options.urls)
+    if len(rows) <= options.row:
+        raise DataError(f"There is no row {options.row}: the file has {len(rows)}", options.file, "Give a smaller --row.")
+    row = rows[options.row]
+    tokenizer, image_tokens = stand_in_tokenizer(options.model)
+    seen = as_seen(row, options.image_root, options.image_size)
+    if options.picture and seen:
+        sheet = Image.new("RGB", (sum(one.width for one in seen), seen[0].height))
+        for number, one in enumerate(seen):
+            sheet.paste(one, (number * one.width, 0))
+        Path(options.picture).parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(options.picture)
+    if options.json:
+        sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
+        print(json.dumps({"id": row.id, "source": row.source, "format": row.format, "kind": kind_of(row), "images": [*map(str, row.images)],
+                          "sides": [{"input_ids": one.input_ids, "labels": one.labels} for one in sides]}, ensure_ascii=False))
+    else:
+        print(text(row, tokenizer, image_tokens, sys.stdout.isatty()))
+    return 0

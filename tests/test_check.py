@@ -1,0 +1,173 @@
+"""`omnivision data check` and `data preview`: every fault of data is found, named and counted; what is shared with evaluation sets too."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+import train_world
+from PIL import Image
+
+from omnivision_cli.main import main
+
+QUESTION = {"question": "What colour is the third chair?", "answer": "red"}
+OFFICIAL = Path(os.environ.get("OMNIVISION_OFFICIAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures below `root`."""
+    (tmp_path / "root").mkdir()
+    for number in range(4):
+        Image.effect_mandelbrot((200 + 10 * number, 150), (-2 + number / 3, -1.5, 1, 1.5), 90).convert("RGB").save(tmp_path / "root" / f"{number}.png")
+    return tmp_path
+
+
+def checked(folder, capsys, rows, *flags) -> tuple[int, dict]:
+    file = train_world.write_lines(folder / "rows.jsonl", rows)
+    code = main(["data", "check", str(file), "--image-root", str(folder / "root"), "--json", *flags])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def row(number=0, **changes):
+    return {"id": f"r{number}", "image": f"{number % 4}.png", **QUESTION, **changes}
+
+
+def test_sound_rows_are_counted(folder, capsys):
+    rows = [row(0), row(1), {"id": "t", "question": "Two and two?", "answer": "4"}, {"id": "p", "image": "2.png", "prompt": "What?", "chosen": "a", "rejected": "b"},
+            {"id": "f", "image": "3.png", "request": "Buy it", "calls": [{"name": "order", "arguments": {}}]}]
+    code, report = checked(folder, capsys, rows)
+    assert code == 0 and report["rows"] == 5 and report["bad_rows"] == 0 and report["problems"] == {}
+    assert report["kinds"] == {"conversation": 3, "preference": 1, "action": 1} and report["pictures"] == 4 and report["picture_rows"] == 4
+    assert report["widths"] == {"least": 200, "median": 220, "p95": 230, "most": 230} and report["tokens"]["most"] > 81 > report["tokens"]["least"]
+    assert 0 < report["supervised_share"] < 0.2 and report["files"][str(folder / "rows.jsonl")]["formats"]["question and answer"] == 3
+
+
+def test_token_counts_are_those_of_training(folder, capsys):
+    from omnivision.data.rows import read_rows
+    from omnivision.data.writing import stand_in_tokenizer
+    from omnivision.model.conversation import encode_conversation
+
+    _, report = checked(folder, capsys, [row(0)])
+    (one,) = read_rows(folder / "rows.jsonl")
+    encoded = encode_conversation(stand_in_tokenizer("tiny")[0], one.turns, 1, 81)
+    assert report["tokens_total"] == len(encoded.input_ids)
+    assert report["supervised_share"] == sum(label != -100 for label in encoded.labels) / len(encoded.input_ids)
+
+
+FAULTS = {  # name -> (row, kind, whether it is bad)
+    "no kind": ({"id": "x"}, "unreadable row", True),
+    "missing": (row(9, image="none.png"), "image: missing", True),
+    "outside": (row(9, image="../rows.jsonl"), "image: outside", True),
+    "empty": (row(9, image="empty.png"), "image: empty", True),
+    "cut": (row(9, image="cut.png"), "image: truncated", True),
+    "another format": (row(9, image="gif.png"), "image: format", True),
+    "equal answers": ({"id": "x", "prompt": "a", "chosen": "b", "rejected": "b"}, "chosen = rejected", True),
+    "too long": (row(9, question="why " * 3000), "too long", True),
+    "loses answers": ({"id": "x", "messages": [{"role": role, "content": text} for _ in range(8) for role, text in (("user", "why " * 150), ("assistant", "so"))]},
+                      "loses its last answers to max_length", False),
+    "one id twice": (row(0, question="Is it another question?"), "one id for several rows", False),
+    "the same row": (row(0, id="other"), "the same row again", False),
+    "one picture twice": (row(9, image="copy.png"), "one picture under several names", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named(folder, capsys, name):
+    root = folder / "root"
+    whole = (root / "0.png").read_bytes()
+    (root / "empty.png").write_bytes(b"")
+    (root / "cut.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (9, 9)).save(root / "gif.png", "GIF")
+    (root / "copy.png").write_bytes(whole)
+    fault, kind, bad = FAULTS[name]
+    code, report = checked(folder, capsys, [row(0), row(1), fault])
+    assert list(report["problems"]) == [kind] and report["problems"][kind]["count"] == 1 and report["problems"][kind]["bad"] is bad
+    (said,) = report["problems"][kind]["rows"]
+    assert said.startswith(f"{folder / 'rows.jsonl'}:3" if name != "one picture twice" else str(root)), said
+    assert code == (3 if bad else 0) and report["bad_rows"] == int(bad)
+
+
+def test_few_bad_rows_are_no_failure(folder, capsys):
+    rows = [row(number, id=f"r{number}", question=f"What colour has chair {number}?") for number in range(50)]
+    assert checked(folder, capsys, [*rows, {"id": "x"}], "--max-bad-fraction", "0.05")[0] == 0
+    code, report = checked(folder, capsys, [*rows, {"id": "x"}], "--max-bad-fraction", "0.01")
+    assert code == 3 and report["bad_fraction"] == 1 / 51
+
+
+@pytest.mark.parametrize("stored", ["as it is", "JPEG", "WEBP", "smaller"])
+def test_a_picture_of_an_evaluation_set_is_found_however_it_is_stored(folder, capsys, stored):
+    evaluation = folder / "eval" / "images"
+    evaluation.mkdir(parents=True)
+    picture = Image.open(folder / "root" / "2.png")
+    if stored == "smaller":
+        picture = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3), Image.Resampling.BICUBIC)
+    saved = io.BytesIO()
+    picture.save(saved, stored if stored.isupper() else "PNG", quality=60)
+    (evaluation / "x").with_suffix("." + (stored.lower() if stored.isupper() else "png")).write_bytes(saved.getvalue())
+    (folder / "eval" / "questions.json").write_text(json.dumps([{"image": "x.png", "query": "what COLOUR is -- the third chair", "label": "blue"}]))
+    rows = [row(number, id=f"r{number}", question=f"What is thing number {number}?") for number in range(4)]
+    code, report = checked(folder, capsys, rows, "--against", str(folder / "eval"))
+    assert code == 3 and report["problems"]["picture of an evaluation set"]["count"] == 1
+    assert "2.png is " in report["problems"]["picture of an evaluation set"]["rows"][0] and "question of an evaluation set" not in report["problems"]
+    code, report = checked(folder, capsys, [row(0)], "--against", str(folder / "eval"))
+    assert code == 0 and report["problems"]["question of an evaluation set"]["count"] == 1  # a note: questions may be common
+
+
+def test_the_text_and_the_page(folder, capsys):
+    file = train_world.write_lines(folder / "rows.jsonl", [row(0, question="<script>alert(1)</script> & what?"), row(1, image="none.png")])
+    assert main(["data", "check", str(file), "--image-root", str(folder / "root"), "--html", str(folder / "check.html")]) == 3
+    said = capsys.readouterr().out
+    assert "BAD   image: missing: 1" in said and f"{file}:2" in said and "1 of 2 rows are bad (50.00%" in said
+    page = (folder / "check.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page and page.count("<svg") == 4 and "data:image/" in page and "image: missing" in page
+
+
+def test_nothing_to_read_is_an_error(folder, capsys):
+    assert main(["data", "check", str(folder / "none.jsonl")]) == 3
+    (folder / "bad.jsonl").write_text("{x\n{y\n")
+    assert main(["data", "check", str(folder / "bad.jsonl")]) == 3
+    assert "None of 2 rows can be read" in capsys.readouterr().err
+    train_world.write_lines(folder / "rows.jsonl", [row(0)])
+    assert main(["data", "check", str(folder / "rows.jsonl"), "--image-root", str(folder / "root"), "--against", str(folder / "none")]) == 3
+
+
+def test_a_preview_shows_what_the_model_sees(folder, capsys):
+    file = train_world.write_lines(folder / "rows.jsonl", [row(0), {"id": "p", "image": "1.png", "prompt": "What?", "chosen": "cat", "rejected": "dog"}])
+    flags = ["--image-root", str(folder / "root"), "--picture", str(folder / "seen.png"), "--image-size", "216"]
+    assert main(["data", "preview", str(file), *flags]) == 0
+    said = capsys.readouterr().out
+    assert "[81 image tokens]" in said and "[[red<|im_end|>]]" in said and "What colour is the third chair?" in said and "x81" in said
+    seen, given = Image.open(folder / "seen.png"), Image.open(folder / "root" / "0.png")
+    assert seen.size == (216, 216)
+    squashed = given.resize((216, 216), Image.Resampling.BICUBIC)
+    assert max(abs(one - other) for one, other in zip(seen.tobytes(), squashed.tobytes(), strict=True)) <= 1
+    assert main(["data", "preview", str(file), "--row", "1", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "chosen:" in said and "[[cat<|im_end|>]]" in said and "[[dog<|im_end|>]]" in said
+    assert main(["data", "preview", str(file), "--row", "1", "--json", "--image-root", str(folder / "root")]) == 0
+    (chosen, rejected) = json.loads(capsys.readouterr().out)["sides"]
+    assert len(chosen["input_ids"]) == len(chosen["labels"]) and chosen != rejected
+    assert main(["data", "preview", str(file), "--row", "2"]) == 3 and main(["data", "preview", str(file), "--row", "-1"]) == 2
+
+
+@pytest.mark.official_data
+def test_real_train_parts_are_clean_and_evaluation_parts_are_caught(capsys):
+    if not OFFICIAL.is_dir():
+        pytest.skip(f"no official data in {OFFICIAL}; set OMNIVISION_OFFICIAL_DATA")
+    charts = OFFICIAL / "chartqa"
+    for part, code in (("train_small", 0), ("val_small", 3)):
+        flags = ["--image-root", str(charts / part / "img"), "--against", str(charts / "val_small"), "--json"]
+        assert main(["data", "check", str(charts / part / f"{part}.json"), *flags]) == code
+        report = json.loads(capsys.readouterr().out)
+        assert report["bad_rows"] == (0 if code == 0 else 195) and report["rows"] == (1000 if code == 0 else 195)
+        assert ("picture of an evaluation set" in report["problems"]) == bool(code)
+    coco = OFFICIAL / "coco_small"
+    flags = ["--image-root", str(coco / "img"), "--json"]
+    assert main(["data", "check", str(coco / "annotations.json"), *flags, "--against", str(OFFICIAL / "mmvet" / "images")]) == 0
+    assert json.loads(capsys.readouterr().out)["pictures"] == 101
+    assert main(["data", "check", str(coco / "pope_made.json"), *flags, "--against", str(coco / "img")]) == 3
+    assert json.loads(capsys.readouterr().out)["problems"]["picture of an evaluation set"]["count"] == 1296
