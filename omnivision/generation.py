@@ -1,4 +1,4 @@
-"""Greedy answers to many short questions: what images share is computed once.
+"""Answers to many short questions: what images share is computed once.
 
 The tower runs once per image, the prompt up to the end of the image once per image and batch; its key/value cache is
 handed to every question about that image. Tests hold the answers equal to `model.generate`, one question at a time.
@@ -47,8 +47,9 @@ def encode_images(model: OmniVisionForConditionalGeneration, processor: OmniVisi
 def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
                  images: Sequence[ImageInput], max_new_tokens: int, batch_size: int = 32, *,
                  stop_token_ids: Iterable[int] | None = None, autocast_dtype: torch.dtype | None = None,
-                 on_batch: Callable[[int], None] | None = None) -> list[list[int]]:
-    """Answers questions greedily, in any order of work, returned in the order given.
+                 on_batch: Callable[[int], None] | None = None, temperature: float = 0.0,
+                 seeds: Sequence[Hashable] | None = None) -> list[list[int]]:
+    """Answers questions, greedily or sampled, in any order of work, returned in the order given.
 
     Args:
         model: in evaluation mode or not; it is put into it for the call.
@@ -59,6 +60,7 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
         stop_token_ids: ids that end an answer; None is the generation config's.
         autocast_dtype: torch.bfloat16 to compute under autocast.
         on_batch: called with the number of answers finished by each batch.
+        temperature: above 0 samples. seeds: one a question, then; an answer depends on its own, not on the batch beside it.
 
     Returns:
         New ids of every question, with the id that ended it (none where max_new_tokens did).
@@ -85,7 +87,8 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
                 features = _features(model, processor, wanted, features)  # an image at a batch's edge is kept
                 rows = torch.tensor([list(wanted).index(keys[i]) if keys[i] in wanted else 0 for i in batch], device=device)
                 cache = _prefix_cache(model, prompts[batch[0]][0], features, rows)
-                new = _greedy(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens)
+                choose = _Sampled(temperature, [seeds[i] for i in batch]) if temperature > 0 else _most_likely
+                new = _decode(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens, choose)
                 for index, ids in zip(batch, new):
                     answers[index] = ids
                 if on_batch:
@@ -155,8 +158,25 @@ def _prefix_cache(model: OmniVisionForConditionalGeneration, prefix: tuple[int, 
     return cache
 
 
-def _greedy(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rests: list[list[int]], stops: set[int],
-            max_new_tokens: int) -> list[list[int]]:
+def _most_likely(logits_BV: Tensor, rows: list[int]) -> Tensor:
+    return logits_BV.argmax(-1)
+
+
+class _Sampled:
+    """Draws by the logits plus Gumbel noise, which each question takes from a generator of its own."""
+
+    def __init__(self, temperature: float, seeds: Sequence[Hashable]) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big") >> 1) for seed in seeds]
+
+    def __call__(self, logits_BV: Tensor, rows: list[int]) -> Tensor:
+        uniform = torch.stack([torch.rand(logits_BV.shape[-1], generator=self.generators[row], dtype=torch.float64) for row in rows])
+        gumbel = -(-uniform.clamp(1e-300, 1 - 1e-16).log()).log()
+        return (logits_BV.double().cpu() / self.temperature + gumbel).argmax(-1).to(logits_BV.device)
+
+
+def _decode(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rests: list[list[int]], stops: set[int],
+            max_new_tokens: int, choose: Callable[[Tensor, list[int]], Tensor]) -> list[list[int]]:
     """Decodes on top of a cache. The rests are padded on the left, between prefix and question, and masked there."""
     device = model.get_input_embeddings().weight.device
     longest, prefix = max(map(len, rests)), cache.get_seq_length()
@@ -171,7 +191,7 @@ def _greedy(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rest
     for step in range(max_new_tokens):
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
                        logits_to_keep=1).logits
-        chosen = logits[:, -1].argmax(-1)
+        chosen = choose(logits[:, -1], alive)
         for row, token in zip(alive, chosen.tolist()):
             if not (answers[row] and answers[row][-1] in stops):
                 answers[row].append(token)

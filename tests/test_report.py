@@ -15,7 +15,8 @@ from omnivision.errors import DataError
 from omnivision.report import build_report, read_metrics
 from omnivision.report.charts import loss_chart, nice_ticks
 from omnivision.report.images import LONGEST_SIDE, data_uri
-from omnivision.report.page import marked, word_edits
+from omnivision.pairs.words import word_edits
+from omnivision.report.page import marked
 
 HOSTILE = "</style></td><script>alert(1)</script><img src=//evil.example/x onerror=alert(2)>\"'&\x00\ud800"
 VOID = {"meta", "img", "line", "circle", "polyline", "br"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from omnivision_cli.quickstart import Plan, Quickstart
 
-from omnivision.data.pairs import parser, run
+from omnivision.pairs.main import parser, run
 from omnivision.world.build import build_world
 
 SIZES = {"align": 700, "sft": 1200, "dpo": 200, "functions": 500, "eval_scenes": 60, "eval_charts": 60, "eval_actions": 120, "held_out_scenes": 1,

@@ -145,7 +145,7 @@ class Quickstart:
 
     def make_pairs(self, tick) -> dict:
         """The model's own wrong answers, corrected word by word by the oracle."""
-        from omnivision.data.pairs import parser, run
+        from omnivision.pairs.main import parser, run
 
         return run(parser().parse_args([
             "--model", str(self.out / "sft" / "final"), "--data", str(self.world / "dpo.jsonl"), "--image-root", str(self.world),

@@ -358,8 +358,7 @@ def _check_png(data: bytes, where: str) -> int:
         raise TooLarge(f"The image holds {texts} compressed texts; the limit is {MAX_TEXTS}", where)
     if names[0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise BrokenImage("The image file is broken: it has no header", where)
-    width, height, depth, colour = struct.unpack_from(">IIBB", chunks[0][1])
-    _check_size(width, height, where)
+    depth, colour = chunks[0][1][8:10]
     if colour == 3 and b"PLTE" not in names:  # Pillow would give a black picture
         raise BrokenImage("The image file is broken: it has no palette", where)
     return depth

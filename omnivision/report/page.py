@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnivision.pairs.words import word_edits
 from omnivision.report.charts import last_value, loss_chart
 from omnivision.report.escape import text
 from omnivision.report.images import data_uri
@@ -41,7 +41,7 @@ def render_page(data: Mapping[str, Any]) -> str:
         ),
         _curves(data.get("curves") or []),
         _samples(data.get("samples") or []),
-        _pairs(data.get("pairs") or []),
+        pairs_section(data.get("pairs") or [], "The oracle changes only the words that are wrong; the corrected answer is preferred in training, the original rejected."),
         _export(data.get("export") or [], data.get("export_check") or {}),
         _seconds(data.get("seconds") or {}),
         _notes(data.get("notes") or []),
@@ -188,7 +188,8 @@ def _answer(answer: Mapping[str, Any]) -> str:
     return f'<tr class="{kind}"><th scope="row">{text(answer.get("stage", ""))}</th><td><span class="mark" title="{word}">{mark}</span></td><td><span>{said}</span></td></tr>'
 
 
-def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
+def pairs_section(pairs: Sequence[Mapping[str, Any]], note: str) -> str:
+    """Pairs with their edits in colour."""
     cards = []
     for pair in pairs:
         rejected, chosen = str(pair.get("rejected", "")), str(pair.get("chosen", ""))
@@ -199,7 +200,6 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> str:
             f'<p class="edit"><small>the model said</small><span>{marked(rejected, spans.get("rejected", []), "del")}</span></p>'
             f'<p class="edit"><small>corrected to</small><span>{marked(chosen, spans.get("chosen", []), "ins")}</span></p></div></article>'
         )
-    note = "The oracle changes only the words that are wrong; the corrected answer is preferred in training, the original rejected."
     return section("Minimal edits", note, f'<div class="grid2">{"".join(cards)}</div>') if cards else ""
 
 
@@ -212,22 +212,6 @@ def marked(words: str, spans: Sequence[Sequence[int]], tag: str) -> str:
             parts.append(f"{text(words[at:start])}<{tag}>{text(words[start:stop])}</{tag}>")
             at = stop
     return "".join(parts) + text(words[at:])
-
-
-def word_edits(rejected: str, chosen: str) -> dict[str, list[list[int]]]:
-    """Character spans of the words in which two texts differ (single characters in Chinese)."""
-    sides = [
-        [match.span() for match in re.finditer(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]", side)]
-        for side in (rejected, chosen)
-    ]
-    words = [[side[start:stop] for start, stop in spans] for side, spans in zip((rejected, chosen), sides)]
-    edits: dict[str, list[list[int]]] = {"rejected": [], "chosen": []}
-    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, *words, autojunk=False).get_opcodes():
-        if kind != "equal":
-            for name, spans, first, last in (("rejected", sides[0], a0, a1), ("chosen", sides[1], b0, b1)):
-                if first < last:
-                    edits[name].append([spans[first][0], spans[last - 1][1]])
-    return edits
 
 
 # ---- files, time, notes ----

@@ -1,0 +1,53 @@
+"""Any OpenAI-compatible vision endpoint as the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from omnivision.data.image import read_image
+from omnivision.endpoint import Client, Kind, image_part, message
+from omnivision.pairs import prompts
+from omnivision.pairs.teacher import Task, Verdict
+
+MIMES = ((b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))  # else JPEG: the reader takes nothing else
+
+
+class EndpointTeacher:
+    """Asks a client's endpoint; both questions about an answer stand in its ledger.
+
+    Args:
+        client: open, with a ledger of its own.
+    """
+
+    prompt = prompts.HASH
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.name = client, f"{client.endpoint.model} at {client.endpoint.base_url}"
+
+    def correct(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Verdict]]:
+        return self._ask(tasks, "correct", prompts.CORRECT, prompts.read_correction)
+
+    def agrees(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Verdict]]:
+        return self._ask(tasks, "look", prompts.LOOK_AGAIN, prompts.read_second_look)
+
+    def _ask(self, tasks: Iterable[Task], step: str, system: str, read: Callable[[str], Verdict]) -> Iterator[tuple[Task, Verdict]]:
+        waiting: dict[str, Task] = {}
+
+        def questions() -> Iterator[tuple[str, list]]:
+            for task in tasks:
+                key = f"{step}/{task.key}"
+                waiting[key] = task
+                yield key, [message("system", system), message("user", prompts.asked(task.question, task.answer, task.original), picture_part(task.picture))]
+
+        for outcome in self.client.ask_all(questions(), read):
+            task = waiting.pop(outcome.key)
+            if outcome.kind is Kind.ANSWERED:
+                yield task, read(outcome.text)
+            else:
+                yield task, Verdict(f"failed: {outcome.kind.value}", detail=outcome.detail)
+
+
+def picture_part(picture) -> dict:
+    """The picture's own bytes: nothing is decoded or stored anew."""
+    data = read_image(picture)
+    return image_part(data, next((mime for magic, mime in MIMES if data.startswith(magic)), "image/jpeg"))

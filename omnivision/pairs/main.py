@@ -1,0 +1,163 @@
+"""Minimal-edit preference pairs: the model answers, a teacher corrects only the wrong words.
+
+    omnivision data pairs --model DIR --data FILE --image-root DIR --out pairs.jsonl
+    omnivision data pairs ... --teacher https://api.openai.com/v1 --teacher-model NAME --max-cost 5 --price-in 0.4 --price-out 1.6
+
+An answer that is right gives no pair; one that cannot be mended by a minimal edit gives none either; all are counted. What was
+answered and asked stands beside the pairs, in `pairs.work/`: a run that was killed goes on there, and other gates ask nobody again.
+
+Short answers are rarely mended by a small edit: "No" for "Yes" is another answer. Such pairs move a model's readiness to say
+"Yes" and teach nothing about pictures, see docs/training-dpo.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omnivision.data.pictures import locate
+from omnivision.data.rows import Row, read_rows
+from omnivision.errors import ConfigError
+from omnivision.pairs.answers import model_hash, sample_answers
+from omnivision.pairs.factory import correct_all, lines, pair_rows, statistics_of
+from omnivision.pairs.gates import Limits
+from omnivision.pairs.teacher import Oracle, Teacher
+from omnivision.runs import RunLock, write_json, write_text
+
+ON_PAGE = 60  # pairs that a page shows
+
+
+def main(argv: list[str]) -> int:
+    """`omnivision data pairs`."""
+    options = parser().parse_args(argv)
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs: stdout is for the result
+        report = run(options)
+    print(json.dumps(report) if options.json else "  ".join(f"{name} {count}" for name, count in report["outcomes"].items()))
+    return 0
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Answers, corrects, writes pairs, report and page; returns the report.
+
+    Raises:
+        ConfigError: no model, no teacher, a limit that cannot be. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent.
+    """
+    limits = checked_limits(options)
+    out = Path(options.out)
+    work = out.with_suffix(".work")
+    work.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.data, options.limit)
+    with RunLock(work):
+        tasks = sample_answers(options, rows, work)
+        with open_teacher(options, [task.row for task in tasks], work) as teacher:
+            outcomes = correct_all(tasks, teacher, limits, not options.no_second_look)
+            provenance = {"model": str(options.model), "model_hash": model_hash(Path(options.model)), "teacher": teacher.name,
+                          "teacher_prompt": teacher.prompt, "seed": options.seed}
+            pairs = pair_rows(outcomes, provenance)
+            report = {**statistics_of(outcomes, pairs), **provenance, **spent(teacher)}
+        write_text(out, lines(pairs))
+        write_json(out.with_suffix(".report.json"), report)
+        if options.html:
+            write_text(Path(options.html), page(pairs, report, options.image_root))
+    print(f"{report['answers']} answers: {report['outcomes']}", file=sys.stderr)
+    return report
+
+
+def checked_limits(options: argparse.Namespace) -> Limits:
+    """The gates' limits.
+
+    Raises:
+        ConfigError: a share outside 0 to 1, or a ratio below 1.
+    """
+    if not 0 < options.most_edited <= 1 or options.most_longer < 1 or options.samples < 1 or options.temperature < 0:
+        raise ConfigError(f"--most-edited {options.most_edited:g}, --most-longer {options.most_longer:g}, --samples {options.samples} and "
+                          f"--temperature {options.temperature:g} cannot all be", "command line",
+                          "Give a share above 0 and up to 1, a ratio and a number of at least 1, and a temperature of at least 0.")
+    if options.samples > 1 and options.temperature == 0:
+        raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
+    return Limits(options.most_edited, options.most_longer)
+
+
+@contextlib.contextmanager
+def open_teacher(options: argparse.Namespace, rows: list[Row], work: Path) -> Iterator[Teacher]:
+    """The oracle, an endpoint by its address, or a model by its folder or hub id.
+
+    Raises:
+        ConfigError: an address without --teacher-model, or no such model.
+    """
+    if options.teacher == "oracle":
+        yield Oracle(Path(options.image_root), rows)
+    elif options.teacher.startswith(("http://", "https://")):
+        from omnivision.endpoint import Client, Endpoint, Ledger
+        from omnivision.pairs.endpoint_teacher import EndpointTeacher
+
+        if not options.teacher_model:
+            raise ConfigError("The endpoint's model is not named", f"--teacher {options.teacher}", "Add --teacher-model NAME.")
+        endpoint = Endpoint(options.teacher, options.teacher_model, key_variable=options.key_variable, concurrency=options.concurrency,
+                            requests_per_minute=options.requests_per_minute, max_cost=options.max_cost, price_in=options.price_in,
+                            price_out=options.price_out, timeout=options.timeout, seed=options.seed, extra={"response_format": {"type": "json_object"}})
+        with Ledger(work / "ledger.jsonl") as ledger, Client(endpoint, ledger) as client:
+            yield EndpointTeacher(client)
+    else:
+        from omnivision.pairs.local_teacher import LocalTeacher
+
+        yield LocalTeacher(options.teacher)
+
+
+def spent(teacher: Teacher) -> dict[str, Any]:
+    """What an endpoint's ledger says: requests that may have been billed though they gave nothing."""
+    ledger = getattr(getattr(teacher, "client", None), "ledger", None)
+    return {} if ledger is None else {"possibly_billed": len(ledger.possibly_billed())}
+
+
+def page(pairs: list[dict], report: dict[str, Any], root: str) -> str:
+    """HTML: counts, and pairs with their edits in colour."""
+    from omnivision.report.page import document, pairs_section, table
+
+    counts = [f'<tr><td>{kind}</td><td class="n">{count:,}</td></tr>' for kind, count in report["outcomes"].items()]
+    shown = [{**pair, "images": [locate(image, root) for image in pair["images"]]} for pair in pairs[:ON_PAGE]]
+    facts = [("Answers", f"{report['answers']:,}"), ("Pairs", f"{len(pairs):,}"), ("Teacher", report["teacher"]), ("Model", report["model"])]
+    return document("Minimal-edit pairs", f"The first {len(shown)} of {len(pairs)} pairs.", facts, [
+        table('<th>outcome</th><th class="n">answers</th>', counts, "plain"), pairs_section(shown, "The teacher changes only the words that are wrong.")])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    arguments = argparse.ArgumentParser(
+        prog="omnivision data pairs", description="Minimal-edit preference pairs from a model's own answers.",
+        epilog="example: omnivision data pairs --model runs/tiny/sft/final --data world/dpo.jsonl --image-root world --out pairs.jsonl",
+    )  # fmt: skip
+    arguments.add_argument("--model", required=True, metavar="DIR", help="a checkpoint: final/ of a stage")
+    arguments.add_argument("--data", required=True, metavar="FILE", help="rows with one picture; the first question of each is asked")
+    arguments.add_argument("--image-root", required=True, metavar="DIR", help="folder of the pictures; for the oracle the world's")
+    arguments.add_argument("--out", required=True, metavar="FILE", help="preference rows, JSON lines")
+    arguments.add_argument("--teacher", default="oracle", metavar="WHO",
+                           help="oracle (the embedded world's), the address of an OpenAI-compatible endpoint, or a model's folder or hub id")
+    arguments.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    arguments.add_argument("--html", metavar="FILE", help="a page of pairs with the edits in colour")
+    arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    model = arguments.add_argument_group("the model's answers")
+    model.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
+    model.add_argument("--max-new-tokens", type=int, default=64)
+    model.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most likely answer")
+    model.add_argument("--samples", type=int, default=1, metavar="N", help="answers to each question")
+    model.add_argument("--seed", type=int, default=0)
+    gates = arguments.add_argument_group("gates")
+    gates.add_argument("--most-edited", type=float, default=Limits.most_edited, metavar="SHARE", help="words that an edit may change (default %(default)s)")
+    gates.add_argument("--most-longer", type=float, default=Limits.most_longer, metavar="RATIO", help="of the lengths, either way (default %(default)s)")
+    gates.add_argument("--no-second-look", action="store_true", help="do not ask the teacher whether its correction is right")
+    endpoint = arguments.add_argument_group("an endpoint as the teacher")
+    endpoint.add_argument("--teacher-model", metavar="NAME", help="the name that the server knows it by")
+    endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key, e.g. OPENAI_API_KEY")
+    endpoint.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at once (default 4)")
+    endpoint.add_argument("--requests-per-minute", type=float, metavar="N")
+    endpoint.add_argument("--max-cost", type=float, metavar="X", help="stops (exit code 6) before more is spent; needs both prices")
+    endpoint.add_argument("--price-in", type=float, metavar="X", help="of a million tokens")
+    endpoint.add_argument("--price-out", type=float, metavar="X", help="of a million tokens")
+    endpoint.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one request (default 60)")
+    return arguments
