@@ -49,7 +49,7 @@ class FetchError(ImageError):
     kind, advice = "network", "Check the link, or download the picture and name the file."
 
     def __init__(self, what: str, where: str = "", remedy: str = "", kind: str = "network") -> None:
-        super().__init__(what, where, remedy)
+        super().__init__(what, where[:300], remedy)
         self.kind = kind
 
     def __reduce__(self):
@@ -152,10 +152,11 @@ def check_url(url: str, ports: Collection[int] = (80, 443)) -> Target:
 
 
 def _check_host(host: str) -> None:
-    numeric = ":" in host or re.fullmatch(r"(0[xX][0-9a-fA-F]*|[0-9]+)", host.rstrip(".").rpartition(".")[2])
-    if numeric and str(ipaddress.ip_address(host)) != host.lower():
-        raise ValueError(f"{host} is an address in an odd spelling")
-    if not numeric and not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+    if ":" in host:
+        ipaddress.IPv6Address(host)
+    elif re.fullmatch(r"0[xX][0-9a-fA-F]*|[0-9]+", host.rstrip(".").rpartition(".")[2]):  # it ends in a number
+        ipaddress.IPv4Address(host)  # four decimal numbers without leading zeros, or a ValueError
+    elif not re.fullmatch(r"[A-Za-z0-9._-]+", host):
         raise ValueError(f"{host!r} is no host name")
 
 
@@ -189,9 +190,9 @@ def _connect(target: Target, rules: Rules, deadline: float) -> socket.socket:
         raise FetchError(f"The link leads to {', '.join(addresses)}, not only to public addresses", target.url,
                          "Give a link to a public server, or download the picture and name the file.", kind="address")
     failure: OSError = OSError(f"{target.host} has no address")
-    for address in addresses:
-        try:
-            return socket.create_connection((address, target.port), timeout=_left(deadline))
+    for number, address in enumerate(addresses):
+        try:  # a dead address leaves time for the others
+            return socket.create_connection((address, target.port), timeout=_left(deadline) / (len(addresses) - number))
         except OSError as error:  # an IPv6 address on a machine without IPv6, for example
             failure = error
     raise failure
@@ -255,7 +256,7 @@ class _Wire(io.RawIOBase):
         self._sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self, PIECE)
+        return io.BufferedReader(_Wire(self._sock, self._deadline), PIECE)  # its own: the client closes its socket early
 
 
 def _left(deadline: float) -> float:
