@@ -6,6 +6,7 @@ what they found.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -248,12 +249,9 @@ def test_a_kill_while_a_run_starts_again_loses_nothing(world, whole, tmp_path):
     folder = Path(config.out) / "sft"
     sabotage = workers.Sabotage("kill", folder / "checkpoints" / ".step-6", 0, tmp_path / "unused")
     assert workers.finish(workers.start(config, "sft", sabotage=sabotage)) == [-signal.SIGKILL]
-    for file in ("config.resolved.yaml", "begun.json", "metrics.jsonl"):
-        for number in range(4):  # open, flush, rename, and behind it
-            again = workers.Sabotage("kill", folder / file, number, tmp_path / "unused")
-            workers.finish(workers.start(config, "sft", sabotage=again))
-            if (folder / "final").is_dir():
-                break
+    for file, number in itertools.product(("config.resolved.yaml", "begun.json", "metrics.jsonl"), range(4)):  # open, flush, rename, and behind it
+        again = workers.Sabotage("kill", folder / file, number, tmp_path / "unused")
+        workers.finish(workers.start(config, "sft", sabotage=again))
         if (folder / "final").is_dir():
             break
     if not (folder / "final").is_dir():

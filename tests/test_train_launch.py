@@ -85,6 +85,13 @@ def torchrun_command(file) -> list[str]:
             str(train_world.Path(main_module.__file__).resolve()), "sft", "--config", str(file)]
 
 
+def accelerate_command(file) -> list[str]:
+    """The same, started by accelerate with DeepSpeed."""
+    return [sys.executable, "-m", "accelerate.commands.launch", "--use_deepspeed", "--zero_stage", "2", "--num_processes", "2", "--num_machines", "1",
+            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", free_port(),
+            str(train_world.Path(main_module.__file__).resolve()), "sft", "--config", str(file)]
+
+
 def together(config, folder, command=deepspeed_command):
     """A stage with two processes, to its end; returns final/."""
     file = folder / "stage.yaml"
@@ -110,8 +117,10 @@ def test_two_processes_learn_what_one_learns(world, mixed, alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(WATCHDOG + 60)
-def test_torchrun_serves_as_well(world, mixed, alone, tmp_path):
-    same(together(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2), tmp_path, torchrun_command), alone)
+@pytest.mark.parametrize("command", [torchrun_command, accelerate_command])
+def test_torchrun_and_accelerate_serve_as_well(world, mixed, alone, tmp_path, command):
+    """Half a batch on each of two processes gives what a whole one gives on one: a single process would not."""
+    same(together(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2), tmp_path, command), alone)
 
 
 @pytest.mark.slow

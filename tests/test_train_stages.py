@@ -12,7 +12,6 @@ from omnivision_train import stages
 from omnivision_train.config import FOLLOWS, TRAINS
 from train_world import STAGES
 
-from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
 from omnivision.runs import file_hash
 

@@ -66,8 +66,9 @@ def write(trainer, folder: Path, keep: int) -> None:
 
 def superseded(folder: Path, step: int, keep: int) -> list[Path]:
     """What goes once step-N is safe: all but the newest `keep` up to it, and every later one, which was passed over as damaged."""
-    later = [path for path in sorted_checkpoints(folder) if checkpoint_step(path) > step]
-    return later + [path for path in sorted_checkpoints(folder) if path not in later][keep:]
+    newest_first = sorted_checkpoints(folder)
+    later = sum(checkpoint_step(path) > step for path in newest_first)
+    return newest_first[:later] + newest_first[later + keep :]
 
 
 def save_weights(model, folder: Path, weights: dict[str, Tensor]) -> None:
@@ -303,5 +304,5 @@ def _counts_on_cpu(optimizer) -> bool:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what a killed run was writing or removing."""
-    for partial in (*folder.glob(".step-*"), *folder.glob("checkpoint-*")):
+    for partial in folder.glob(".step-*"):
         shutil.rmtree(partial, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
+from omnivision.constants import IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
 from omnivision_train import run_data, stages

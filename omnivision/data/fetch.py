@@ -292,21 +292,3 @@ class UrlCache:
             data = fetch(url, **self.options)
             write_whole(path, data)
             return data
-
-    def picture(self, url: str) -> UrlPicture:
-        """A source for `open_image`, fetched when it is opened."""
-        return UrlPicture(self, url)
-
-
-class UrlPicture(NamedTuple):
-    """A picture by URL that messages name by it."""
-
-    cache: UrlCache
-    url: str
-
-    def __str__(self) -> str:
-        return self.url
-
-    def read(self) -> bytes:
-        """Its bytes, from the cache or the network."""
-        return self.cache.get(self.url)

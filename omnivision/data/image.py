@@ -9,6 +9,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -249,23 +250,32 @@ def _read_object(source: Readable, where: str) -> bytes:
 
 def _decode(data: bytes, where: str, animated: str = "refuse", at_least: tuple[int, int] | None = None) -> Image.Image:
     depth = _check_container(data, where)
+    _silence_pillow()
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="PIL")  # of large pictures (we refuse them), broken EXIF, malformed MPO
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                _check_announced(picture, data, where, animated)
-                if at_least and picture.format != "PNG":  # a PNG would have to be decoded for its orientation
-                    picture.draft(None, at_least[::-1] if _orientation(picture) >= 5 else at_least)
-                picture.load()
-                if picture.format == "PNG":
-                    _check_filled(picture, data, where)
-                turn = TURNS.get(_orientation(picture))
-                whole = _to_rgb(picture, depth)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_announced(picture, data, where, animated)
+            if at_least and picture.format != "PNG":  # a PNG would have to be decoded for its orientation
+                picture.draft(None, at_least[::-1] if _orientation(picture) >= 5 else at_least)
+            picture.load()
+            if picture.format == "PNG":
+                _check_filled(picture, data, where)
+            turn = TURNS.get(_orientation(picture))
+            whole = _to_rgb(picture, depth)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
         raise _undecodable(error, data, where) from error
     return whole if turn is None else whole.transpose(turn)
+
+
+def _silence_pillow() -> None:
+    """Pillow warns of large pictures, which we refuse, of broken EXIF and of malformed MPO.
+
+    Once a process and not around each picture: leaving `catch_warnings` brings back every warning that Python shows once, and
+    threads undo each other's filters.
+    """
+    if ("ignore", None, Warning, re.compile(r"PIL\."), 0) not in warnings.filters:
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -6,7 +6,6 @@ import base64
 import binascii
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
 from omnivision.data.image import contained
 from omnivision.errors import DataError

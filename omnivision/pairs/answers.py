@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.data.pictures import Packed, locate
-from omnivision.data.rows import Row, read_rows
+from omnivision.data.rows import Row
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError
 from omnivision.pairs.journal import Journal
