@@ -14,7 +14,7 @@ TRAINS = {  # parts of the model by stage
 }
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
-    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache",
+    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache", "picture_cache",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
 
@@ -55,6 +55,7 @@ class StageConfig:
     offload_optimizer: bool = False
     deepspeed: str | dict[str, Any] | None = None  # a JSON file or mapping of one's own
     feature_cache: str | None = None  # folder; the frozen tower then runs once per picture
+    picture_cache: str | None = None  # folder; pictures are then decoded and squashed once, with the same pixels
     processes: int = 1  # on a CPU; on GPUs the launcher's flags say it
     threads: int | None = None
     save_steps: int = 500

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.features import FeatureCache
-from omnivision.data.image import open_image
+from omnivision.data.image import ResizedCache, open_image
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation
@@ -168,11 +168,15 @@ class Order(Sampler[int]):
 class Collator:
     """Right-padded batches of samples; pictures as pixels, or as cached features where a cache is given.
 
+    Args:
+        processor: of the model. cache: features of the frozen tower. squashed: pictures as the tower takes them, kept on disk.
+
     `row_ids`, `num_tokens` and `num_supervised` are for messages and meters; the trainers take them out before the model sees the batch.
     """
 
     processor: object
     cache: FeatureCache | None = None
+    squashed: ResizedCache | None = None
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples),
@@ -193,7 +197,8 @@ class Collator:
         paths = [path for sample in samples for path in sample.images]
         if self.cache is not None:
             return {"image_features": self.cache.get(paths).float() if paths else torch.zeros(0, *self.cache.shape)}
-        return {"pixel_values": self.processor.pixels([open_image(path) for path in paths])} if paths else {}
+        opened = [self.squashed.open(path) if self.squashed else open_image(path) for path in paths]
+        return {"pixel_values": self.processor.pixels(opened)} if paths else {}
 
 
 @dataclass

@@ -35,7 +35,7 @@ def dpo(config: DpoConfig) -> Path:
         packed = {str(image): image for row in rows + held_out for image in row.images if isinstance(image, Packed)}
         trainer = PairTrainer(
             model=model, ref_model=reference, args=arguments, train_dataset=as_columns(rows, config.image_root),
-            processing_class=processor, data_collator=PairCollator(processor, cache, packed),
+            processing_class=processor, data_collator=PairCollator(processor, cache, run_data.open_squashed(config, processor), packed),
         )  # fmt: skip
         trainer.passes = run_data.passes(config, rows)
         largest = Batch(config.batch_size, bucket(max(longest_side(row, processor) for row in rows)), 0)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from omnivision.data.features import FeatureCache
-from omnivision.data.image import open_image
+from omnivision.data.image import ResizedCache, open_image
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
@@ -166,6 +166,11 @@ def broken_pictures(pictures: list[str | Packed]) -> dict[str, str]:
 def open_cache(config: StageConfig, model, processor) -> FeatureCache | None:
     """The feature cache, where the config asks for one."""
     return FeatureCache(config.feature_cache, model, processor) if config.feature_cache else None
+
+
+def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
+    """The cache of squashed pictures, where the config asks for one."""
+    return ResizedCache(config.picture_cache, processor.image_processor.size["height"]) if config.picture_cache else None
 
 
 def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:
