@@ -23,6 +23,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "train": Verb("one stage (align, sft, dpo, functions), a chain of them, or a stand-in (vision, language)", "omnivision_train.main:main"),
     "eval": Verb("benchmarks on a model, or on saved answers", "omnivision_eval.main:main"),
     "compare": Verb("tables and plots of several results", "omnivision_eval.compare:main"),
+    "bench": Verb("image tokens, latency, speed, memory and size of models", "omnivision_cli.bench:main"),
     "export": Verb("files for devices, proved equal", "omnivision.export.main:main"),
     "chat": Verb("an answer about a picture, streamed", "omnivision_cli.chat:main"),
     "plan": Verb("parameters and training memory before anything loads", "omnivision_cli.plan:main"),

@@ -1,0 +1,82 @@
+"""`omnivision bench`: what it counts by hand, and that it measures what it says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import train_world
+
+from omnivision import OmniVisionForConditionalGeneration
+from omnivision.errors import ConfigError
+from omnivision_cli import bench
+from omnivision_cli.main import main
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return train_world.road(tmp_path_factory)["sft"]
+
+
+def test_two_models_are_measured_in_turn(checkpoint, monkeypatch, capsys):
+    order = []
+    original = bench._timed
+
+    def timed(one, *rest):
+        order.append(one.name)
+        return original(one, *rest)
+
+    monkeypatch.setattr(bench, "_timed", timed)
+    subjects = [bench.load(str(checkpoint)), bench.load(str(checkpoint.parent))]
+    found = bench.measure(subjects, rounds=2, new_tokens=3)
+    assert order[:4] == [str(checkpoint), str(checkpoint.parent)] * 2 and len(order) == 2 * 3 * 3
+    for one in found.values():
+        assert one["image_tokens"] == 9 and one["first_token_ms"] > 0 and one["tokens_per_second"] > 0
+        assert one["bytes"] == sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+        assert one["parameters"] == sum(weight.numel() for weight in OmniVisionForConditionalGeneration.from_pretrained(checkpoint).parameters())
+
+
+def test_times_by_a_fake_clock(monkeypatch):
+    """Prepared at 2 s, first token at 5, the second answer of 11 tokens at 18: 10 tokens took 13 - 3 seconds."""
+    clock = iter([0.0, 2.0, 5.0, 18.0])
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+    asked = []
+
+    class Silent:
+        def generate(self, **settings):
+            asked.append((settings["max_new_tokens"], settings.get("min_new_tokens")))
+
+    class Subject(bench.Subject):
+        def inputs(self, picture, prompt):
+            return {}
+
+    assert bench._timed(Subject("x", None, Silent(), None), None, "?", 10) == (2.0, 3.0, 1.0)
+    assert asked == [(1, None), (11, 11)]
+
+
+def test_fewer_tokens_of_a_picture(checkpoint, tmp_path, capsys):
+    assert main(["bench", "--model", str(checkpoint), "--image-tokens", "81,27,9", "--rounds", "1", "--new-tokens", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["image_tokens"] for one in found.values()] == [81, 27, 9] and [*found] == ["81 tokens", "27 tokens", "9 tokens"]
+    assert all(one["peak_memory_gib"] > 0.1 for one in found.values())
+    made = bench.with_image_tokens(str(checkpoint), 27, tmp_path / "made")
+    one, other = (OmniVisionForConditionalGeneration.from_pretrained(folder).state_dict() for folder in (checkpoint, made))
+    assert all(torch.equal(one[name], other[name]) for name in one if ".projector." not in name)
+    with pytest.raises(ConfigError, match="81 patches do not divide into 10 tokens"):
+        bench.with_image_tokens(str(checkpoint), 10, tmp_path / "none")
+
+
+def test_a_model_that_takes_no_picture_is_refused(checkpoint, tmp_path, capsys):
+    assert main(["bench", "--model", str(tmp_path)]) == 2
+    assert main(["bench", "--model", str(checkpoint), "--image-tokens", "x"]) == 2
+    one = bench.load(str(checkpoint))
+    one.model.config.image_token_id = 1
+    with pytest.raises(ConfigError, match="holds no image token"):
+        one.image_tokens(bench.sample_picture())
+
+
+def test_the_table():
+    found = {"m": {"image_tokens": 81, "prepare_ms": 1.25, "first_token_ms": 20.0, "tokens_per_second": 99.5, "bytes": 2_500_000, "parameters": 1234567,
+                   "peak_memory_gib": 0.5}}
+    assert bench.table(found).splitlines()[-1] == "| m | 81 | 1.2 | 20.0 | 99.5 | 0.50 | 2.5 | 1,234,567 |"
