@@ -6,10 +6,12 @@ import io
 import multiprocessing
 import os
 import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hostile_images import HOSTILE, ODD, encoded, frames, jpeg, photo, upright
+from hostile_images import HOSTILE, ODD, decoded, encoded, frames, jpeg, photo, upright
 from PIL import Image
 
 from omnivision.data.image import Animated, ImageError, open_image
@@ -72,8 +74,43 @@ def test_every_cut_of_a_file_is_an_error():
             assert caught.value.kind in ("truncated", "empty" if length == 0 else "format" if length < 12 else "truncated"), (form, length)
 
 
+def test_pillows_warnings_neither_show_nor_count(file):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("error")  # as with python -W error
+        for name in ("EXIF entry of 4 billion values", "EXIF cut short", "JPEG with a broken list of pictures (MPO)"):
+            file.write_bytes(ODD[name][0]())
+            open_image(file)
+        before = list(warnings.filters)
+        open_image(file)
+        assert not seen and warnings.filters == before
+
+
+def test_other_libraries_warnings_still_come_once(file):
+    file.write_bytes(jpeg())
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            warnings.warn("once", UserWarning, stacklevel=1)
+            open_image(file)
+        assert len(seen) <= 2  # again only after the first picture
+
+
+def test_threads():
+    files = [make() for kind, make in HOSTILE.values() if kind == "truncated"] + [jpeg()] * 40
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(kind_in_thread, files))
+    assert answers == ["truncated"] * (len(files) - 40) + ["fine"] * 40
+
+
+def kind_in_thread(data: bytes) -> str:
+    try:
+        return "fine" if np.array_equal(np.asarray(open_image(io.BytesIO(data))), decoded(jpeg())) else "other pixels"
+    except ImageError as error:
+        return error.kind
+
+
 def test_limits_of_text_are_ours_even_where_pillow_is_told_otherwise(file, monkeypatch):
-    monkeypatch.setattr("omnivision.data.image.MAX_TEXTS", 0)
+    monkeypatch.setattr("omnivision.data.containers.MAX_TEXTS", 0)
     file.write_bytes(ODD["PNG with 16 texts"][0]())
     with pytest.raises(ImageError, match="16 compressed texts"):
         open_image(file)
@@ -85,6 +122,17 @@ def test_a_file_longer_than_the_limit_is_not_read(file, monkeypatch):
     with pytest.raises(ImageError) as caught:
         open_image(file)
     assert caught.value.kind == "too_large"
+    os.truncate(file, 1 << 40)  # a terabyte of nothing: reading it would be a MemoryError
+    with pytest.raises(ImageError, match="1,099,511,627,776 bytes"):
+        open_image(file)
+
+
+def test_a_webps_size_is_known_before_pillow_makes_its_canvas(file, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("opened"))
+    for name in (name for name in HOSTILE if name.startswith("WebP VP8")):
+        file.write_bytes(HOSTILE[name][1]())
+        with pytest.raises(ImageError, match="the limit is 32,000,000"):
+            open_image(file)
 
 
 def test_damage_inside_a_jpegs_data_cannot_be_seen(file):

@@ -125,3 +125,11 @@ def test_trl_sees_the_generation_block_and_the_placeholders(processor):
     assert has_generation_markers(processor.chat_template)
     assert processor.replace_image_token({}, 0) == "<|image_pad|>" * 9
     assert processor.tokenizer.convert_tokens_to_ids(processor.image_token) == processor.image_token_id
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.48145466, 0.4578275, 0.40821073)])
+def test_pixels_are_bit_for_bit_the_image_processors(mean):
+    """Pixels are looked up level by level; modes that need converting still go through the image processor."""
+    processor = OmniVisionProcessor(siglip_image_processor(54, mean, mean[::-1]), make_tokenizer())
+    images = [make_image(0, (70, 50)), make_image(1, (54, 54)), make_image(2, (1, 300))]
+    mixed = [*images, make_image(0).convert("RGBA"), make_image(1).convert("L")]
+    for some in (images, mixed):
+        assert torch.equal(processor.pixels(some), processor.image_processor(some, return_tensors="pt")["pixel_values"])

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, Sampler
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.features import FeatureCache
-from omnivision.data.image import ResizedCache, open_image
+from omnivision.data.image import open_image
+from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from omnivision.data.features import FeatureCache
-from omnivision.data.image import ResizedCache, open_image
+from omnivision.data.image import open_image
 from omnivision.data.pictures import Packed, locate
+from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
-from omnivision.data.image import ImageError, write_whole
+from omnivision.data.image import ImageError
+from omnivision.data.resized import write_whole
 
 MAX_BYTES, TIMEOUT, MAX_REDIRECTS, MAX_URL = 20_000_000, 20.0, 3, 8000
 PIECE = 1 << 16  # bytes read at once

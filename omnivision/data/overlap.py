@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from omnivision.data.formats import PLACEHOLDER, QUESTIONS
-from omnivision.data.image import FORMATS, open_image, read_image
-from omnivision.data.pictures import InlinePicture, Packed
+from omnivision.data.image import FORMATS, decode, read_image
+from omnivision.data.pictures import Packed
 from omnivision.data.records import read_records
 from omnivision.errors import DataError
 
@@ -56,7 +56,7 @@ def look_at(picture: str | Path | Packed) -> tuple[str, np.ndarray, tuple[int, i
         ImageError: it cannot be used.
     """
     data = read_image(picture)
-    opened = open_image(InlinePicture(str(picture), data))
+    opened = decode(data, str(picture))
     return hashlib.sha256(data).hexdigest(), signature(opened), opened.size
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -80,9 +81,19 @@ class OmniVisionProcessor(ProcessorMixin):
         return MultiModalData(num_image_tokens=[self.image_seq_length] * count, num_image_patches=[1] * count)
 
     def pixels(self, images: Sequence[Image.Image | str | Path]) -> Tensor:
-        """Model-ready pixels (I, 3, size, size) of pictures or of image files."""
+        """Model-ready pixels (I, 3, size, size) of pictures or of image files: bit for bit the image processor's, in less time."""
         opened = [open_image(image) if isinstance(image, str | Path | Packed) else image for image in images]
-        return self.image_processor(opened, return_tensors="pt")["pixel_values"]
+        theirs = self.image_processor
+        usual = theirs.do_convert_rgb and theirs.do_resize and theirs.do_rescale and theirs.do_normalize
+        if not (opened and usual and not (theirs.do_center_crop or theirs.do_pad) and all(_is_plain_rgb(image) for image in opened)):
+            return theirs(opened, return_tensors="pt")["pixel_values"]
+        height, width = theirs.size["height"], theirs.size["width"]
+        levels_CL, pixels_ICHW = _levels(theirs), np.empty((len(opened), 3, height, width), dtype=np.float32)
+        for image, pixels_CHW in zip(opened, pixels_ICHW, strict=True):
+            squashed_HWC = np.asarray(image.resize((width, height), theirs.resample))
+            for channel in range(3):
+                np.take(levels_CL[channel], squashed_HWC[..., channel], out=pixels_CHW[channel], mode="clip")
+        return torch.from_numpy(pixels_ICHW)
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False,
                             add_generation_prompt: bool = False, continue_final_message: bool = False,
@@ -150,6 +161,17 @@ class OmniVisionProcessor(ProcessorMixin):
         if with_masks:
             data["assistant_masks"] = [pad([int(x != IGNORE_INDEX) for x in row.labels], 0) for row in rows]
         return BatchFeature(data, tensor_type=tensors)
+
+
+def _is_plain_rgb(image: Any) -> bool:
+    return isinstance(image, Image.Image) and image.mode == "RGB" and "transparency" not in image.info
+
+
+def _levels(processor: SiglipImageProcessorPil) -> np.ndarray:
+    """What the image processor makes of each of the 256 levels, by its own arithmetic in fp64 and fp32. Shape (3, 256)."""
+    levels_C1L = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
+    scaled = processor.rescale(levels_C1L, processor.rescale_factor)
+    return np.ascontiguousarray(processor.normalize(scaled, processor.image_mean, processor.image_std)[:, 0])
 
 
 def _numbered(messages: Sequence[dict[str, Any]]) -> tuple[list[dict], list[str], list[Any]]:
