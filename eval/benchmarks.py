@@ -6,32 +6,57 @@ from types import ModuleType
 
 from omnivision.errors import ConfigError
 
-from . import actions, chartqa, open_ended, pope
+from . import actions, chartqa, mmmu, mmvet, open_ended, pope, scienceqa
 
 POPE_SPLITS = ("pope_random", "pope_popular", "pope_adversarial")
 
 # task (also the name of its question file) -> the module with prompt, grade, columns, headline and metrics
-MODULES: dict[str, ModuleType] = {
+WORLD: dict[str, ModuleType] = {
     **{split: pope for split in POPE_SPLITS},
     "chartqa": chartqa,
     "open": open_ended,
     "actions": actions,
 }
 
+# task -> the same with `load`: the real benchmarks, whose saved answers are scored
+REAL: dict[str, ModuleType] = {
+    **{split: pope for split in POPE_SPLITS},
+    "chartqa": chartqa,
+    "mmvet": mmvet,
+    "mmmu": mmmu,
+    "scienceqa": scienceqa,
+    "scienceqa_img": scienceqa,
+}
+
+MODULES: dict[str, ModuleType] = WORLD | REAL
+
 # name on the command line -> tasks
 GROUPS: dict[str, tuple[str, ...]] = {"pope": POPE_SPLITS}
 
 
-def expand(names: list[str] | tuple[str, ...]) -> list[str]:
+def expand_world(names: list[str] | tuple[str, ...]) -> list[str]:
+    """Task names of the embedded world, groups spelled out, each once.
+
+    Raises:
+        ConfigError: an unknown name, with the known ones.
+    """
+    return expand(names, WORLD, "on the embedded world's questions")
+
+
+def expand(names: list[str] | tuple[str, ...], known: dict[str, ModuleType], where: str) -> list[str]:
     """Task names with groups spelled out, each once.
+
+    Args:
+        names: from the command line.
+        known: the tasks there are.
+        where: on what they run, for the message.
 
     Raises:
         ConfigError: an unknown name, with the known ones.
     """
     tasks: list[str] = []
     for name in names:
-        if name not in GROUPS and name not in MODULES:
-            known = ", ".join([*GROUPS, *MODULES])
-            raise ConfigError(f"There is no benchmark `{name}`", "", f"Known: {known}.")
+        if name not in GROUPS and name not in known:
+            raise ConfigError(f"There is no benchmark `{name}` {where}", "", f"Known: {', '.join([*GROUPS, *known])}.")
         tasks += [task for task in GROUPS.get(name, (name,)) if task not in tasks]
     return tasks

@@ -6,18 +6,80 @@ Source: the relaxed correctness of the pix2struct evaluation (Methani et al. 202
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
+
+from omnivision.errors import DataError
+
+from .questions import Questions, image_file, read_rows
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 16
 METRICS = ("relaxed_accuracy", "valid_rate")
 SUFFIXES = {"en": "\nAnswer the question with a single word.", "zh": "\n用一个词回答问题。"}  # "en" is ChartQA's own
 SLACK = 0.05
+SOURCES = ("human", "augmented")  # the hub says 0 and 1; both halves make the score
 
 _CURRENCY = "$€£¥₹"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER_AND_UNIT = re.compile(r"([-+]?\d+(?:\.\d+)?|[-+]?\.\d+)\s*[^\W\d_][^\d]*")
+
+
+def load(folder: Path, task: str = "chartqa") -> Questions:
+    """ChartQA's questions in any of the layouts it is published in; ids count from 0 in each file.
+
+    Args:
+        folder: one of
+            the published archive: test/test_human.json and test/test_augmented.json with `imgname, query, label`, and
+            test/png/; ids human_0 ..., augmented_0 ...;
+            the hub's: test-*.parquet, also in data/, with `image, query, label` (a list) and `human_or_machine` (0 is
+            human); ids 0 ...;
+            a piece: one JSON list with `image, question, label, source` beside img/; ids augmented_0 ...
+        task: unused; every loader has it.
+
+    Raises:
+        DataError: none of these is there, one half of the test set is missing, or a file is broken.
+
+    Source: vis-nlp/ChartQA, "ChartQA Dataset"; HuggingFaceM4/ChartQA.
+    """
+    halves = {half: folder / "test" / f"test_{half}.json" for half in SOURCES}
+    if any(path.is_file() for path in halves.values()):
+        return Questions([row for half, path in halves.items() for row in _archive(folder, half, path)], list(halves.values()))
+    if tables := sorted([*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")]):
+        return Questions(_hub(tables), tables)
+    pieces = sorted(folder.glob("*.json"))
+    if len(pieces) != 1:
+        raise DataError("ChartQA's questions are missing", str(folder),
+                        "Put test/test_human.json, test/test_augmented.json and test/png/ there (vis-nlp/ChartQA), or test-*.parquet of the hub.")
+    return Questions(_piece(folder, pieces[0]), pieces, {}, {"questions": f"{pieces[0].name}: a piece, not the test set"})
+
+
+def _hub(tables: list[Path]) -> list[dict]:
+    found = [one for path in tables for one in read_rows(path, ("image", "query", "label", "human_or_machine"))]
+    if odd := [one["human_or_machine"] for one in found if one["human_or_machine"] not in (0, 1)]:
+        what = f"{len(odd)} rows have a human_or_machine that is neither 0 nor 1, the first {odd[0]!r}"
+        raise DataError(what, str(tables[0]), "Copy the file again.")
+    return [_row(str(at), one["query"], one["label"], SOURCES[one["human_or_machine"]], None, str(at)) for at, one in enumerate(found)]
+
+
+def _piece(folder: Path, path: Path) -> list[dict]:
+    return [_row(f"{one['source']}_{at}", one["question"], one["label"], one["source"], image_file(folder, ("img", "."), one["image"]), one["image"])
+            for at, one in enumerate(read_rows(path, ("image", "question", "label", "source")))]
+
+
+def _archive(folder: Path, half: str, path: Path) -> list[dict]:
+    if not path.is_file():
+        raise DataError(f"The {half} half of ChartQA's test set is missing", str(path), "Both halves make the score; copy it there.")
+    return [_row(f"{half}_{at}", one["query"], one["label"], half, image_file(folder, ("test/png",), one["imgname"]), one["imgname"])
+            for at, one in enumerate(read_rows(path, ("imgname", "query", "label")))]
+
+
+def _row(key: str, question: str, label, source: str, file: str | None, image: str) -> dict:
+    if not all(isinstance(one, str) for one in (label if isinstance(label, list) else [label])):
+        raise DataError(f"The label {label!r} is no text", f"ChartQA, question {key}", "Copy the file again.")
+    return {"question_id": key, "unit": key, "image": image, "image_file": file, "text": question, "question": question,
+            "label": label, "source": source}
 
 
 def prompt(row: dict) -> str:

@@ -83,12 +83,12 @@ def _read_run(folder: Path) -> dict[str, dict]:
 
 
 def _difference(first: Path, second: Path, task: str) -> dict | None:
-    """Paired over the questions that both runs answered."""
+    """Paired over the questions that both runs answered (a saved answer may be missing)."""
     benchmark = MODULES.get(task)
     if benchmark is None:  # the mean of POPE's splits has no samples of its own
         return None
     a, b = _samples(first), _samples(second)
-    shared = [key for key in a if key in b]
+    shared = [key for key in a if key in b and a[key]["answer"] is not None and b[key]["answer"] is not None]
     if not shared:
         return None
     variant = benchmark.VARIANTS[0]

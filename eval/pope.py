@@ -7,8 +7,18 @@ zero where nothing is answered "yes" is F1 0 here.
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
 import numpy as np
+
+from omnivision.errors import DataError
+
+from .questions import Questions, first_file, image_file, no_id_twice
+from .questions import read_rows as read_questions
+
+SPLITS = ("random", "popular", "adversarial")
+PUBLISHED = "RUCAIBox/POPE, output/coco"
+LLAVA_FILE = "llava_pope_test.jsonl"  # all splits in one file with ids of its own, as LLaVA asks them
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 8
@@ -16,6 +26,51 @@ METRICS = ("f1", "accuracy", "precision", "recall", "yes_ratio", "false_yes", "f
 
 # "是"/"有" open an affirmative answer in Chinese; the negatives are tried first because "不是" contains "是".
 _NO_ZH, _YES_ZH = ("不", "没", "否", "无"), ("是", "有", "对")
+
+
+def load(folder: Path, task: str) -> Questions:
+    """The official questions of one split: JSON lines `question_id, image, text, label`.
+
+    Args:
+        folder: holds coco_pope_<split>.json (or coco/ or coco_v1/ does); optionally LLaVA's question file, whose ids
+            its answer files use, and COCO's pictures in val2014/.
+        task: pope_random, pope_popular or pope_adversarial.
+
+    Raises:
+        DataError: a missing or broken file, a label that is neither yes nor no, or a question file of LLaVA that does
+            not ask the same questions in the same order.
+
+    Source: RUCAIBox/POPE@e3e3926 output/coco (its random file has 2,910 lines; later ones have 3,000).
+    """
+    split = task.removeprefix("pope_")
+    name = f"coco_pope_{split}.json"
+    path = first_file(folder, [name, f"coco_v1/{name}", f"coco/{name}"], f"The questions of POPE's {split} split", PUBLISHED)
+    rows = [
+        {"question_id": str(one["question_id"]), "image": one["image"], "text": one["text"], "label": one["label"],
+         "question": one["text"], "image_file": image_file(folder, ("val2014", "images", "."), one["image"])}
+        for one in read_questions(path, ("question_id", "image", "text", "label"))
+    ]
+    no_id_twice(rows, path)
+    if wrong := [row["question_id"] for row in rows if row["label"] not in ("yes", "no")]:
+        raise DataError(f"{len(wrong)} labels are neither yes nor no, the first of question {wrong[0]}", str(path), "Copy it again.")
+    notes = {"questions": f"{path.name}, {len(rows):,} lines"}
+    if not (folder / LLAVA_FILE).is_file():
+        return Questions(rows, [path], {}, notes)
+    return Questions(rows, [path, folder / LLAVA_FILE], _add_aliases(rows, folder / LLAVA_FILE, split), notes)
+
+
+def _add_aliases(rows: list[dict], path: Path, split: str) -> dict[str, str]:
+    """Gives each row LLaVA's id; returns the ids of the other splits."""
+    asked = read_questions(path, ("question_id", "image", "text", "category"))
+    mine = [one for one in asked if one["category"] == split]
+    same = len(mine) == len(rows) and all(
+        one["image"] == row["image"] and one["text"].split("\n")[0] == row["text"] for one, row in zip(mine, rows, strict=True))
+    if not same:
+        raise DataError(f"LLaVA's {len(mine)} questions of the {split} split are not the {len(rows)} official ones in their order",
+                        str(path), "Use files of one version (LLaVA's is POPE commit e3e3926).")
+    for one, row in zip(mine, rows, strict=True):
+        row["alias"] = str(one["question_id"])
+    return {str(one["question_id"]): one["category"] for one in asked if one["category"] != split}
 
 
 def prompt(row: dict) -> str:

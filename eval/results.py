@@ -11,15 +11,19 @@ import numpy as np
 
 from .bootstrap import standard_error, sum_by_image
 
-KEPT = ("question_id", "image", "text", "label", "calls", "language", "kind")  # of a question row, into its sample
-BY = ("language", "kind")
+MISSING_LIMIT = 0.01  # above this share of missing answers or judgements there is no headline
+BY = ("language", "kind", "source", "capability", "capability_set", "discipline", "subject", "question_type", "modality", "grade")
+KEPT = ("question_id", "unit", "image", "text", "label", "calls", "parsed", "fallback", *BY)  # of a question row, into its sample
 
 
-def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str]) -> list[dict]:
-    """One record a question: the row, the answer (with ids where known), and the grades of every variant."""
+def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str | None]) -> list[dict]:
+    """One record a question: the row, the answer (with ids where known; None is missing), and the grades of every variant."""
     samples = []
     for row, answer in zip(rows, answers, strict=True):
-        sample = {key: row[key] for key in KEPT if key in row} | {"answer": str(answer)}
+        sample = {key: row[key] for key in KEPT if key in row} | {"answer": None if answer is None else str(answer)}
+        if answer is None:  # graded by nobody: neither wrong nor right
+            samples.append(sample | {name: {"said": None, "score": None, "valid": False} for name in benchmark.VARIANTS})
+            continue
         if getattr(answer, "ids", None):
             sample["ids"] = list(answer.ids)
         if getattr(answer, "calls", None) is not None:
@@ -29,24 +33,35 @@ def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str]) -> l
 
 
 def counts_of(benchmark: ModuleType, samples: list[dict], variant: str) -> tuple[list[str], np.ndarray]:
-    """The distinct images and their summed counts for one variant, from samples (also from a file of them)."""
-    return sum_by_image([s["image"] for s in samples], [benchmark.columns(s, s[variant]) for s in samples])
+    """The distinct images (or questions, where the sample names its `unit`) and their summed counts for one variant.
+
+    Questions without an answer are left out.
+
+    Args:
+        benchmark: its module.
+        samples: from `samples_of`, or from a file of them.
+        variant: one of its variants.
+    """
+    samples = [s for s in samples if s.get("answer", "") is not None]
+    return sum_by_image([s.get("unit", s["image"]) for s in samples], [benchmark.columns(s, s[variant]) for s in samples])
 
 
 def summary(benchmark: ModuleType, samples: list[dict], variant: str) -> dict:
     """Score, standard error, valid rate, missing and the benchmark's figures for one variant.
 
     Returns:
-        `score` is None where the benchmark refuses a headline (too many judgements missing).
+        `n` counts the missing; `score` is over the others, and None where more than 1 % are missing.
     """
     _, counts_IK = counts_of(benchmark, samples, variant)
+    missing = sum(s[variant]["score"] is None for s in samples)
+    if not len(counts_IK):
+        return {"n": len(samples), "missing": missing, "valid_rate": None, "score": None, "stderr": None, "metrics": {}}
     figures = benchmark.metrics(counts_IK.sum(0))
     score = float(benchmark.headline(counts_IK.sum(0, keepdims=True))[0])
-    missing = sum(s[variant]["score"] is None for s in samples)
-    refused = figures.get(benchmark.METRICS[0], score) is None
     return {
         "n": len(samples), "missing": missing, "valid_rate": figures["valid_rate"],
-        "score": None if refused else score, "stderr": standard_error(counts_IK, benchmark.headline), "metrics": figures,
+        "score": None if missing > MISSING_LIMIT * len(samples) else score,
+        "stderr": standard_error(counts_IK, benchmark.headline), "metrics": figures,
     }
 
 
@@ -59,13 +74,14 @@ def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dic
         samples: from `samples_of`.
         about: `model`, `data_hash`, `settings`, `version`.
     """
-    first = benchmark.VARIANTS[0]
-    variants = {variant: summary(benchmark, samples, variant) for variant in benchmark.VARIANTS}
+    first, keys = benchmark.VARIANTS[0], [key for key in BY if any(key in s for s in samples)]
+    variants = {
+        variant: summary(benchmark, samples, variant) | {"by": {key: _by(benchmark, samples, variant, key) for key in keys}}
+        for variant in benchmark.VARIANTS
+    }
     return {
         "task": task, "variant": first, **variants[first],
-        "variants": {name: found for name, found in variants.items() if name != first},
-        "by": {key: _by(benchmark, samples, first, key) for key in BY if any(key in s for s in samples)},
-        **about,
+        "variants": {name: found for name, found in variants.items() if name != first}, **about,
     }
 
 
@@ -80,11 +96,11 @@ def write(folder: Path, samples: list[dict], results: dict) -> None:
 
 
 def _by(benchmark: ModuleType, samples: list[dict], variant: str, key: str) -> dict:
+    """The summary of each value of a key; where a question has several (capabilities), it counts for each."""
     groups = defaultdict(list)
     for sample in samples:
-        groups[str(sample.get(key))].append(sample)
-    found = {}
-    for name, group in sorted(groups.items()):
-        part = summary(benchmark, group, variant)
-        found[name] = {k: part[k] for k in ("n", "score", "stderr", "metrics")}
-    return found
+        value = sample.get(key)
+        for name in value if isinstance(value, list) else [value]:
+            groups[str(name)].append(sample)
+    parts = {name: summary(benchmark, group, variant) for name, group in sorted(groups.items())}
+    return {name: {key: part[key] for key in ("n", "missing", "score", "stderr", "metrics")} for name, part in parts.items()}

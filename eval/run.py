@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from . import pope, results
-from .benchmarks import MODULES, POPE_SPLITS, expand
-from .bootstrap import standard_error
+from . import results
+from .benchmarks import MODULES, POPE_SPLITS, expand_world
+from .pope_splits import mean_of_pope
 from .world import data_hash, question_file
 
 TASK_FOLDER = Path(__file__).resolve().parent / "tasks"
@@ -45,7 +43,7 @@ def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...
         ConfigError: unknown task or split, or no checkpoint.
         DataError: a missing or broken question file or image.
     """
-    tasks = expand(tasks)
+    tasks = expand_world(tasks)
     for task in tasks:
         question_file(data_dir, task, split)  # before a model is loaded
     lm = _as_lm(model, data_dir, batch_size, blank, features, functions, on_batch)
@@ -65,38 +63,6 @@ def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...
         if out_dir:
             results.write(Path(out_dir) / ("pope" + suffix), [], found["pope"])
     return found
-
-
-def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict:
-    """POPE's headline: the mean F1 of the three splits, its standard error over images that the splits share."""
-    whole = {key: found[POPE_SPLITS[0]][key] for key in ("model", "settings", "version")}
-    whole["data_hash"] = {split: found[split]["data_hash"] for split in POPE_SPLITS}
-    return {
-        "task": "pope", "variant": pope.VARIANTS[0], **_mean_of_splits(samples, pope.VARIANTS[0]),
-        "variants": {variant: _mean_of_splits(samples, variant) for variant in pope.VARIANTS[1:]},
-        "by": {"split": {split: {k: found[split][k] for k in ("n", "score", "stderr", "metrics")} for split in POPE_SPLITS}},
-        **whole,
-    }
-
-
-def _mean_of_splits(samples: dict[str, list[dict]], variant: str) -> dict:
-    counts = [results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS]
-    images = list(dict.fromkeys(image for names, _ in counts for image in names))
-    width = counts[0][1].shape[1]
-    joined_IK = np.zeros((len(images), width * len(counts)))  # the three splits side by side, a row an image
-    for position, (names, counts_IK) in enumerate(counts):
-        joined_IK[[images.index(name) for name in names], position * width:(position + 1) * width] = counts_IK
-
-    def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
-        return np.mean([pope.headline(part) for part in np.split(totals_BK, len(counts), axis=1)], axis=0)
-
-    each = [pope.metrics(counts_IK.sum(0)) for _, counts_IK in counts]
-    figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
-    return {
-        "n": sum(len(samples[split]) for split in POPE_SPLITS), "missing": 0, "valid_rate": figures["valid_rate"],
-        "score": float(mean_f1(joined_IK.sum(0, keepdims=True))[0]), "stderr": standard_error(joined_IK, mean_f1),
-        "metrics": figures,
-    }
 
 
 def _as_lm(model: Any, data_dir, batch_size: int, blank: bool, features: Any, functions: Any, on_batch: Any):

@@ -1,0 +1,51 @@
+"""POPE's headline over its three splits: the mean F1, and its standard error over the images that they share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import pope, results
+from .benchmarks import POPE_SPLITS
+from .bootstrap import standard_error
+
+
+def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict:
+    """The results of `pope` from those of its splits.
+
+    Args:
+        found: split -> its results.json.
+        samples: split -> its samples.
+
+    Returns:
+        As a split's results.json; the score is None where one of theirs is.
+    """
+    whole = {key: found[POPE_SPLITS[0]][key] for key in ("model", "settings", "version")}
+    whole["data_hash"] = {split: found[split]["data_hash"] for split in POPE_SPLITS}
+    if all("notes" in found[split] for split in POPE_SPLITS):  # which random file, for one
+        whole["notes"] = {f"{split} {name}": note for split in POPE_SPLITS for name, note in found[split]["notes"].items()}
+    first, *others = pope.VARIANTS
+    parts = {variant: _mean_of_splits(found, samples, variant) for variant in pope.VARIANTS}
+    return {"task": "pope", "variant": first, **parts[first], "variants": {name: parts[name] for name in others}, **whole}
+
+
+def _mean_of_splits(found: dict[str, dict], samples: dict[str, list[dict]], variant: str) -> dict:
+    counts = [results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS]
+    images = list(dict.fromkeys(image for names, _ in counts for image in names))
+    width = counts[0][1].shape[1]
+    joined_IK = np.zeros((len(images), width * len(counts)))  # the three splits side by side, a row an image
+    for position, (names, counts_IK) in enumerate(counts):
+        joined_IK[[images.index(name) for name in names], position * width:(position + 1) * width] = counts_IK
+
+    def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
+        return np.mean([pope.headline(part) for part in np.split(totals_BK, len(counts), axis=1)], axis=0)
+
+    each = [pope.metrics(counts_IK.sum(0)) for _, counts_IK in counts]
+    figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
+    splits = {split: found[split] if variant == found[split]["variant"] else found[split]["variants"][variant] for split in POPE_SPLITS}
+    refused = any(one["score"] is None for one in splits.values())
+    return {
+        "n": sum(one["n"] for one in splits.values()), "missing": sum(one["missing"] for one in splits.values()),
+        "valid_rate": figures["valid_rate"], "score": None if refused else float(mean_f1(joined_IK.sum(0, keepdims=True))[0]),
+        "stderr": standard_error(joined_IK, mean_f1), "metrics": figures,
+        "by": {"split": {split: {k: one[k] for k in ("n", "missing", "score", "stderr", "metrics")} for split, one in splits.items()}},
+    }

@@ -1,0 +1,166 @@
+"""Saved answers: read from the files that official code writes, and matched with questions by id.
+
+What is wrong with a file is gathered and told at once: broken lines, ids twice, ids that no question has, answers to
+another question, the questions given instead of answers. Missing answers are not a fault: they are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnivision.data.records import parse, read_records
+from omnivision.errors import DataError
+
+from .questions import Questions
+
+ID_KEYS = ("question_id", "id")
+TEXT_KEYS = ("text", "response")
+
+
+class Said(NamedTuple):
+    """One saved answer."""
+
+    text: str
+    source: str  # file:line, file[number] or file[id]
+    raw: dict[str, Any]  # the record it stands in; empty in a {id: text} file
+
+
+class Predictions(NamedTuple):
+    """The answers of one file, or of one file a subject.
+
+    Attributes:
+        said: id -> answer, in the order of the file.
+        faults: kind of fault -> where it stands, each place.
+        mapping: whether the file is one object {id: text}.
+        path: as given.
+    """
+
+    said: dict[str, Said]
+    faults: dict[str, list[str]]
+    mapping: bool
+    path: Path
+
+    @property
+    def model(self) -> str:
+        """The `model_id` that all records share, else the file's name."""
+        names = {str(one.raw.get("model_id")) for one in self.said.values()}
+        return names.pop() if len(names) == 1 and names != {"None"} else self.path.stem
+
+
+def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions:
+    """Reads answers: JSON lines or a JSON list of records with an id and a text, or one object {id: text}.
+
+    Args:
+        path: the file, or the folder that `files` lie in.
+        files: the files of a folder, in the order of the official code.
+
+    Raises:
+        DataError: no file, or nothing in it can be read.
+    """
+    found, mapping = Predictions({}, {}, False, path), False
+    for file in files or [path]:
+        if not file.is_file():
+            raise DataError("The predictions file does not exist", str(file), "Mend --predictions.")
+        whole = _whole_object(file)
+        mapping |= whole is not None
+        if whole is not None:
+            for key, text in whole.items():
+                _keep(found, key, text, f"{file}[{key}]", {})
+        else:
+            _keep_records(found, file)
+    if not found.said and not found.faults:
+        raise DataError("The predictions file holds no answer", str(path), "Mend --predictions.")
+    return found._replace(mapping=mapping)
+
+
+def _whole_object(file: Path) -> dict | None:
+    """The object {id: text} that is the whole file; None for records."""
+    try:
+        whole = parse(file.read_bytes().decode("utf-8-sig"))
+    except ValueError:
+        return None
+    return whole if isinstance(whole, dict) and whole and not whole.keys() & set(ID_KEYS) else None
+
+
+def _keep_records(found: Predictions, file: Path) -> None:
+    for record in read_records(file):
+        if record.error is not None:
+            _fault(found, "broken line", f"{record.source}: {record.error.what}")
+            continue
+        raw = record.raw if isinstance(record.raw, dict) else {}
+        key = next((raw[name] for name in ID_KEYS if name in raw), None)
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            _fault(found, "record without an id", record.source)
+        else:
+            _keep(found, str(key), next((raw[name] for name in TEXT_KEYS if name in raw), None), record.source, raw)
+
+
+def _keep(found: Predictions, key: str, text: Any, source: str, raw: dict) -> None:
+    if key in found.said:
+        _fault(found, "id twice", f"{key!r} at {source}")
+    elif not isinstance(text, str):
+        _fault(found, "answer that is no text", f"{key!r} at {source}")
+    else:
+        found.said[key] = Said(text, source, raw)
+
+
+def _fault(found: Predictions, kind: str, place: str) -> None:
+    found.faults.setdefault(kind, []).append(place)
+
+
+def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | None], dict[str, Any]]:
+    """The answer of each question, None where it is missing.
+
+    Args:
+        questions: of one task.
+        predictions: as read; ids are the questions' own, or the aliases (LLaVA's numbering) where more of these fit.
+
+    Returns:
+        Answers in the order of the questions; and counts to keep with the results: `answers`, `beside` (answers to
+        questions of other splits, by split).
+
+    Raises:
+        DataError: faults of the file, each kind counted and its first place named; or no answer to any question.
+    """
+    ids = [row["question_id"] for row in questions.rows]
+    aliases = [row.get("alias") for row in questions.rows]
+    by_alias = sum(one in predictions.said for one in aliases) >= max(1, sum(one in predictions.said for one in ids))
+    ids = aliases if by_alias else ids
+    known, answers = set(ids), [predictions.said.get(key) for key in ids]
+    # other splits' ids are in the aliases' numbering: beside the questions' own they would hide unknown ids
+    others = questions.beside if by_alias or not any(aliases) or not any(answers) else {}
+    beside = Counter(others[key] for key in predictions.said if key not in known and key in others)
+    unknown = [f"{key!r} at {one.source}" for key, one in predictions.said.items() if key not in known and key not in others]
+    if not predictions.faults:  # these are told with everything else that is wrong
+        _check_any(answers, beside, predictions, questions)
+    faults = predictions.faults | {"answer to an unknown id": unknown,
+                                   "answer to another question": _other_question(questions.rows, answers)}
+    _refuse({kind: places for kind, places in faults.items() if places}, predictions.path)
+    return answers, {"answers": len(predictions.said), "beside": dict(beside)}
+
+
+def _check_any(answers: list[Said | None], beside: Counter, predictions: Predictions, questions: Questions) -> None:
+    given = [(row, one) for row, one in zip(questions.rows, answers, strict=True) if one]
+    if not given and predictions.said:
+        others = ", ".join(f"{count} belong to {split}" for split, count in beside.items()) or f"the first id is {next(iter(predictions.said))!r}"
+        raise DataError(f"The predictions answer none of the {len(answers)} questions: {others}, the first question is "
+                        f"{questions.rows[0]['question_id']!r}", str(predictions.path), "They are of another split or benchmark.")
+    asked = sum(one.text.split("\n")[0] == row["text"].split("\n")[0] for row, one in given)
+    if given and asked > len(given) / 2:
+        raise DataError(f"The predictions file holds the questions, not the answers: {asked} of {len(given)} texts are the question",
+                        str(predictions.path), "Give the model's answers file.")
+
+
+def _other_question(rows: list[dict], answers: list[Said | None]) -> list[str]:
+    """Answers whose record carries a prompt in which the question does not stand."""
+    return [f"{row['question_id']!r} at {one.source}" for row, one in zip(rows, answers, strict=True)
+            if one and "question" in row and isinstance(one.raw.get("prompt"), str)
+            and " ".join(row["question"].split()) not in " ".join(one.raw["prompt"].split())]
+
+
+def _refuse(faults: dict[str, list[str]], path: Path) -> None:
+    if faults:
+        told = "; ".join(f"{kind}: {len(places)}, the first {places[0]}" for kind, places in faults.items())
+        raise DataError(f"The predictions have faults: {told}", str(path), "Mend the file; nothing was scored.")

@@ -1,0 +1,116 @@
+"""Questions of the real benchmarks: what every loader returns, and how their published files are read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omnivision.data.records import parse, read_records
+from omnivision.errors import DataError
+
+
+class Questions(NamedTuple):
+    """The questions of one task, in the order of the published file.
+
+    Attributes:
+        rows: one a question, with `question_id`, `image`, `text` and `label`, with `unit` where the standard error is not
+            over images, and with the keys of its tables; `alias` is a second id, `question` the bare question.
+        files: what was read, for `data_hash`.
+        beside: ids of questions that a predictions file may hold as well -> the split they belong to.
+        notes: what must be said beside the score.
+    """
+
+    rows: list[dict]
+    files: list[Path]
+    beside: dict[str, str] = {}
+    notes: dict[str, Any] = {}
+
+
+def first_file(folder: Path, names: Iterable[str], what: str, source: str) -> Path:
+    """The first of several names that is there.
+
+    Args:
+        folder: where to look.
+        names: paths below it, in order of preference.
+        what: what the file holds, for the message.
+        source: where it is published.
+
+    Raises:
+        DataError: there is none; which file to put where.
+    """
+    names = list(names)
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        raise DataError(f"{what} are missing", str(folder), f"Put {' or '.join(names)} there, from {source}.")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file, read strictly.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or is no JSON (a key given twice, for example).
+    """
+    try:
+        return parse(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise DataError("The file cannot be read", str(path), f"{error.strerror}.") from error
+    except ValueError as error:  # UnicodeDecodeError too
+        raise DataError(f"The file is no JSON: {error}", str(path), "Copy it again.") from error
+
+
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        DataError: as `read_json`, or it holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or not found:
+        raise DataError(f"The file holds no {what} by id", str(path), "Copy it again.")
+    return found
+
+
+def read_rows(path: Path, needed: Iterable[str]) -> list[dict]:
+    """The rows of a JSON-lines file, a JSON list or a Parquet file, each with the keys it needs.
+
+    Raises:
+        DataError: broken rows, counted, the first one named.
+    """
+    rows, broken, needed = [], [], set(needed)
+    for record in read_records(path):
+        if record.error is not None:
+            broken.append(f"{record.source}: {record.error.what}")
+        elif not isinstance(record.raw, dict) or not needed <= record.raw.keys():
+            broken.append(f"{record.source} lacks one of {', '.join(sorted(needed))}")
+        else:
+            rows.append(record.raw)
+    if broken or not rows:
+        what = f"{len(broken)} rows of the questions are broken" if broken else "There is no question"
+        raise DataError(what, broken[0] if broken else str(path), "Copy the file again.")
+    return rows
+
+
+def no_id_twice(rows: list[dict], path: Path) -> None:
+    """Checks that ids tell questions apart.
+
+    Raises:
+        DataError: an id stands twice.
+    """
+    ids = [row["question_id"] for row in rows]
+    if len(set(ids)) < len(ids):
+        twice = next(one for at, one in enumerate(ids) if one in ids[:at])
+        raise DataError(f"The question id {twice!r} stands twice", str(path), "Copy the file again.")
+
+
+def image_file(folder: Path, places: Iterable[str], name: str) -> str | None:
+    """Where a picture lies: below the first of these folders that holds it; None where it is absent (scoring needs none)."""
+    found = next((folder / place / name for place in places if (folder / place / name).is_file()), None)
+    return str(found) if found else None
+
+
+def hashes(files: Iterable[Path]) -> dict[str, str]:
+    """File name -> SHA-256."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,213 @@
+"""Saved answers: everything wrong with a file is named, counted and never scored; missing answers; the command."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from omnivision_eval import chartqa, mmmu, mmvet, pope, scienceqa
+from omnivision_eval.saved import score_saved
+
+from omnivision.errors import DataError
+from omnivision_cli.main import main
+
+SPLITS = ("random", "popular", "adversarial")
+
+
+def write(path, rows):
+    """JSON lines for a list, else one JSON value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(rows, str):
+        rows = "".join(json.dumps(row) + "\n" for row in rows) if path.suffix == ".jsonl" else json.dumps(rows)
+    path.write_text(rows, encoding="utf-8")
+    return path
+
+
+def pope_questions(split, count=20):
+    return [{"question_id": at + 1, "image": f"{at // 4}.jpg", "text": f"Is there a {split} {at} in the image?",
+             "label": "no" if at % 2 else "yes"} for at in range(count)]
+
+
+@pytest.fixture
+def popes(tmp_path):
+    """Three official files (JSON lines named .json, as published) and LLaVA's question file over them."""
+    folder, asked = tmp_path / "pope", []
+    for at, split in enumerate(SPLITS):
+        rows = pope_questions(split)
+        write(folder / f"coco_pope_{split}.json", "".join(json.dumps(row) + "\n" for row in rows))
+        asked += [{"question_id": at * 1000 + row["question_id"], "image": row["image"], "text": row["text"] + "\nAnswer.",
+                   "category": split} for row in rows]
+    write(folder / "llava_pope_test.jsonl", asked)
+    return folder
+
+
+def truth(split, numbering=0):
+    return [{"question_id": numbering + row["question_id"], "text": row["label"].capitalize(), "prompt": row["text"] + "\nAnswer."}
+            for row in pope_questions(split)]
+
+
+def refused(task, file, folder, grades=None) -> str:
+    with pytest.raises(DataError) as caught:
+        score_saved([task], file, folder, grades)
+    return str(caught.value)
+
+
+# --- POPE
+
+def test_pope_one_file_in_llavas_numbering(popes, tmp_path):
+    file = write(tmp_path / "a.jsonl", [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at)])
+    found = score_saved(["pope"], file, popes)
+    assert {task: one["score"] for task, one in found.items()} == {**{f"pope_{split}": 100 for split in SPLITS}, "pope": 100}
+    assert found["pope_random"]["settings"]["beside"] == {"popular": 20, "adversarial": 20}
+
+
+def test_pope_a_folder_of_one_file_a_split_in_the_official_numbering(popes, tmp_path):
+    (popes / "llava_pope_test.jsonl").unlink()
+    for split in SPLITS:
+        write(tmp_path / "answers" / f"m_{split}.jsonl", truth(split))
+    assert score_saved(["pope"], tmp_path / "answers", popes)["pope"]["score"] == 100
+    write(tmp_path / "answers" / "again_random.jsonl", truth("random"))
+    assert "2 files of `random`" in refused("pope_random", tmp_path / "answers", popes)
+
+
+def test_pope_answers_of_another_split_are_noticed(popes, tmp_path):
+    file = write(tmp_path / "popular.jsonl", truth("popular", 1000))
+    assert "answer none of the 20 questions: 20 belong to popular" in refused("pope_random", file, popes)
+    file = write(tmp_path / "same_numbers.jsonl", truth("popular"))  # ids fit, prompts do not
+    assert "answer to another question: 20, the first '1'" in refused("pope_random", file, popes)
+
+
+def test_pope_llavas_ids_of_other_splits_hide_no_unknown_id(popes, tmp_path):
+    """In the official numbering 2001 is no id, though it is one of LLaVA's."""
+    file = write(tmp_path / "popular.jsonl", [*truth("popular"), {"question_id": 2001, "text": "Yes"}])
+    assert "answer to an unknown id: 1, the first '2001'" in refused("pope_popular", file, popes)
+
+
+def test_pope_labels_and_llavas_questions_must_be_the_official_ones(popes, tmp_path):
+    file = write(tmp_path / "a.jsonl", truth("random"))
+    asked = [json.loads(line) for line in (popes / "llava_pope_test.jsonl").read_text().splitlines()]
+    asked[3]["image"] = "other.jpg"
+    write(popes / "llava_pope_test.jsonl", asked)
+    assert "not the 20 official ones" in refused("pope_random", file, popes)
+    rows = pope_questions("popular")
+    rows[2]["label"] = "maybe"
+    write(popes / "coco_pope_popular.json", "".join(json.dumps(row) + "\n" for row in rows))
+    assert "1 labels are neither yes nor no, the first of question 3" in refused("pope_popular", file, popes)
+
+
+def test_pope_standard_error_is_over_images(popes, tmp_path):
+    rows = truth("adversarial", 2000)
+    for row in rows[:8]:  # two images of four questions wrong together
+        row["text"] = "No" if row["text"] == "Yes" else "Yes"
+    one = score_saved(["pope_adversarial"], write(tmp_path / "a.jsonl", rows), popes)["pope_adversarial"]
+    assert one["stderr"] > 15  # over questions it would be about 11
+
+
+# --- faults and missing answers
+
+def test_every_fault_is_named_and_counted_at_once(popes, tmp_path):
+    lines = [json.dumps(row) for row in truth("random")]
+    lines[4] = lines[4][:-5]
+    lines[6] = json.dumps({"question_id": 7, "text": None})
+    lines += [lines[0], lines[1], json.dumps({"question_id": 99, "text": "yes"}), json.dumps({"text": "yes"}), json.dumps([1])]
+    said = refused("pope_random", write(tmp_path / "a.jsonl", "\n".join(lines) + "\n"), popes)
+    for part in ("broken line: 1, the first", "a.jsonl:5", "id twice: 2, the first '1'", "answer to an unknown id: 1, the first '99'",
+                 "record without an id: 2", "answer that is no text: 1, the first '7'"):
+        assert part in said, said
+
+
+def test_faults_are_told_also_where_no_id_fits(popes, tmp_path):
+    file = write(tmp_path / "a.jsonl", '{"question_id": 77, "text": "yes"}\n{broken\n')
+    said = refused("pope_random", file, popes)
+    assert "broken line: 1" in said and "answer to an unknown id: 1, the first '77'" in said
+
+
+@pytest.mark.parametrize("text", ["", "\n", "[]", "{}", '{"question_id": 1, "text": "yes"', "\x00\x01", '{"a": {"a"', "[" * 5000])
+def test_files_without_answers_are_refused(popes, tmp_path, text):
+    assert refused("pope_random", write(tmp_path / "a.jsonl", text), popes)
+
+
+def test_a_predictions_file_that_is_not_there(popes, tmp_path):
+    assert "does not exist" in refused("pope_random", tmp_path / "none.jsonl", popes)
+
+
+@pytest.fixture
+def charts(tmp_path):
+    """ChartQA's archive with 300 questions."""
+    for half in chartqa.SOURCES:
+        rows = [{"imgname": f"{at}.png", "query": f"How many {at}?", "label": str(at + 1)} for at in range(150)]
+        write(tmp_path / "charts" / "test" / f"test_{half}.json", rows)
+    return tmp_path / "charts"
+
+
+def chart_answers(left_out=()):
+    return [{"question_id": f"{half}_{at}", "text": str(at + 1) if half == "human" else "no"} for half in chartqa.SOURCES for at in range(150)
+            if f"{half}_{at}" not in left_out]
+
+
+def test_missing_answers_are_neither_wrong_nor_right(charts, tmp_path):
+    left_out = ("augmented_1", "augmented_2", "augmented_3")
+    one = score_saved(["chartqa"], write(tmp_path / "a.jsonl", chart_answers(left_out)), charts, out=tmp_path / "out")["chartqa"]
+    assert one["missing"] == 3 and one["n"] == 300 and one["score"] == pytest.approx(100 * 150 / 297)  # exactly 1 %: the run goes on
+    assert one["by"]["source"]["human"] == {**one["by"]["source"]["human"], "n": 150, "missing": 0, "score": 100}
+    assert one["by"]["source"]["augmented"]["score"] is None  # 3 of 150 is more than 1 %
+    samples = [json.loads(line) for line in (tmp_path / "out" / "chartqa" / "samples.jsonl").read_text().splitlines()]
+    assert [s["question_id"] for s in samples if s["answer"] is None] == list(left_out) and samples[151]["official"]["score"] is None
+
+
+def test_the_standard_error_is_over_questions_but_for_pope(charts, tmp_path):
+    """Of each picture's two questions one is right: over pictures the error would be 0."""
+    one = score_saved(["chartqa"], write(tmp_path / "a.jsonl", chart_answers()), charts)["chartqa"]
+    assert one["score"] == 50 and one["stderr"] == pytest.approx(100 * (0.25 / 300) ** 0.5, rel=0.1)
+
+
+def test_above_one_percent_missing_there_is_no_headline_and_exit_3(charts, tmp_path, capsys):
+    file = write(tmp_path / "a.jsonl", chart_answers([f"human_{at}" for at in range(4)]))
+    assert main(["eval", "chartqa", "--predictions", str(file), "--data", str(charts), "--out", str(tmp_path / "out"), "--json"]) == 3
+    out, err = capsys.readouterr()
+    one = json.loads(out)["tasks"]["chartqa"]
+    assert one["score"] is None and one["missing"] == 4 and one["variants"]["normalised"]["score"] is None
+    assert "4 of 300 answers or grades are missing, above 1 %" in err
+    assert json.loads((tmp_path / "out" / "chartqa" / "results.json").read_text())["score"] is None
+    file = write(tmp_path / "b.jsonl", chart_answers(["human_0"]))
+    assert main(["eval", "chartqa", "--predictions", str(file), "--data", str(charts), "--json"]) == 0
+    assert "1 of 300 answers or grades are missing, left out of the score" in capsys.readouterr().err
+
+
+def test_refused_splits_refuse_the_mean(popes, tmp_path):
+    rows = [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at)]
+    found = score_saved(["pope"], write(tmp_path / "a.jsonl", rows[1:]), popes)
+    assert found["pope"]["score"] is None and found["pope"]["missing"] == 1 and found["pope_popular"]["score"] == 100
+
+
+def test_two_runs_of_saved_answers_compare_on_what_both_answered(charts, tmp_path):
+    from omnivision_eval.compare import compare
+
+    for name, left_out in (("a", ["human_0"]), ("b", ["human_1"])):
+        score_saved(["chartqa"], write(tmp_path / f"{name}.jsonl", chart_answers(left_out)), charts, out=tmp_path / name)
+    pair = compare([tmp_path / "a", tmp_path / "b"])["differences"]["b"]["chartqa"]
+    assert pair["n"] == 298 and pair["difference"] == 0
+
+
+# --- the command
+
+@pytest.mark.parametrize("flags", [
+    [], ["--model", "m", "--predictions", "p"], ["--predictions", "p", "--limit", "3"], ["--predictions", "p", "--blank"],
+    ["--predictions", "p", "--split", "eval"], ["--model", "m", "--grades", "g"], ["--predictions", "p", "--grades", "g"]])
+def test_flags_that_do_not_belong_together_are_usage_errors(flags, tmp_path, capsys):
+    assert main(["eval", "chartqa", "--data", str(tmp_path), *flags]) == 2
+    assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "flag"), [("mmvet", "--model"), ("open", "--predictions"), ("actions", "--predictions"), ("vqa", "--predictions")])
+def test_tasks_that_cannot_be_scored_this_way(task, flag, tmp_path, capsys):
+    assert main(["eval", task, flag, str(tmp_path), "--data", str(tmp_path)]) == 2
+    assert f"no benchmark `{task}`" in capsys.readouterr().err
+
+
+def test_loaders_name_the_file_that_is_missing(tmp_path):
+    for module, task, name in ((pope, "pope_random", "coco_pope_random.json"), (mmvet, "mmvet", "mm-vet.json"),
+                               (mmmu, "mmmu", "answer_dict_val.json"), (scienceqa, "scienceqa", "problems.json"),
+                               (chartqa, "chartqa", "test/test_human.json")):
+        with pytest.raises(DataError, match=name):
+            module.load(tmp_path, task)
