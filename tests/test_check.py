@@ -58,6 +58,25 @@ def test_token_counts_are_those_of_training(folder, capsys):
     assert report["supervised_share"] == sum(label != -100 for label in encoded.labels) / len(encoded.input_ids)
 
 
+def test_any_number_of_workers_counts_the_same(folder, capsys):
+    rows = [{"id": f"r{n}", "messages": [{"role": role, "content": f"{word} {n} <|im_end|>"} for _ in range(1 + n % 5) for role, word in
+                                         (("user", "what"), ("assistant", "so"))]} for n in range(120)]
+    (_, one), (_, four) = checked(folder, capsys, rows, "--workers", "1"), checked(folder, capsys, rows, "--workers", "4")
+    assert one == four
+
+
+def test_evaluation_sets_in_tables_and_unreadable_ones(folder, capsys):
+    import datasets
+
+    held = {"image": {"bytes": (folder / "root" / "1.png").read_bytes(), "path": None}, "question": "What?", "answer": "x"}
+    datasets.Dataset.from_list([held]).to_parquet(folder / "held.parquet")
+    assert checked(folder, capsys, [row(0), row(1)], "--against", str(folder / "held.parquet"))[0] == 3
+    (folder / "held.tsv").write_text("index\tquestion\n1\tWhat?\n")
+    file = train_world.write_lines(folder / "rows.jsonl", [row(0)])
+    assert main(["data", "check", str(file), "--image-root", str(folder / "root"), "--against", str(folder / "held.tsv")]) == 3
+    assert "neither pictures nor questions" in capsys.readouterr().err
+
+
 FAULTS = {  # name -> (row, kind, whether it is bad)
     "no kind": ({"id": "x"}, "unreadable row", True),
     "missing": (row(9, image="none.png"), "image: missing", True),

@@ -163,4 +163,53 @@ def test_real_charts_and_photos_train_as_they_are(world, tmp_path):
         pytest.skip(f"no official data in {folder}; set OMNIVISION_OFFICIAL_DATA")
     for name, file, root in (("charts", "chartqa/train_small/train_small.json", "chartqa/train_small/img"), ("photos", "coco_small/annotations.json", "coco_small/img")):
         final = run(world, tmp_path / name, folder / file, image_root=str(folder / root), limit=60, max_steps=3)
-        assert len(train_world.losses(final)) == 3 and "left_out" not in json.loads((final.parent / "data_manifest.json").read_text())
+        assert len(train_world.losses(final)) == 3 and json.loads((final.parent / "data_manifest.json").read_text())["left_out"] == {}
+
+
+def test_a_missing_picture_is_left_out_beside_a_feature_cache(world, tmp_path):
+    rows = [{"id": f"r{number}", "image": "images/none.png" if number == 3 else f"images/{number % 12}.png", **QUESTION} for number in range(20)]
+    file = train_world.write_lines(tmp_path / "rows.jsonl", rows)
+    final = run(world, tmp_path, file, max_bad_fraction=0.1, feature_cache=str(tmp_path / "features"))
+    assert [source.rpartition(":")[2] for source in json.loads((final.parent / "data_manifest.json").read_text())["left_out"]] == ["4"]
+
+
+@pytest.mark.parametrize("requests_per_row", [1, 3])
+def test_functions_go_on_in_the_same_order_with_rows_left_out(world, tmp_path, monkeypatch, requests_per_row):
+    """A replayed row and a request that are too long: they are dropped at the same place in both starts."""
+    from test_train_resume import Killed, die, interrupt
+
+    asked = [{**row, "images": ["images/0.png"], "request": "why " * 500 if number == 4 else row["request"]}
+             for number, row in enumerate(train_world.read_lines(world.file("functions")))]
+    file = train_world.write_lines(tmp_path / "asked.jsonl", asked)
+    spoken = [{"id": f"s{number}", "image": f"images/{number}.png", "question": "why " * 500 if number == 2 else "What is it?", "answer": "cat"} for number in range(8)]
+    replay = train_world.write_lines(tmp_path / "replay.jsonl", spoken)
+    changes = {"data": [str(file)], "replay": [str(replay)], "max_bad_fraction": 0.2, "max_steps": 6, "save_steps": 2, "requests_per_row": requests_per_row}
+    whole = train_world.train(train_world.settings(world, tmp_path / "whole", "functions", **changes), "functions")
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, die)
+        with pytest.raises(Killed):
+            train_world.train(train_world.settings(world, tmp_path / "killed", "functions", **changes), "functions")
+    again = train_world.train(train_world.settings(world, tmp_path / "killed", "functions", **changes), "functions")
+    assert train_world.losses(again) == train_world.losses(whole)
+    assert len(json.loads((whole.parent / "data_manifest.json").read_text())["left_out"]) == 2
+
+
+def test_a_start_without_checkpoints_forgets_what_the_one_before_left_out(world, tmp_path):
+    picture = world.folder / "images" / "once.png"
+    whole = (world.folder / "images" / "2.png").read_bytes()
+    picture.write_bytes(whole[:40])
+    rows = [{"id": f"r{number}", "image": "images/once.png" if number == 5 else f"images/{number % 12}.png", **QUESTION} for number in range(20)]
+    file = train_world.write_lines(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError):
+        run(world, tmp_path, file, max_bad_fraction=0.01)
+    picture.write_bytes(whole)
+    assert json.loads((run(world, tmp_path, file).parent / "data_manifest.json").read_text())["left_out"] == {}
+
+
+def test_a_call_that_no_function_serves_is_left_out(world, tmp_path):
+    asked = train_world.read_lines(world.file("functions"))
+    asked[1] = {**asked[1], "calls": [{"name": "fly", "arguments": {}}]}
+    file = train_world.write_lines(tmp_path / "asked.jsonl", asked)
+    final = train_world.train(train_world.settings(world, tmp_path, "functions", data=[str(file)], max_bad_fraction=0.2), "functions")
+    (said,) = json.loads((final.parent / "data_manifest.json").read_text())["left_out"].values()
+    assert "fly" in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.rows import Row
+from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
+from omnivision.model.conversation import encode_conversation
 from omnivision_train import run_data, stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
@@ -40,28 +43,49 @@ def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:
     return labels_BL.masked_fill(~kept, IGNORE_INDEX)
 
 
-def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int = 1) -> list[Row]:
+def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int = 1, fits: Callable[[Row], bool] | None = None,
+              leave_out: Callable[[DataError], None] | None = None) -> list[Row]:
     """Rows of requests as conversations that answer in functional tokens; conversations stay as they are.
 
     Args:
         most: so many requests that follow each other about the same pictures become one conversation; they share its image
-            tokens, so that a row costs little more than one request.
+            tokens, so that a row costs little more than one request. fits: whether a conversation has room; None is always.
+        leave_out: called with what is wrong with a request that is left out; None raises it.
     """
-
-    def turns_of(row: Row) -> tuple[dict, ...]:
+    found, last = [], []  # conversations, and the requests of the last one
+    for row in rows:
         if row.turns:
-            return row.turns
-        ids = target_ids(list(row.calls), tokenizer, function_set)
-        return {"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}
+            found.append(row)
+            last = []
+            continue
+        try:
+            ids = target_ids(list(row.calls), tokenizer, function_set)
+        except (ConfigError, DataError) as error:
+            if leave_out is None:
+                raise
+            leave_out(DataError(f"Row {row.id}: {error.what}", row.source, "Mend the calls, or the function set."))
+            continue
+        turns = {"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}
+        joined = replace(found[-1], turns=found[-1].turns + turns) if joins(last, row, most) else None
+        if joined is not None and (fits is None or fits(joined)):
+            found[-1] = joined
+            last.append(row)
+        else:
+            found.append(replace(row, request="", calls=(), turns=turns))
+            last = [row]
+    return found
 
-    return [replace(group[0], request="", calls=(), turns=tuple(turn for row in group for turn in turns_of(row))) for group in grouped(rows, most)]
+
+def joins(group: list[Row], row: Row, most: int) -> bool:
+    """Whether a request is about the pictures of the ones before it, and they are not too many."""
+    return bool(group) and group[-1].images == row.images and len(group) < most
 
 
 def grouped(rows: list[Row], most: int) -> list[list[Row]]:
-    """Requests that follow each other about the same pictures, at most so many in a group; a conversation is a group of its own."""
+    """The requests of each conversation where room is no matter; a conversation is a group of its own."""
     groups: list[list[Row]] = []
     for row in rows:
-        if not row.turns and groups and not groups[-1][0].turns and groups[-1][0].images == row.images and len(groups[-1]) < most:
+        if not row.turns and groups and not groups[-1][0].turns and joins(groups[-1], row, most):
             groups[-1].append(row)
         else:
             groups.append([row])
@@ -78,13 +102,18 @@ def functions(config: FunctionsConfig) -> Path:
         install_tokens(model, processor.tokenizer, function_set)
         stages.set_trainable(model, stage, main=run.main)
         cache = run_data.open_cache(config, model, processor)
-        rows = call_rows(run_data.read_data(config, run, cache), processor.tokenizer, function_set, config.requests_per_row)
+
+        def fits(row: Row) -> bool:
+            encoded = encode_conversation(processor.tokenizer, row.turns, len(row.images), processor.image_seq_length)
+            return len(encoded.input_ids) <= config.max_length
+
+        rows = call_rows(run_data.read_data(config, run, cache), processor.tokenizer, function_set, config.requests_per_row, fits, run.left_out.add)
         if config.replay:
             replayed = run_data.read_data(replace(config, limit=None), run, cache, config.replay, config.replay_limit)
             rows += [replace(row, part=len(config.data) + row.part) for row in replayed]
             random.Random(config.seed).shuffle(rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
-        held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set)
+        held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set, leave_out=run.left_out.add)
         told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add)
         run.left_out.settle()
         stages.show_sample(samples, processor, run)

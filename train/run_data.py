@@ -38,7 +38,9 @@ class LeftOut:
         self.errors: dict[str, DataError] = {}
         manifest = folder / MANIFEST
         resumes = manifest.is_file() and bool(sorted_checkpoints(folder / "checkpoints"))
-        self.before: dict[str, str] | None = read_json(manifest).get("left_out", {}) if resumes else None
+        # Pictures may break or be mended meanwhile; everything else about a row follows from the files, which stay what they were.
+        self.before: set[str] | None = set(read_json(manifest).get("broken_pictures", [])) if resumes else None
+        self.pictures: list[str] = []
 
     def add(self, error: DataError) -> None:
         """One more."""
@@ -50,19 +52,20 @@ class LeftOut:
         Raises:
             DataError: more than `max_bad_fraction` of the rows, or more than 0.1 % that supervise nothing.
         """
-        if not self.errors:
-            return
+        if self.before is not None:
+            return  # the run has begun with these rows
         silent = [error for error in self.errors.values() if UNSUPERVISED in error.what]
-        first = next(iter(self.errors.values()))
+        first = next(iter(self.errors.values()), None)
         if len(self.errors) > self.most * self.total:
             raise DataError(f"{len(self.errors)} of {self.total} rows are bad, more than max_bad_fraction {self.most:g}; the first: {first.what}", first.where,
                             "Look at them with `omnivision data check`; mend the file, or raise `max_bad_fraction`.")
         if len(silent) > MOST_UNSUPERVISED * self.total:
             raise DataError(f"{len(silent)} of {self.total} rows supervise nothing; the first: {silent[0].what}", silent[0].where,
                             "Give them an assistant turn with loss.")
-        if self.main and self.before is None:
+        if self.main:
             path = self.folder / MANIFEST
-            write_json(path, {**read_json(path), "left_out": {error.where: error.what for error in self.errors.values()}})
+            write_json(path, {**read_json(path), "left_out": {error.where: error.what for error in self.errors.values()}, "broken_pictures": self.pictures})
+        if self.main and self.errors:
             for error in [*self.errors.values()][:TOLD]:
                 print(f"left out: {error}", file=sys.stderr)
             print(f"{len(self.errors)} of {self.total} rows are left out; {path} names them", file=sys.stderr)
@@ -77,6 +80,8 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     files = config.data if files is None else files
     if not files:
         raise DataError("The config names no data", "data", "Give at least one file.")
+    if len(set(files)) != len(files):
+        raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
     loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
     if run.main:
         _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": source_hash(file)} for file, one in loaded.items()})
@@ -117,9 +122,6 @@ def read_held_out(config: StageConfig, run, cache: FeatureCache | None = None) -
 def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
     """The rows whose pictures all lie below the image root and decode whole; every process looks at its share."""
     if run.left_out.before is not None:
-        for row in rows:
-            if row.source in run.left_out.before:
-                run.left_out.add(DataError(run.left_out.before[row.source], row.source))
         return [row for row in rows if row.source not in run.left_out.before]
     where: dict[str | Packed, str] = {}
     broken: dict[str, str] = {}
@@ -129,14 +131,14 @@ def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: Featur
                 where.setdefault(locate(image, config.image_root), row.source)
             except DataError as error:
                 broken.setdefault(str(image), error.what)
-    unseen = [picture for picture in where if cache is None or not cache.has(picture)]
-    broken |= broken_pictures(unseen)
+    broken |= broken_pictures(list(where), cache)
     good = []
     for row in rows:
         wrong = next((broken[name] for image in row.images for name in (str(image), _located(image, config)) if name in broken), None)
         if wrong is None:
             good.append(row)
         else:
+            run.left_out.pictures.append(row.source)
             run.left_out.add(DataError(f"Row {row.id}: {wrong}", row.source, "Mend the picture, or remove the row."))
     return good
 
@@ -148,13 +150,17 @@ def _located(image: str | Packed, config: StageConfig) -> str:
         return ""
 
 
-def broken_pictures(pictures: list[str | Packed]) -> dict[str, str]:
-    """What is wrong with pictures that do not decode, by name. Decoding leaves Python's lock, so threads share the cores."""
+def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = None) -> dict[str, str]:
+    """What is wrong with pictures that do not decode, by name; the cache's have been decoded before.
+
+    Decoding leaves Python's lock, so threads share the cores.
+    """
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 
     def look(picture: str | Packed) -> tuple[str, str] | None:
         try:
-            open_image(picture, at_least=(1, 1))  # reads all of the file's data, into few pixels
+            if cache is None or not cache.has(picture):
+                open_image(picture, at_least=(1, 1))  # reads all of the file's data, into few pixels
         except DataError as error:
             return str(picture), f"{error.what} ({error.where})"
         return None

@@ -73,7 +73,7 @@ def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length:
             found.add("unreadable row", error.where, error.what)
         rows += loaded.rows
         counts[file] = {"rows": len(loaded.rows), "unreadable": len(loaded.bad), "formats": dict(Counter(row.format for row in loaded.rows))}
-    texts = _check_texts(rows, tokenizer, image_tokens, max_length, found, each)
+    texts = _check_texts(rows, tokenizer, image_tokens, max_length, found)
     pictures = _check_pictures(rows, root, found, evaluation, each)
     _check_duplicates(rows, found)
     if evaluation is not None:
@@ -103,14 +103,14 @@ def sides_of(row: Row) -> list[list[dict]]:
     return [[asked, {"role": "assistant", "text": answer, "loss": True}] for answer in answers]
 
 
-def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int, found: Found, each) -> dict[str, Any]:
-    lengths, turns, supervised, total = [], [], 0, 0
+def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int, found: Found) -> dict[str, Any]:
+    lengths, turns, supervised, total = [], [], 0, 0  # in this thread: a tokenizer's settings are not for several
 
     def measure(row: Row) -> list[tuple[int, int]]:
         encoded = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
         return [(len(one.input_ids), sum(label != IGNORE_INDEX for label in one.labels)) for one in encoded]
 
-    for row, sides in zip(rows, each(measure, rows, "tokens", len(rows)), strict=True):
+    for row, sides in zip(rows, map(measure, rows), strict=True):
         longest = max(length for length, _ in sides)
         lengths.append(longest)
         turns.append(sum(turn["role"] == "user" for turn in row.turns) or 1)
@@ -134,7 +134,7 @@ def _check_pictures(rows: list[Row], root: str, found: Found, evaluation: Evalua
             except DataError as error:
                 found.add(f"image: {getattr(error, 'kind', 'broken')}", row.source, error.what)
     pictures = list(users)
-    sizes, hashes, same = [], {}, defaultdict(list)
+    sizes, same = [], defaultdict(list)
     for picture, seen in zip(pictures, each(_seen, pictures, "pictures", len(pictures)), strict=True):
         if isinstance(seen, DataError):
             for row in users[picture]:
@@ -142,7 +142,6 @@ def _check_pictures(rows: list[Row], root: str, found: Found, evaluation: Evalua
             continue
         digest, signed, size = seen
         sizes.append(size)
-        hashes[str(picture)] = digest
         same[digest].append(str(picture))
         match = evaluation.match(digest, signed) if evaluation is not None else None
         if match:

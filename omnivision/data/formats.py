@@ -32,9 +32,22 @@ def to_internal(raw: Any) -> list[dict]:
             rows = converts(raw)
             if not any(row["images"] for row in rows):
                 _check_nothing_lost(raw)
+            rows = [_without_marks(row, name) for row in rows]
             return [{"id": raw.get("id", raw.get("question_id")), "format": name, **{key: raw[key] for key in KEPT if key in raw}, **row} for row in rows]
     raise ValueError(f"it has neither turns, conversations, messages, prompt/chosen/rejected, request/calls, question and answer, nor a caption "
-                     f"(its keys: {', '.join(map(str, list(raw)[:12]))})")
+                     f"(its keys: {', '.join(map(repr, list(raw)[:12]))})")
+
+
+def _without_marks(row: dict, name: str) -> dict:
+    """LLaVA's marks also stand in other people's messages and prompts; as text they would be learnt as words."""
+    turns = row.get("turns") or [{"role": "user", "text": row.get("prompt", row.get("request"))},
+                                 *({"role": "assistant", "text": row[side]} for side in ("chosen", "rejected") if side in row)]
+    if not any(isinstance(turn, dict) and PLACEHOLDER in str(turn.get("text")) for turn in turns):
+        return row
+    if name == "omnivision" and "chosen" not in row:
+        raise ValueError(f"a text holds {PLACEHOLDER}; pictures stand at the head of the first question")
+    turns = _without_placeholders(turns, len(row["images"]))
+    return {**row, "turns": turns} if "turns" in row else {**row, "prompt": turns[0]["text"]}
 
 
 def _check_nothing_lost(raw: dict) -> None:
@@ -42,7 +55,7 @@ def _check_nothing_lost(raw: dict) -> None:
     for key, value in raw.items():
         held = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str | dict | Packed)]
         if any(isinstance(one, Packed) for one in held) or (isinstance(key, str) and PICTURE_KEY.search(key) and any(held)):
-            raise ValueError(f"`{key}` seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
+            raise ValueError(f"{key!r} seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
 
 
 def _short(value: Any) -> str:

@@ -21,7 +21,7 @@ from omnivision.errors import DataError
 SIDE = 32  # of a signature, in grey pixels: of 999 x 200 different charts none match, with 16 three do
 NEAR_MEAN, NEAR_MOST = 2.0, 24  # levels of 255 between signatures of one picture stored twice
 SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg"))
-TEXTS = (".json", ".jsonl", ".parquet")
+TEXTS = (".json", ".jsonl", ".parquet", ".tar")
 FEW_WORDS = 4  # shorter questions are everybody's: "What is this?"
 
 
@@ -83,6 +83,9 @@ def read_evaluation(paths: Sequence[str | Path], each: Callable[[Callable, Itera
     found, signatures = Evaluation(), []
     files = [file for path in paths for file in _files(Path(path))]
     pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+    records = [record for file in files for record in _records(file)]
+    packed = [one for raw in records for value in raw.values() for one in (value if isinstance(value, list) else [value]) if isinstance(one, Packed)]
+    pictures += packed
     for file, seen in zip(pictures, each(_or_none, pictures), strict=True):
         if seen is not None:
             found.hashes[seen[0]] = str(file)
@@ -90,13 +93,14 @@ def read_evaluation(paths: Sequence[str | Path], each: Callable[[Callable, Itera
             signatures.append(seen[1])
     if signatures:
         found.signatures = np.stack(signatures).astype(np.int16)
-    for file in files:
-        if file.suffix.lower() in TEXTS:
-            found.questions |= {plain(question) for question in _questions(file)} - {""}
+    found.questions = {plain(question) for raw in records for question in asked(raw)} - {""}
+    if not found.names and not found.questions:
+        raise DataError("The evaluation sets hold neither pictures nor questions that can be read", ", ".join(map(str, paths)),
+                        "Give pictures, or JSON, JSON lines, Parquet or tar shards.")
     return found
 
 
-def _or_none(file: Path):
+def _or_none(file: Path | Packed):
     try:
         return look_at(file)
     except DataError:
@@ -111,13 +115,14 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _questions(file: Path) -> Iterable[str]:
+def _records(file: Path) -> list[dict]:
+    """Records of a file of questions; none of a file beside them: annotations, scores, another format."""
+    if file.suffix.lower() not in TEXTS:
+        return []
     try:
-        for record in read_records(file):
-            if isinstance(record.raw, dict):
-                yield from asked(record.raw)
+        return [record.raw for record in read_records(file) if isinstance(record.raw, dict)]
     except DataError:
-        return  # a file beside the questions: annotations, scores
+        return []
 
 
 def asked(raw: dict[str, Any]) -> Iterable[str]:

@@ -35,7 +35,7 @@ class TarPicture(Packed):
     size: int
 
     def __str__(self) -> str:
-        return f"{self.file}::{self.member}"
+        return f"{self.file}::{self.member}@{self.offset}"  # two members may have one name
 
     def read(self) -> bytes:
         try:

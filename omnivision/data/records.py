@@ -188,12 +188,20 @@ def _shard(path: Path) -> Iterator[Record]:
                     gathered = None
                 gathered = gathered or _Gathered(key)
                 gathered.add(shard, member, f".{suffix.lower()}", path)
+            _check_end(path, shard.offset)
     except (tarfile.TarError, EOFError, OSError) as broken:
-        source = f"{path}::{gathered.key if gathered else ''}"
-        yield Record(None, source, _broken(f"the shard is broken here ({broken})", source))
-        return
+        raise DataError(f"The shard is broken: {broken}", f"{path}::{gathered.key if gathered else ''}", "Copy the shard again.") from broken
     if gathered is not None:
         yield gathered.record(path)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """tarfile takes a damaged header for the end, and what follows would be lost in silence."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = file.read(512)
+        if len(rest) < 512 or any(rest) or any(any(block) for block in iter(lambda: file.read(1 << 20), b"")):
+            raise tarfile.ReadError("it has no end mark, or goes on behind it")
 
 
 class _Gathered:
