@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from omnivision_train.config import TRAINS, StageConfig
+from omnivision_train.config import StageConfig, trained_parts
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
 
@@ -36,7 +36,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     Args:
         model: on the meta device; it is changed. fused: attention keeps no scores, as on a GPU; else as `eager` does.
     """
-    trains = (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
+    trains = trained_parts(config, stage)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
     for part in trains:
         model.get_submodule(f"model.{part}").requires_grad_(True)
@@ -46,8 +46,8 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
     counter = Counter(model)
-    rows = batch.rows * (2 if stage == "dpo" else 1)
     pairs = stage == "dpo"
+    rows = batch.rows * (2 if pairs else 1)
     with counter.part("vision tower"):
         features = _features(model, rows, trained="vision_tower" in trains)
     with counter.part("projector"):

@@ -94,6 +94,11 @@ class DpoConfig(StageConfig):
     sft_weight: float = 0.0  # share of the chosen answer's own cross-entropy added to the loss
 
 
+def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
+    """Parts of the model that train: the stage's, and the vision tower where it has a rate."""
+    return (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
+
+
 @dataclass(frozen=True)
 class FunctionsConfig(StageConfig):
     """Functional tokens: projector and language model, on requests with calls."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from omnivision.errors import PlanError
 from omnivision_train.activations import Batch, activation_bytes
-from omnivision_train.config import TRAINS, StageConfig
+from omnivision_train.config import StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
@@ -69,7 +69,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
         ranks: processes that share the state: ZeRO 1 divides the optimizer's among them, 2 also gradients, 3 also weights.
     """
     zero, offloaded = zero_settings(config)
-    trains = (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
+    trains = trained_parts(config, stage)
     held = []
     for part in parts:
         trained = part.name.replace(" ", "_") in trains

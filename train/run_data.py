@@ -123,15 +123,17 @@ def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: Featur
     """The rows whose pictures all lie below the image root and decode whole; every process looks at its share."""
     if run.left_out.before is not None:
         return [row for row in rows if row.source not in run.left_out.before]
-    where: dict[str | Packed, str] = {}
+    pictures: dict[str | Packed, None] = {}  # each once, in order
     broken: dict[str, str] = {}
     for row in rows:
         for image in row.images:
             try:
-                where.setdefault(locate(image, config.image_root), row.source)
+                pictures.setdefault(locate(image, config.image_root))
             except DataError as error:
                 broken.setdefault(str(image), error.what)
-    broken |= broken_pictures(list(where), cache)
+    broken |= broken_pictures(list(pictures), cache)
+    if not broken:
+        return rows
     good = []
     for row in rows:
         wrong = next((broken[name] for image in row.images for name in (str(image), _located(image, config)) if name in broken), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -13,16 +14,16 @@ from omnivision.errors import DataError
 MAX_BYTES = 64_000_000  # of one packed picture
 
 
-class Packed:
+class Packed(ABC):
     """A picture that is no file of its own. `str()` names it, `read()` gives its bytes."""
 
+    @abstractmethod
     def read(self) -> bytes:
         """The encoded picture.
 
         Raises:
             DataError: it is not there any more.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
