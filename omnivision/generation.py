@@ -3,7 +3,7 @@
 The tower runs once per image, the prompt up to the end of the image once per image and batch; its key/value cache is
 handed to every question about that image. Tests hold the answers equal to `model.generate`, one question at a time.
 
-Legend: B questions of a batch, U different images of a batch, P patches, C vision width, L prefix length, Q longest rest.
+Legend: B questions of a batch, U different (sets of) images of a batch, I their images, P patches, C vision width, L prefix length, Q longest rest.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from omnivision.constants import VISION_END
+from omnivision.data.pictures import Packed
 from omnivision.model.conversation import encode_conversation
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 from omnivision.model.processing import OmniVisionProcessor
 
 Question = str | Sequence[dict[str, Any]]
-ImageInput = Image.Image | str | Path | Tensor | None
+ImageInput = Image.Image | str | Path | Packed | Tensor
+ImagesInput = ImageInput | Sequence[ImageInput] | None
 
 
 @torch.inference_mode()
@@ -45,21 +47,19 @@ def encode_images(model: OmniVisionForConditionalGeneration, processor: OmniVisi
 
 @torch.inference_mode()
 def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
-                 images: Sequence[ImageInput], max_new_tokens: int, batch_size: int = 32, *,
+                 images: Sequence[ImagesInput], max_new_tokens: int, batch_size: int = 32, *,
                  stop_token_ids: Iterable[int] | None = None, autocast_dtype: torch.dtype | None = None,
-                 on_batch: Callable[[int], None] | None = None, temperature: float = 0.0,
-                 seeds: Sequence[Hashable] | None = None) -> list[list[int]]:
+                 temperature: float = 0.0, seeds: Sequence[Hashable] | None = None) -> list[list[int]]:
     """Answers questions, greedily or sampled, in any order of work, returned in the order given.
 
     Args:
         model: in evaluation mode or not; it is put into it for the call.
         questions: a text, or turns {"role", "text"} as in encode_conversation, for every answer.
-        images: for every question a picture, a file, tower features (P, C), or None.
+        images: for every question a picture, a file, tower features (P, C), several of them, or None.
         max_new_tokens: the longest answer.
         batch_size: questions at a time.
         stop_token_ids: ids that end an answer; None is the generation config's.
         autocast_dtype: torch.bfloat16 to compute under autocast.
-        on_batch: called with the number of answers finished by each batch.
         temperature: above 0 samples. seeds: one a question, then; an answer depends on its own, not on the batch beside it.
 
     Returns:
@@ -70,10 +70,11 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
     """
     if len(questions) != len(images):
         raise ValueError(f"There are {len(questions)} questions and {len(images)} images: give one image (or None) per question.")
+    shown = [_shown(image) for image in images]
     stops = model.generation_config.eos_token_id if stop_token_ids is None else list(stop_token_ids)
     stops = {stops} if isinstance(stops, int) else set(stops or ())
-    prompts = [_split_prompt(processor, question, image) for question, image in zip(questions, images)]
-    keys = [_image_key(image) for image in images]
+    prompts = [_split_prompt(processor, question, len(pictures)) for question, pictures in zip(questions, shown)]
+    keys = [tuple(map(_image_key, pictures)) for pictures in shown]
     answers: list[list[int]] = [[] for _ in questions]
     features: dict[Hashable, Tensor] = {}
     was_training = model.training
@@ -83,36 +84,37 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
     try:
         with autocast:
             for batch in _batches(prompts, keys, batch_size):
-                wanted = {keys[i]: images[i] for i in batch if images[i] is not None}
+                wanted = {key: picture for i in batch for key, picture in zip(keys[i], shown[i])}
                 features = _features(model, processor, wanted, features)  # an image at a batch's edge is kept
-                rows = torch.tensor([list(wanted).index(keys[i]) if keys[i] in wanted else 0 for i in batch], device=device)
-                cache = _prefix_cache(model, prompts[batch[0]][0], features, rows)
+                cache = _prefix_cache(model, prompts[batch[0]][0], features, [keys[i] for i in batch])
                 choose = _Sampled(temperature, [seeds[i] for i in batch]) if temperature > 0 else _most_likely
                 new = _decode(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens, choose)
                 for index, ids in zip(batch, new):
                     answers[index] = ids
-                if on_batch:
-                    on_batch(len(batch))
     finally:
         model.train(was_training)
     return answers
 
 
 def generate_answers(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
-                     images: Sequence[ImageInput], max_new_tokens: int, batch_size: int = 32, **options: Any) -> list[str]:
+                     images: Sequence[ImagesInput], max_new_tokens: int, batch_size: int = 32, **options: Any) -> list[str]:
     """The answers of generate_ids as text, without control tokens."""
     ids = generate_ids(model, processor, questions, images, max_new_tokens, batch_size, **options)
     return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
 
 
-def _split_prompt(processor: OmniVisionProcessor, question: Question, image: ImageInput) -> tuple[tuple[int, ...], list[int]]:
-    """The prompt's ids, cut after the image: the part that questions about one image share, and the rest."""
+def _shown(images: ImagesInput) -> tuple[ImageInput, ...]:
+    """A question's pictures, in order."""
+    return () if images is None else tuple(images) if isinstance(images, list | tuple) else (images,)
+
+
+def _split_prompt(processor: OmniVisionProcessor, question: Question, images: int) -> tuple[tuple[int, ...], list[int]]:
+    """The prompt's ids, cut after the last image: the part that questions about the same images share, and the rest."""
     turns = [{"role": "user", "text": question}] if isinstance(question, str) else question
-    ids = encode_conversation(processor.tokenizer, turns, int(image is not None), processor.image_seq_length, True).input_ids
-    if image is None:
-        return (), ids
-    end = processor.tokenizer.convert_tokens_to_ids(VISION_END)
-    cut = ids.index(end) + 1
+    ids = encode_conversation(processor.tokenizer, turns, images, processor.image_seq_length, True).input_ids
+    end, cut = processor.tokenizer.convert_tokens_to_ids(VISION_END), 0
+    for _ in range(images):
+        cut = ids.index(end, cut) + 1
     return tuple(ids[:cut]), ids[cut:]
 
 
@@ -121,11 +123,11 @@ def _image_key(image: ImageInput) -> Hashable:
         return image.data_ptr(), tuple(image.shape), str(image.device)  # views of one cache are new objects each time
     if isinstance(image, Image.Image):
         return hashlib.sha256(image.tobytes()).digest(), image.size, image.mode
-    return None if image is None else str(image)
+    return str(image)
 
 
 def _batches(prompts: Sequence[tuple[tuple[int, ...], list[int]]], keys: Sequence[Hashable], batch_size: int) -> list[list[int]]:
-    """Batches of one prefix each; questions about an image stay together, images with long questions too."""
+    """Batches of one prefix each; questions about the same images stay together, images with long questions too."""
     groups: dict[tuple, list[int]] = defaultdict(list)
     for index, (prefix, _) in enumerate(prompts):
         groups[prefix, keys[index]].append(index)
@@ -147,14 +149,15 @@ def _features(model: OmniVisionForConditionalGeneration, processor: OmniVisionPr
 
 
 def _prefix_cache(model: OmniVisionForConditionalGeneration, prefix: tuple[int, ...], features: dict[Hashable, Tensor],
-                  rows_B: Tensor) -> DynamicCache:
-    """Runs the prefix once per different image and copies its cache to the questions' rows."""
-    cache = DynamicCache(config=model.config)
+                  keys: Sequence[tuple[Hashable, ...]]) -> DynamicCache:
+    """Runs the prefix once for all questions about the same images and copies its cache to their rows."""
+    cache, device = DynamicCache(config=model.config), model.get_input_embeddings().weight.device
     if prefix:
-        features_UPC = torch.stack([value.to(rows_B.device) for value in features.values()])
-        ids_UL = torch.tensor(prefix, device=rows_B.device).expand(len(features_UPC), -1)
-        model.model(input_ids=ids_UL, image_features=features_UPC, past_key_values=cache, use_cache=True)
-        cache.batch_select_indices(rows_B)
+        different = {images: row for row, images in enumerate(dict.fromkeys(keys))}
+        features_IPC = torch.stack([features[key].to(device) for images in different for key in images])
+        ids_UL = torch.tensor(prefix, device=device).expand(len(different), -1)
+        model.model(input_ids=ids_UL, image_features=features_IPC, past_key_values=cache, use_cache=True)
+        cache.batch_select_indices(torch.tensor([different[images] for images in keys], device=device))
     return cache
 
 

@@ -19,9 +19,8 @@ def parts():
 
 
 def _one_at_a_time(model, processor, question, image, **options) -> list[int]:
-    content = [{"type": "text", "text": question}]
-    if image is not None:
-        content.insert(0, {"type": "image", "image": image})
+    pictures = image if isinstance(image, list) else [] if image is None else [image]
+    content = [*({"type": "image", "image": one} for one in pictures), {"type": "text", "text": question}]
     batch = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=True, return_dict=True,
                                           return_tensors="pt", add_generation_prompt=True)
     return model.generate(**batch, do_sample=False, **options)[0, batch["input_ids"].shape[1]:].tolist()
@@ -34,6 +33,16 @@ def test_equal_to_generate(parts, batch_size):
     pictures[4] = None
     found = generate_ids(model, processor, QUESTIONS, pictures, 15, batch_size)
     assert found == [_one_at_a_time(model, processor, q, image, max_new_tokens=15) for q, image in zip(QUESTIONS, pictures)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_several_images_a_question(parts, batch_size):
+    model, processor = parts
+    one, two, three = map(make_image, range(3))
+    pictures = [[one, two], [two, one], one, None, [one, two], [one, two, three]]
+    found = generate_ids(model, processor, QUESTIONS, pictures, 15, batch_size)
+    assert found == [_one_at_a_time(model, processor, q, image, max_new_tokens=15) for q, image in zip(QUESTIONS, pictures)]
+    assert len({tuple(ids) for ids in generate_ids(model, processor, ["How many?"] * 3, [[one, two], [two, one], [one]], 15)}) == 3
 
 
 def test_rows_that_stop_early_do_not_disturb_the_others(parts):
@@ -90,13 +99,11 @@ def test_turns_and_system_texts_and_control_tokens_in_questions(parts):
     assert found[2] == alone
 
 
-def test_answers_progress_autocast_and_mode(parts):
+def test_answers_autocast_and_mode(parts):
     model, processor = parts
     model.train()
-    done = []
-    answers = generate_answers(model, processor, QUESTIONS, [make_image(i) for i in IMAGES], 4, 4, on_batch=done.append,
-                               autocast_dtype=torch.bfloat16)
-    assert len(answers) == 6 and all(isinstance(a, str) for a in answers) and sum(done) == 6 and model.training
+    answers = generate_answers(model, processor, QUESTIONS, [make_image(i) for i in IMAGES], 4, 4, autocast_dtype=torch.bfloat16)
+    assert len(answers) == 6 and all(isinstance(a, str) for a in answers) and model.training
     model.eval()
     assert generate_answers(model, processor, [], [], 4) == []
     with pytest.raises(ValueError, match="1 questions and 2 images"):
