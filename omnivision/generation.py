@@ -29,6 +29,7 @@ from omnivision.model.processing import OmniVisionProcessor
 Question = str | Sequence[dict[str, Any]]
 ImageInput = Image.Image | str | Path | Packed | Tensor
 ImagesInput = ImageInput | Sequence[ImageInput] | None
+Constrain = Callable[[Tensor, list[list[int]]], Tensor]
 
 
 @torch.inference_mode()
@@ -49,7 +50,8 @@ def encode_images(model: OmniVisionForConditionalGeneration, processor: OmniVisi
 def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
                  images: Sequence[ImagesInput], max_new_tokens: int, batch_size: int = 32, *,
                  stop_token_ids: Iterable[int] | None = None, autocast_dtype: torch.dtype | None = None,
-                 temperature: float = 0.0, seeds: Sequence[Hashable] | None = None) -> list[list[int]]:
+                 temperature: float = 0.0, seeds: Sequence[Hashable] | None = None,
+                 constrain: Constrain | None = None) -> list[list[int]]:
     """Answers questions, greedily or sampled, in any order of work, returned in the order given.
 
     Args:
@@ -61,6 +63,7 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
         stop_token_ids: ids that end an answer; None is the generation config's.
         autocast_dtype: torch.bfloat16 to compute under autocast.
         temperature: above 0 samples. seeds: one a question, then; an answer depends on its own, not on the batch beside it.
+        constrain: called at every step with the logits and the new ids of each of their rows; returns the logits to choose by.
 
     Returns:
         New ids of every question, with the id that ended it (none where max_new_tokens did).
@@ -88,7 +91,7 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
                 features = _features(model, processor, wanted, features)  # an image at a batch's edge is kept
                 cache = _prefix_cache(model, prompts[batch[0]][0], features, [keys[i] for i in batch])
                 choose = _Sampled(temperature, [seeds[i] for i in batch]) if temperature > 0 else _most_likely
-                new = _decode(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens, choose)
+                new = _decode(model, cache, [prompts[i][1] for i in batch], stops, max_new_tokens, choose, constrain)
                 for index, ids in zip(batch, new):
                     answers[index] = ids
     finally:
@@ -179,7 +182,7 @@ class _Sampled:
 
 
 def _decode(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rests: list[list[int]], stops: set[int],
-            max_new_tokens: int, choose: Callable[[Tensor, list[int]], Tensor]) -> list[list[int]]:
+            max_new_tokens: int, choose: Callable[[Tensor, list[int]], Tensor], constrain: Constrain | None) -> list[list[int]]:
     """Decodes on top of a cache. The rests are padded on the left, between prefix and question, and masked there."""
     device = model.get_input_embeddings().weight.device
     longest, prefix = max(map(len, rests)), cache.get_seq_length()
@@ -193,8 +196,10 @@ def _decode(model: OmniVisionForConditionalGeneration, cache: DynamicCache, rest
     alive = list(range(len(rests)))
     for step in range(max_new_tokens):
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                       logits_to_keep=1).logits
-        chosen = choose(logits[:, -1], alive)
+                       logits_to_keep=1).logits[:, -1]
+        if constrain:
+            logits = constrain(logits, [answers[row] for row in alive])
+        chosen = choose(logits, alive)
         for row, token in zip(alive, chosen.tolist()):
             if not (answers[row] and answers[row][-1] in stops):
                 answers[row].append(token)

@@ -108,3 +108,21 @@ def test_answers_autocast_and_mode(parts):
     assert generate_answers(model, processor, [], [], 4) == []
     with pytest.raises(ValueError, match="1 questions and 2 images"):
         generate_ids(model, processor, ["two"], [None, None], 4)
+
+
+def test_a_constraint_sees_every_row_and_its_ids_and_decides(parts):
+    model, processor = parts
+    pictures = [make_image(i) for i in IMAGES]
+    allowed, stop, seen = [7, 8, 9], 5, []
+
+    def constrain(logits_BV, answers):
+        """Row by row 7, 8, 9 as often as its first id says, then the stop."""
+        seen.extend((tuple(ids), len(logits_BV)) for ids in answers)
+        kept = [[stop] if ids and len(ids) >= ids[0] - 5 else allowed for ids in answers]
+        return torch.stack([torch.full_like(row, -torch.inf).index_copy(0, torch.tensor(ids), row[ids]) for row, ids in zip(logits_BV, kept)])
+
+    found = generate_ids(model, processor, QUESTIONS, pictures, 9, 4, stop_token_ids=[stop], constrain=constrain)
+    assert all(ids[-1] == stop and set(ids[:-1]) <= set(allowed) and len(ids) == ids[0] - 4 for ids in found)
+    assert {rows for _, rows in seen} >= {4} and {tuple(ids[:-1]) for ids in found} <= {ids for ids, _ in seen}
+    sampled = generate_ids(model, processor, QUESTIONS, pictures, 9, 4, stop_token_ids=[stop], constrain=constrain, temperature=2.0, seeds=range(6))
+    assert all(ids[-1] == stop and set(ids[:-1]) <= set(allowed) for ids in sampled)
