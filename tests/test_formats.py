@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import tarfile
 
 import pytest
 from PIL import Image
@@ -117,9 +116,16 @@ CONTRADICTIONS = {
     "a caption of nothing": ({"caption": "A cat."}, "a caption and no image"),
     "a question without an answer": ({"question_id": 1, "image": "a.png", "text": "Is there a cat?"}, "a question and no answer"),
     "an index for an answer": ({"question": "Which?", "choices": ["a", "b"], "answer": 1}, "has choices"),
+    "choices in columns": ({"question": "Which?", "A": "a cat", "B": "a dog", "answer": "B"}, "has choices"),
+    "choices in named columns": ({"image": "a.png", "question": "Which?", "option_a": "a cat", "option_b": "a dog", "answer": "A"}, "has choices"),
     "several answers": ({"question": "Which?", "answer": ["a", "b"]}, "the answer is"),
     "a preference of three turns": ({"prompt": "Hi", "chosen": [MESSAGES[1], MESSAGES[1]], "rejected": "x"}, "one question and one answer a side"),
     "an empty side": ({"prompt": "Hi", "chosen": " ", "rejected": "x"}, "an answer is empty"),
+    "an empty prompt": ({"prompt": " ", "chosen": "x", "rejected": "y"}, "a question is empty"),
+    "an empty request": ({"request": "\n", "calls": [{"name": "order", "arguments": {}}]}, "a request is empty"),
+    "no calls": ({"request": "Buy it", "calls": []}, "the list of calls is empty"),
+    "half a character in a call": ({"request": "Buy it", "calls": [{"name": "order", "arguments": {"item": "\ud800"}}]}, "`calls` has half a character"),
+    "half a character for a role": ({"messages": [{"role": "\ud800", "content": [{"type": "image", "image": "a.png"}]}]}, r"message 0, of `\\ud800`"),
     "an image on the web": ({"image": "http://example.org/a.png", "question": "What?", "answer": "A cat"}, "`urls` names no folder"),
     "broken base64": ({"image": "data:image/png;base64,%%%", "question": "What?", "answer": "A cat"}, "base64 is broken"),
     "a data URI of a text": ({"image": "data:text/plain;base64,QQ==", "question": "What?", "answer": "A cat"}, "not data:image"),
@@ -231,54 +237,3 @@ def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(DataError, match="table cannot be read.*broken.parquet"):
         read_rows(tmp_path / "broken.parquet")
-
-
-def shard(path, members):
-    with tarfile.open(path, "w") as file:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            if data is None:
-                entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            entry.size = len(data or b"")
-            file.addfile(entry, io.BytesIO(data or b""))
-    return path
-
-
-def test_tar_shards(tmp_path):
-    llava = json.dumps(CONVERSATIONS["LLaVA"]).encode()
-    file = shard(tmp_path / "0.tar", [
-        ("a/1.png", picture("red")), ("a/1.json", llava), ("a/2.txt", b"A blue square.\n"), ("a/2.jpg", picture("blue", "JPEG")), ("a/2.cls", b"7"),
-        ("3.json", b"{broken"), ("3.png", picture()), ("4.png", None), ("4.txt", b"x"), ("5.txt", b"alone"), ("6.png", picture("lime")), ("6.txt", b"Green.")])
-    loaded = load_rows(file)
-    assert [row.id for row in loaded.rows] == ["1", "a/2", "6"] and [colours(row)[0] for row in loaded.rows] == [(255, 0, 0), (0, 0, 254), (0, 255, 0)]
-    assert loaded.rows[0].turns == (USER, ANSWER) and loaded.rows[1].turns[1]["text"] == "A blue square."
-    said = [str(error) for error in loaded.bad]
-    assert len(said) == 3 and "0.tar::3.json" in said[0] and "a link or a device" in said[1] and "a caption and no image" in said[2]
-
-
-def test_a_broken_shard_is_refused_whole(tmp_path):
-    file = shard(tmp_path / "0.tar", [("1.png", picture()), ("1.txt", b"One."), ("2.png", picture()), ("2.txt", b"Two.")])
-    file.write_bytes(file.read_bytes()[:2700])
-    with pytest.raises(DataError, match="shard is broken.*0.tar::2.*Copy the shard again"):
-        load_rows(file)
-    (row,) = load_rows(shard(tmp_path / "1.tar", [("1.png", picture()), ("1.txt", b"One.")])).rows
-    shard(tmp_path / "1.tar", [])
-    (tmp_path / "1.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="ends inside the picture.*1.tar::1.png"):
-        row.images[0].read()
-
-
-@pytest.mark.parametrize("damage", ["a header", "cut at a member's edge", "cut inside a header", "two shards in one"])
-def test_a_shard_that_tarfile_would_read_in_part_is_refused(tmp_path, damage):
-    file = shard(tmp_path / "0.tar", [(f"{number}.{suffix}", data) for number in range(6) for suffix, data in (("png", picture()), ("txt", b"A thing."))])
-    assert len(load_rows(file).rows) == 6
-    data = bytearray(file.read_bytes())
-    if damage == "a header":
-        data[4 * 1024 + 20] ^= 1
-    elif damage == "two shards in one":
-        data = data + data
-    else:
-        data = data[: 4 * 1024 + (100 if "inside" in damage else 0)]
-    file.write_bytes(data)
-    with pytest.raises(DataError, match="shard is broken"):
-        load_rows(file)

@@ -16,6 +16,7 @@ ANSWERS = ("answer", "label", "answers", "response")
 QUESTIONS = ("question", "query", "text")
 IMAGES = ("image", "imgname", "imagename", "image_path", "file_name", "img")
 PICTURE_KEY = re.compile(r"^(?!.*(id|ids|hash|size|width|height|count|type)$).*(image|img|picture|photo|jpe?g|png|webp)", re.IGNORECASE)
+LETTER = re.compile(r"^(option|choice)[_ ]?(?=[a-z]$)", re.IGNORECASE)  # before the letter of a column of choices
 KEPT = ("regions", "edit_spans")
 
 
@@ -227,7 +228,7 @@ def _completion(raw: dict) -> list[dict]:
 
 def _question(raw: dict) -> list[dict]:
     question = next(raw[key] for key in QUESTIONS if key in raw)
-    if "choices" in raw or "options" in raw:
+    if "choices" in raw or "options" in raw or _letters(raw):
         raise ValueError("it has choices: write question and choices as one text and the answer as it is to be said")
     answer = next(raw[key] for key in ANSWERS if key in raw)
     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
@@ -236,6 +237,11 @@ def _question(raw: dict) -> list[dict]:
     turns = [_turn("user", _text(question, "the question")), _turn("assistant", _text(answer, "the answer"))]
     images = _images(raw)
     return [{"images": images, "turns": _without_placeholders(turns, len(images)) if PLACEHOLDER in turns[0]["text"] else turns}]
+
+
+def _letters(raw: dict) -> bool:
+    """Whether choices stand in columns A, B, ...: the answer, a bare letter, would be learnt without what it stands for."""
+    return {"a", "b"} <= {LETTER.sub("", key).casefold() for key in raw if isinstance(key, str)}
 
 
 def _captions(raw: dict) -> list[dict]:

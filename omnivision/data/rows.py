@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any, NamedTuple
 
 from omnivision.data.formats import to_internal
 from omnivision.data.pictures import Packed, UrlPicture, from_data_uri
+from omnivision.data.raw import bad_row
 from omnivision.data.records import read_records
 from omnivision.errors import DataError
 
 MAX_TURNS = 1000  # of one conversation
+MAY_NOT_BE_EMPTY = {"prompt": "a question", "request": "a request", "chosen": "an answer", "rejected": "an answer", "calls": "the list of calls"}
 
 
 @dataclass(frozen=True)
@@ -51,48 +54,45 @@ class Loaded(NamedTuple):
 
 
 def read_rows(path: str | Path, limit: int | None = None, urls: str | None = None) -> list[Row]:
-    """Reads a file in which every row has to be good.
-
-    Args:
-        path: the file, a data set's folder, or hub:NAME[:SPLIT], see records.py. limit: only the first so many rows.
-        urls: folder for pictures that rows name by URL; None refuses such rows.
+    """Reads a file in which every row has to be good. Args as of each_row.
 
     Raises:
-        DataError: no such file, or the first row that cannot be read; names file and line.
+        DataError: no such file, no rows, or the first row that cannot be read; names file and line.
     """
-    rows = []
-    for one in _each(path, urls):
-        if isinstance(one, DataError):
-            raise one
-        rows.append(one)
-        if len(rows) == limit:
-            break
-    return _not_empty(rows, path)
+    loaded = load_rows(path, limit, urls)
+    if loaded.bad:
+        raise loaded.bad[0]
+    return loaded.rows
 
 
 def load_rows(path: str | Path, limit: int | None = None, urls: str | None = None) -> Loaded:
-    """Reads a file and keeps apart what is bad. Args as of read_rows.
+    """Reads a file and keeps apart what is bad. Args as of each_row; limit: only the first so many good rows.
 
     Raises:
         DataError: no such file, or nothing of it can be read.
     """
-    rows, bad = [], []
-    for one in _each(path, urls):
-        (bad if isinstance(one, DataError) else rows).append(one)
-        if len(rows) == limit:
+    loaded = Loaded([], [])
+    for one in each_row(path, urls):
+        (loaded.bad if isinstance(one, DataError) else loaded.rows).append(one)
+        if len(loaded.rows) == limit:
             break
-    if not rows and bad:
-        raise DataError(f"None of {len(bad)} rows can be read; the first: {bad[0].what}", bad[0].where, "Mend the file.")
-    return Loaded(_not_empty(rows, path), bad)
-
-
-def _not_empty(rows: list[Row], path: str | Path) -> list[Row]:
-    if not rows:
+    if not loaded.rows and loaded.bad:
+        raise DataError(f"None of {len(loaded.bad)} rows can be read; the first: {loaded.bad[0].what}", loaded.bad[0].where, "Mend the file.")
+    if not loaded.rows:
         raise DataError("The data file holds no rows", str(path), "Give a file with one row a line, or another of the known kinds.")
-    return rows
+    return loaded
 
 
-def _each(path: str | Path, urls: str | None) -> Iterator[Row | DataError]:
+def each_row(path: str | Path, urls: str | None = None) -> Iterator[Row | DataError]:
+    """The rows of a file in order, and what is wrong with a bad one in its place.
+
+    Args:
+        path: the file, a data set's folder, or hub:NAME[:SPLIT], see records.py.
+        urls: folder for pictures that rows name by URL; None refuses such rows.
+
+    Raises:
+        DataError: no such file, or it cannot be read at all.
+    """
     for record in read_records(path):
         if record.error is not None:
             yield record.error
@@ -101,8 +101,7 @@ def _each(path: str | Path, urls: str | None) -> Iterator[Row | DataError]:
             raws = to_internal(record.raw)
             rows = [_row(raw, record.source if len(raws) == 1 else f"{record.source}/{number}", urls) for number, raw in enumerate(raws)]
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError, OverflowError) as error:
-            what = f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error
-            yield DataError(f"The row cannot be read: {what}", record.source, "Mend or remove the line.")
+            yield bad_row(f"`{error.args[0]}` is missing" if isinstance(error, KeyError) else error, record.source)
         else:
             yield from rows
 
@@ -117,12 +116,16 @@ def _row(raw: dict, source: str, urls: str | None) -> Row:
             filled[key] = _mappings(raw[key], key)
     if "turns" in filled:
         _check_turns(filled["turns"], bool(raw["images"]))
+    for key, what in MAY_NOT_BE_EMPTY.items():
+        if key in filled and not (filled[key].strip() if isinstance(filled[key], str) else filled[key]):
+            raise ValueError(f"{what} is empty")
     for call in filled.get("calls", ()):
         if not isinstance(call.get("name"), str):
             raise ValueError(f"a call without a name is {call!r}")
-    if "chosen" in filled and not (filled["chosen"].strip() and filled["rejected"].strip()):
-        raise ValueError("an answer is empty")
     _check_text(name, "`id`")
+    for key in ("calls", "regions", "edit_spans"):
+        if raw.get(key):
+            _check_text(json.dumps(raw[key], ensure_ascii=False), f"`{key}`")
     images = tuple(_place(image, f"{source}#{at}", urls) for at, image in enumerate(raw["images"]))
     return Row(id=name, images=images, source=source, regions=_regions(raw.get("regions", [])), edit_spans=raw.get("edit_spans", {}),
                format=raw["format"], **filled)

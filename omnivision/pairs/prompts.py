@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 
-from omnivision.data.records import parse
+from omnivision.data.raw import parse
 from omnivision.pairs.teacher import CORRECTED, RIGHT, UNMENDED, Verdict
 
 CORRECT = """You check answers about pictures. Look at the picture, the question and the answer.

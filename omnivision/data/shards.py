@@ -1,0 +1,132 @@
+"""Tar shards in webdataset's layout: members that share a name up to the first dot are one record."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from omnivision.data.formats import IMAGES
+from omnivision.data.pictures import MAX_BYTES, TarPicture
+from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
+from omnivision.errors import DataError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+NUMBERED = re.compile(r"\.(\d+)\.\w+")  # the suffix of one picture of several
+
+
+def read_shard(path: Path) -> Iterator[Record]:
+    """The records of a shard, pictures where they lie in it.
+
+    Raises:
+        DataError: it is damaged or cut.
+    """
+    gathered: _Gathered | None = None
+    try:
+        with tarfile.open(path, "r:") as shard:
+            for member in shard:
+                if member.isdir():
+                    continue
+                name, _, suffix = PurePosixPath(member.name).name.partition(".")
+                key = printable(str(PurePosixPath(member.name).parent / name))
+                if gathered is not None and gathered.key != key:
+                    yield gathered.record(path)
+                    gathered = None
+                gathered = gathered or _Gathered(key)
+                gathered.add(shard, member, f".{suffix.lower()}", path)
+            _check_end(path, shard.offset)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"The shard is broken: {error}", f"{path}::{gathered.key if gathered else ''}", "Copy the shard again.") from error
+    if gathered is not None:
+        yield gathered.record(path)
+
+
+def _check_end(path: Path, offset: int) -> None:
+    """tarfile takes a damaged header for the end, and what follows would be lost in silence."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        rest = file.read(512)
+        if len(rest) < 512 or any(rest) or any(any(block) for block in iter(lambda: file.read(1 << 20), b"")):
+            raise tarfile.ReadError("it has no end mark, or goes on behind it")
+
+
+class _Gathered:
+    """The members of one key."""
+
+    def __init__(self, key: str) -> None:
+        self.key, self.raw, self.pictures, self.error = key, {}, {}, None
+
+    def record(self, path: Path) -> Record:
+        """What they are together: pictures of the shard stand for the names in its JSON."""
+        source = f"{path}::{self.key}"
+        if self.error:
+            return Record(None, source, self.error)
+        raw = {"id": self.key, **self.raw}
+        if self.pictures:
+            named = next((raw[key] for key in ("images", *IMAGES) if raw.get(key)), [])
+            try:
+                pictures = chosen(self.pictures, named if isinstance(named, list) else [named])
+            except ValueError as error:
+                return Record(None, source, bad_row(error, source))
+            raw = {name: value for name, value in raw.items() if name not in IMAGES} | {"images": pictures}
+        return Record(raw, source)
+
+    def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, path: Path) -> None:
+        """Takes a member in, or keeps what is wrong with it."""
+        name = printable(member.name)
+        source, most = f"{path}::{name}", MAX_LINE if suffix in (".json", ".txt") else MAX_BYTES
+        if not member.isfile():
+            self.error = bad_row("the member is a link or a device", source)
+        elif member.size > most:
+            self.error = bad_row(f"the member has {member.size:,} bytes; at most {most:,}", source)
+        elif suffix.endswith(PICTURES):
+            if suffix in self.pictures:
+                self.error = bad_row("two of its members have one name", source)
+            self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size)
+        elif suffix in (".json", ".txt"):  # webdataset keeps anything beside: classes, embeddings
+            self._add_text(shard.extractfile(member).read(), suffix, source)
+
+    def _add_text(self, data: bytes, suffix: str, source: str) -> None:
+        try:
+            value = parse(data.decode("utf-8")) if suffix == ".json" else {"caption": data.decode("utf-8").strip()}
+        except ValueError as error:
+            self.error = bad_row(error, source)
+            return
+        if isinstance(value, dict):
+            self.raw.update(value)
+        else:
+            self.error = bad_row("the member is no JSON object", source)
+
+
+def chosen(pictures: dict[str, TarPicture], names: list) -> list[TarPicture]:
+    """A record's pictures, in order: those that its JSON names; else plain ones (`1.png`) and numbered ones (`1.0.png`, `1.1.png`).
+
+    Others (`1.seg.png`: masks, depths) only lie beside, unless there is one picture alone.
+
+    Args:
+        pictures: by their suffix, ".png" or ".0.png". names: of the JSON; may be those from before the shard was made.
+
+    Raises:
+        ValueError: it cannot be told which they are, or in which order they stand.
+    """
+    plain = [suffix for suffix in pictures if suffix in PICTURES]
+    numbered = sorted((suffix for suffix in pictures if NUMBERED.fullmatch(suffix)), key=_number)
+    own = [*plain, *numbered] or (list(pictures) if len(pictures) == 1 else [])
+    has = f"the shard has {', '.join(one.member for one in pictures.values())}"
+    if not names:
+        if not own:
+            raise ValueError(f"{has}: name the row's own in `images` of its JSON")
+        return [pictures[suffix] for suffix in own]
+    called = {word: picture for suffix, picture in pictures.items() for word in (suffix[1:], PurePosixPath(picture.member).name)}
+    found = [called.get(PurePosixPath(name).name) for name in names if isinstance(name, str)]
+    if len(set(found)) == len(names) and None not in found:
+        return found
+    if len(own) == len(names) and (len(own) == 1 or [_number(suffix) for suffix in own] in (list(range(len(own))), list(range(1, len(own) + 1)))):
+        return [pictures[suffix] for suffix in own]
+    raise ValueError(f"its JSON names {', '.join(map(str, names))[:200]}, and {has}")
+
+
+def _number(suffix: str) -> int:
+    found = NUMBERED.fullmatch(suffix)
+    return int(found[1]) if found else -1
