@@ -1,7 +1,7 @@
 """MM-Vet: open questions that need several capabilities at once, graded 0 to 1 by a language model.
 
-Only grades are read here (the official grades file); a question whose grade is missing in any run is missing, never 0.
-The official script gives 0 where the judge's reply could not be read five times: such a grade is missing too.
+Only grades are read here, from the official grades file, which `judge` writes as well. A question whose grade is missing in any run is
+missing, never 0. The official script gives 0 where the judge's reply could not be read five times: such a grade is missing too.
 
 Source: mm-vet_evaluator.py of yuweihao/MM-Vet@acde843, read there.
 """
@@ -77,7 +77,7 @@ def attach_grades(rows: list[dict], path: Path) -> dict:
     for row in rows:
         grades = found.get(row["question_id"], [])
         row["grades"] = grades + [None] * (runs - len(grades))
-    judges = Counter(str(name) for one in graded.values() for name in one.get("model", ()))
+    judges = Counter(str(name) for one in graded.values() for name in one.get("model", ()) if name is not None)
     return {"judge": ", ".join(f"{name} ({count})" for name, count in sorted(judges.items())) or "not named",
             "grades": f"{path.name}, {runs} runs"}
 
