@@ -1,22 +1,23 @@
 """The text of an argument list, written and read: "(item='red cat', count=2)" <-> a dictionary.
 
 Written as Python literals, read by Python's own parser in literal mode: no pattern matching over
-text, nothing is evaluated.
+text, nothing is evaluated. Where the value of an argument is another call, the text is cut: pieces
+[before, between ..., after] stand around the calls.
 """
 
 from __future__ import annotations
 
 import ast
-import keyword
-import math
 import unicodedata
 import warnings
+from collections.abc import Collection, Sequence
 
 from omnivision.errors import DataError
 from omnivision.functions.function_set import Function
+from omnivision.functions.key_order import in_schema_order
+from omnivision.functions.literals import MAX_DEPTH, is_scalar, literal, named, unnamed
 
 MAX_CALL_CHARACTERS = 20_000  # far above any answer; bounds the parser's work on a runaway model
-MAX_DEPTH = 50  # lists in lists; below Python's own limit of 200 brackets
 
 
 class Malformed(Exception):
@@ -27,37 +28,81 @@ class Malformed(Exception):
         self.kind = kind
 
 
-def write_arguments(function: Function, arguments: dict) -> str:
+def write_arguments(function: Function, arguments: dict, nested: Collection[str] = ()) -> tuple[list[str], list[str]]:
     """Arguments as canonical text, in the schema's order, absent ones left out.
 
-    A name that Python cannot write as a keyword ("from", "start-date") stands as **{'from': ...}.
+    A name that Python cannot write as a keyword ("from", "start-date") or that the schema does not
+    hold stands as **{'from': ...}.
+
+    Args:
+        nested: names of arguments whose values are calls; they are not among `arguments`.
+
+    Returns:
+        The pieces of text around the nested calls (one more than there are), and the names of
+        these calls in the order in which they stand.
 
     Raises:
         DataError: arguments that do not fit the schema, or a value that JSON cannot hold.
     """
-    known = [name for name in function.argument_names if name in arguments]
-    rest = sorted(name for name in arguments if name not in known)
-    parts = []
-    for name in known + rest:
-        value = _literal(arguments[name], f"function {function.name!r}, argument {name!r}")
-        parts.append(f"{name}={value}" if _is_keyword_name(name) else f"**{{{_text(name)}: {value}}}")
-    text = f"({', '.join(parts)})"
-    for _, message in function.faults(arguments):
-        raise DataError(f"arguments do not fit: {message}", f"function {function.name!r}", f"Given: {text:.200}.")
-    return text
+    where = f"function {function.name!r}"
+    known = [name for name in function.argument_names if name in arguments or name in nested]
+    rest = sorted(name for name in {*arguments, *nested} if name not in known)
+    pieces, inside = ["("], []
+    for position, name in enumerate(known + rest):
+        before, after = named(name) if name in known else unnamed(name)
+        pieces[-1] += f", {before}" if position else before
+        if name in nested:
+            inside.append(name)
+            pieces.append("")
+        else:
+            pieces[-1] += literal(in_schema_order(arguments[name], function, name), f"{where}, argument {name!r}")
+        pieces[-1] += after
+    pieces[-1] += ")"
+    text = "…".join(pieces)
+    for name in nested:
+        if name in arguments:
+            raise DataError(f"argument {name!r} has a value and a call", where, "Keep one of them.")
+    for _, message in function.faults(arguments, nested):
+        raise DataError(f"arguments do not fit: {message}", where, f"Given: {text:.200}.")
+    return pieces, inside
 
 
-def read_arguments(text: str, function: Function) -> dict:
+def read_arguments(pieces: Sequence[str], function: Function) -> tuple[dict, dict[str, int]]:
     """An argument list as a dictionary; positional arguments take the schema's order.
+
+    Args:
+        pieces: the text around nested calls; one piece where there are none.
+
+    Returns:
+        The plain values, and for every argument whose value is a call the number of that call.
 
     Raises:
         Malformed: the text is no argument list of literals, or does not fit the function.
     """
-    call = _parse(text)
-    names = function.argument_names
+    marks = _marks(pieces)
+    values: dict = {}
+    calls: dict[str, int] = {}
+    for name, node in _pairs(_parse(_joined(pieces, marks)), function.argument_names, function.name):
+        if not isinstance(name, str):
+            raise Malformed("not_literal", f"{name!r} is no argument name")
+        if name in values or name in calls:
+            raise Malformed("duplicate", f"argument {name!r} twice")
+        if isinstance(node, ast.Name) and node.id in marks:
+            calls[name] = marks.index(node.id)
+        else:
+            values[name] = _value(node)
+    if len(calls) != len(marks):
+        raise Malformed("not_literal", "a call stands where no value of an argument does")
+    for kind, message in function.faults(values, calls):
+        raise Malformed(kind, message)
+    return values, calls
+
+
+def _pairs(call: ast.Call, names: Sequence[str], function: str) -> list[tuple[object, ast.AST]]:
+    """Names and values in the order written."""
     if len(call.args) > len(names):
-        raise Malformed("unknown_argument", f"{len(call.args)} arguments for the {len(names)} of {function.name}")
-    pairs = [(name, node) for name, node in zip(names, call.args)]
+        raise Malformed("unknown_argument", f"{len(call.args)} arguments for the {len(names)} of {function}")
+    pairs: list[tuple[object, ast.AST]] = list(zip(names, call.args))
     for item in call.keywords:
         if item.arg is not None:
             pairs.append((item.arg, item.value))
@@ -65,55 +110,19 @@ def read_arguments(text: str, function: Function) -> dict:
             pairs.extend((_value(key), node) for key, node in zip(item.value.keys, item.value.values))
         else:
             raise Malformed("not_literal", "** before something that is no dictionary")
-    arguments: dict = {}
-    for name, node in pairs:
-        if not isinstance(name, str):
-            raise Malformed("not_literal", f"{name!r} is no argument name")
-        if name in arguments:
-            raise Malformed("duplicate", f"argument {name!r} twice")
-        arguments[name] = _value(node)
-    for kind, message in function.faults(arguments):
-        raise Malformed(kind, message)
-    return arguments
+    return pairs
 
 
-def _literal(value: object, where: str, depth: int = 0) -> str:
-    if depth > MAX_DEPTH:
-        raise DataError(f"nested more than {MAX_DEPTH} deep", where, "Flatten the value.")
-    if _is_scalar(value):
-        return _text(value) if isinstance(value, str) else repr(value)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_literal(one, where, depth + 1) for one in value)}]"
-    if isinstance(value, dict) and all(isinstance(key, str) and _is_scalar(key) for key in value):
-        inner = (f"{_text(key)}: {_literal(one, where, depth + 1)}" for key, one in value.items())
-        return f"{{{', '.join(inner)}}}"
-    remedy = "Use text, finite numbers of at most 300 digits, true, null, lists and objects."
-    raise DataError(f"a {type(value).__name__} that is not a JSON value", where, remedy)
+def _marks(pieces: Sequence[str]) -> list[str]:
+    """One identifier for each nested call, none of which the text can spell (the parser folds identifiers to NFKC)."""
+    text, stem = unicodedata.normalize("NFKC", "".join(pieces)), "call_"
+    while stem in text:
+        stem += "_"
+    return [f"{stem}{number}_" for number in range(len(pieces) - 1)]
 
 
-def _is_scalar(value: object) -> bool:
-    """Whether a value is text that UTF-8 can hold, a finite number, a truth value or null."""
-    if isinstance(value, str):
-        return not any("\ud800" <= character <= "\udfff" for character in value)
-    if isinstance(value, int):  # a truth value too; Python refuses to print much longer numbers
-        return abs(value) < 10**300
-    return value is None or isinstance(value, float) and math.isfinite(value)
-
-
-def _text(value: str) -> str:
-    """A string literal; escaped to ASCII where Qwen's tokenizer (NFC) would change its characters."""
-    written = repr(value)
-    return written if unicodedata.normalize("NFC", written) == written else ascii(value)
-
-
-def _is_keyword_name(name: str) -> bool:
-    # Python's parser folds identifiers to NFKC, which would rename the argument.
-    return (
-        name.isidentifier()
-        and not keyword.iskeyword(name)
-        and name != "__debug__"
-        and unicodedata.normalize("NFKC", name) == name
-    )
+def _joined(pieces: Sequence[str], marks: Sequence[str]) -> str:
+    return pieces[0] + "".join(mark + piece for mark, piece in zip(marks, pieces[1:]))
 
 
 def _parse(text: str) -> ast.Call:
@@ -138,7 +147,7 @@ def _value(node: ast.AST | None, depth: int = 0) -> object:
     """A JSON value from literal nodes only."""
     if depth > MAX_DEPTH + 1:
         raise Malformed("not_literal", f"nested more than {MAX_DEPTH} deep")
-    if isinstance(node, ast.Constant) and _is_scalar(node.value):
+    if isinstance(node, ast.Constant) and is_scalar(node.value):
         return node.value
     if isinstance(node, ast.List):
         return [_value(one, depth + 1) for one in node.elts]
