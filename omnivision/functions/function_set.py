@@ -16,6 +16,7 @@ from omnivision.constants import FUNCTION_FILE, FUNCTION_PREFIX
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions.references import references, resolve
 from omnivision.functions.schema import callable_schema
+from omnivision.functions.type_names import in_json_words
 
 IRRELEVANT = "irrelevant"  # the answer to a request that no function of the set serves (Octopus v2)
 
@@ -138,6 +139,7 @@ class FunctionSet:
         Args:
             source: a file, a list of tools, or {"prefix": ..., "functions": [tools]}. A tool is
                 {"type": "function", "function": {name, description, parameters}} or its inside.
+                Type names of Python are taken too: dict, list, tuple, str, int, float, bool, None, any.
             prefix: overrides the file's.
 
         Raises:
@@ -163,6 +165,20 @@ class FunctionSet:
     def extended(self, more: Iterable[Function]) -> FunctionSet:
         """A larger set; the functions that are here keep their tokens, the new ones follow."""
         return FunctionSet(self.functions + tuple(more), self.prefix)
+
+    def check_keeps(self, earlier: FunctionSet) -> None:
+        """Make sure that no function of an earlier set has moved: a token that was trained for one would mean another.
+
+        Raises:
+            ConfigError: another prefix, or another function in the place of one of the earlier set.
+        """
+        if self.prefix != earlier.prefix:
+            raise ConfigError(f"prefix {self.prefix!r} after {earlier.prefix!r}", "function set", "Keep the prefix of the trained set.")
+        for index, function in enumerate(earlier.functions):
+            now = self.functions[index].name if index < len(self) else None
+            if now != function.name:
+                what = f"{earlier.tokens[index]} was {function.name!r} and is now {now!r}"
+                raise ConfigError(what, "function set", "Keep the trained functions in their order and put new ones behind them.")
 
     def save(self, folder: str | Path) -> Path:
         """Write functions.json beside a checkpoint."""
@@ -222,4 +238,4 @@ def _read_tool(tool: object, where: str) -> Function:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
     # OpenAI allows a function without parameters to leave the schema out or null.
     parameters = body.get("parameters") or {"type": "object", "properties": {}}
-    return Function(body["name"], str(body.get("description") or body["name"]), parameters)
+    return Function(body["name"], str(body.get("description") or body["name"]), in_json_words(parameters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import inspect
 import types
@@ -37,7 +38,7 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
             that cannot be passed by name.
     """
     where = f"function {function.__name__}"
-    hints = typing.get_type_hints(function)
+    hints = _hints(function, where)
     description, about = _read_docstring(inspect.getdoc(function) or "")
     if not description:
         raise ConfigError(
@@ -60,26 +61,61 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
     return description, {"type": "object", "properties": properties, "required": required}
 
 
-def hint_schema(hint: object, where: str) -> dict:
-    """JSON schema of one type hint (str, bool, int, float, list, dict, Literal, Enum, unions)."""
+def hint_schema(hint: object, where: str, inside: tuple[type, ...] = ()) -> dict:
+    """JSON schema of one type hint.
+
+    Args:
+        hint: str, bool, int, float, list, dict, Any, Literal, Enum, unions, TypedDict and dataclasses.
+        inside: the classes that the hint stands in.
+    """
     if hint in _SIMPLE:
         return dict(_SIMPLE[hint])
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is list:
-        return {"type": "array", "items": hint_schema(inner[0], where)}
+        return {"type": "array", "items": hint_schema(inner[0], where, inside)}
     if origin is dict and inner[0] is str:
-        return {"type": "object", "additionalProperties": hint_schema(inner[1], where)}
+        return {"type": "object", "additionalProperties": hint_schema(inner[1], where, inside)}
     if origin is typing.Literal:
         return {"enum": list(inner)}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return {"enum": [member.value for member in hint]}
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [hint_schema(one, where) for one in inner]}
+        return {"anyOf": [hint_schema(one, where, inside) for one in inner]}
+    if typing.is_typeddict(hint) or dataclasses.is_dataclass(hint):
+        return _class_schema(hint, where, inside)
     raise ConfigError(
         f"type hint {hint!r} has no JSON form",
         where,
-        "Use str, int, float, bool, list[...], dict[str, ...], Literal, Enum or a union of them.",
+        "Use str, int, float, bool, list[...], dict[str, ...], Literal, Enum, TypedDict, a dataclass or a union of them.",
     )
+
+
+def _class_schema(kind: type, where: str, inside: tuple[type, ...]) -> dict:
+    """A TypedDict or a dataclass as an object that holds its fields and no others."""
+    if kind in inside:
+        raise ConfigError(f"{kind.__name__} holds itself", where, "Give such a function as JSON, with a $ref.")
+    hints = _hints(kind, where)
+    if typing.is_typeddict(kind):
+        required = [name for name in hints if _is_required(name, kind)]
+    else:
+        fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+        hints = {name: hints[name] for name in fields}
+        required = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+    properties = {name: hint_schema(hint, f"{where}, field '{name}'", (*inside, kind)) for name, hint in hints.items()}
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _is_required(name: str, kind: type) -> bool:
+    # __required_keys__ does not see NotRequired where annotations are strings (from __future__ import annotations).
+    marked = typing.get_origin(typing.get_type_hints(kind, include_extras=True)[name])
+    return marked is typing.Required or marked is not typing.NotRequired and name in kind.__required_keys__
+
+
+def _hints(of: object, where: str) -> dict[str, object]:
+    try:
+        return typing.get_type_hints(of)
+    except NameError as error:
+        raise ConfigError(f"a type hint cannot be read: {error}", where, "Define the type where the function is defined.") from error
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:

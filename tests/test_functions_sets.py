@@ -1,0 +1,114 @@
+"""Where function sets come from: type hints of every kind, type names of other lists; and what a larger set keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NotRequired, TypedDict
+
+import pytest
+import torch
+from function_parts import make_model, make_shop, make_tokenizer
+
+from omnivision.errors import ConfigError
+from omnivision.functions import Function, FunctionSet, install_tokens, parse_calls, target_ids
+
+
+class Place(TypedDict):
+    city: str
+    zip: NotRequired[int]
+
+
+@dataclass
+class Parcel:
+    to: Place
+    weight: float | None
+    marks: list[Literal["fragile", "heavy"]] = field(default_factory=list)
+    serial: str = field(default="", init=False)
+
+
+class Tree(TypedDict):
+    below: list[Tree]
+
+
+def post(parcel: Parcel, copies: int = 1, note: str | None = None) -> None:
+    """Post a parcel."""
+
+
+def test_typed_dictionaries_and_dataclasses_are_objects_of_their_fields():
+    place = {"type": "object", "properties": {"city": {"type": "string"}, "zip": {"type": "integer"}}, "required": ["city"],
+             "additionalProperties": False}
+    parcel = {"type": "object", "required": ["to", "weight"], "additionalProperties": False, "properties": {
+        "to": place, "weight": {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        "marks": {"type": "array", "items": {"enum": ["fragile", "heavy"]}}}}
+    function = FunctionSet.from_callables(post)["post"]
+    assert function.parameters["properties"] == {
+        "parcel": parcel, "copies": {"type": "integer", "default": 1}, "note": {"anyOf": [{"type": "string"}, {"type": "null"}]}}
+    assert function.parameters["required"] == ["parcel"]
+    assert function.faults({"parcel": {"to": {"city": "Bonn", "zip": 53111}, "weight": None, "marks": ["heavy"]}}) == []
+    for wrong in ({"to": {"zip": 1}, "weight": 1}, {"to": {"city": "x", "street": "y"}, "weight": 1}, {"to": {"city": "x"}, "weight": 1, "serial": "s"}):
+        assert [kind for kind, _ in function.faults({"parcel": wrong})] == ["schema"]
+
+
+def test_hints_that_cannot_be_read_name_the_function():
+    def grow(tree: Tree):
+        """Grow."""
+
+    def lost(a: Nowhere):  # noqa: F821
+        """Lose."""
+
+    for function, word in ((grow, "Tree holds itself"), (lost, "Nowhere")):
+        with pytest.raises(ConfigError, match=word) as error:
+            FunctionSet.from_callables(function)
+        assert f"function {function.__name__}" in error.value.where
+
+
+def test_type_names_of_python_are_read_as_json_schemas():
+    inner = {"type": "dict", "properties": {"type": {"type": "str"}, "at": {"type": "tuple", "items": {"type": "float"}}, "all": {"type": "any"}}}
+    parameters = {"type": "dict", "required": ["a"], "$defs": {"d": {"type": "bool"}}, "properties": {
+        "a": {"type": ["int", "None"], "default": {"type": "dict"}}, "b": {"anyOf": [inner, {"type": "double"}]}, "c": {"type": ["str", "any"]},
+        "e": {"type": "list", "prefixItems": [{"type": "int"}], "items": {"type": "dict", "additionalProperties": {"type": "NoneType"}}}}}
+    function = FunctionSet.from_json([{"name": "f", "parameters": parameters}])["f"]
+    inner = {"type": "object", "properties": {"type": {"type": "string"}, "at": {"type": "array", "items": {"type": "number"}}, "all": {}}}
+    assert function.parameters == {"type": "object", "required": ["a"], "$defs": {"d": {"type": "boolean"}}, "properties": {
+        "a": {"type": ["integer", "null"], "default": {"type": "dict"}}, "b": {"anyOf": [inner, {"type": "number"}]}, "c": {},
+        "e": {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "object", "additionalProperties": {"type": "null"}}}}}
+    with pytest.raises(ConfigError, match="datetime"):
+        FunctionSet.from_json([{"name": "f", "parameters": {"type": "dict", "properties": {"a": {"type": "datetime"}}}}])
+
+
+def test_a_set_that_moves_a_trained_function_is_refused():
+    shop = make_shop()
+    larger = shop.extended([Function("later", "Comes later.")])
+    larger.check_keeps(shop)
+    first = larger.functions
+    for functions, prefix, words in (
+        ((first[3], *first[:3]), "nexa", "<nexa_0> was 'order' and is now 'later'"),
+        (first[:3], "nexa", "<nexa_3> was 'later' and is now None"),
+        (first, "act", "prefix 'act' after 'nexa'"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            FunctionSet(functions, prefix).check_keeps(larger)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_trained_set_grows_past_the_spare_rows(tied):
+    """Qwen2.5's 271 spare rows, then more: no id moves, no trained row changes, tables that are tied stay so."""
+    tokenizer, shop = make_tokenizer(), make_shop()
+    model = make_model(len(tokenizer) + 271, tied)
+    first = install_tokens(model, tokenizer, shop)
+    with torch.no_grad():
+        for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+            table[list(first.tokens.functions)] += 1
+    trained = [model.get_input_embeddings().weight.detach().clone(), model.get_output_embeddings().weight.detach().clone()]
+    larger = shop.extended(Function(f"f{index}", f"Do the {index}th thing.") for index in range(300))
+    second = install_tokens(model, tokenizer, larger)
+    assert second.tokens.functions[:3] == first.tokens.functions and second.tokens.end == first.tokens.end
+    assert (first.spare_rows_used, second.spare_rows_used, second.added) == (4, 267, 300)
+    assert second.rows_after == second.rows_before + 33 == len(tokenizer)
+    tables = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
+    kept = [row for row in range(second.rows_before) if row not in second.tokens.functions[3:]]
+    assert all(torch.equal(now[kept], before[kept]) for now, before in zip(tables, trained))
+    assert (tables[0] is tables[1]) is tied
+    calls = [{"name": "order", "arguments": {"item": "x"}}, {"name": "f299", "arguments": {}}]
+    found = parse_calls(target_ids(calls, tokenizer, larger), tokenizer, larger)
+    assert [one.to_dict() for one in found] == calls
