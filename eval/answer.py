@@ -1,6 +1,10 @@
-"""What a model answered: text for lm-eval, with the generated ids and the calls read from them."""
+"""What a model answered: text for lm-eval, with the generated ids and the calls read from them; or why there is nothing."""
 
 from __future__ import annotations
+
+
+class Missing(str):
+    """Why there is no answer."""
 
 
 class Answer(str):
@@ -27,3 +31,17 @@ class Answer(str):
         answer.ids, answer.raw = tuple(ids), text if raw is None else raw
         answer.calls, answer.fault = calls, fault
         return answer
+
+    def record(self) -> dict:
+        """Plain values, for a journal."""
+        calls = {} if self.calls is None else {"raw": self.raw, "calls": self.calls, "fault": self.fault}
+        return {"text": str(self), "ids": list(self.ids), **calls}
+
+    @classmethod
+    def from_record(cls, record: dict) -> Answer:
+        """The answer that `record` wrote down."""
+        return cls(record["text"], record["ids"], record.get("raw"), record.get("calls"), record.get("fault"))
+
+    def __reduce__(self) -> tuple:
+        """A str's own pickling would lose the attributes on the way between processes."""
+        return Answer, (str(self), self.ids, self.raw, self.calls, self.fault)

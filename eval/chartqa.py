@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, image_file, read_rows
+from .questions import Questions, image_file, read_rows, tables
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 16
@@ -34,7 +34,7 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
             the published archive: test/test_human.json and test/test_augmented.json with `imgname, query, label`, and
             test/png/; ids human_0 ..., augmented_0 ...;
             the hub's: test-*.parquet, also in data/, with `image, query, label` (a list) and `human_or_machine` (0 is
-            human); ids 0 ...;
+            human), or a data set with these columns; ids 0 ...;
             a piece: one JSON list with `image, question, label, source` beside img/; ids augmented_0 ...
         task: unused; every loader has it.
 
@@ -46,8 +46,8 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
     halves = {half: folder / "test" / f"test_{half}.json" for half in SOURCES}
     if any(path.is_file() for path in halves.values()):
         return Questions([row for half, path in halves.items() for row in _archive(folder, half, path)], list(halves.values()))
-    if tables := sorted([*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")]):
-        return Questions(_hub(tables), tables)
+    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+        return Questions(_hub(files), files)
     pieces = sorted(folder.glob("*.json"))
     if len(pieces) != 1:
         raise DataError("ChartQA's questions are missing", str(folder),
@@ -55,12 +55,13 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
     return Questions(_piece(folder, pieces[0]), pieces, {}, {"questions": f"{pieces[0].name}: a piece, not the test set"})
 
 
-def _hub(tables: list[Path]) -> list[dict]:
-    found = [one for path in tables for one in read_rows(path, ("image", "query", "label", "human_or_machine"))]
+def _hub(files: list[str]) -> list[dict]:
+    found = [one for path in files for one in read_rows(path, ("image", "query", "label", "human_or_machine"))]
     if odd := [one["human_or_machine"] for one in found if one["human_or_machine"] not in (0, 1)]:
         what = f"{len(odd)} rows have a human_or_machine that is neither 0 nor 1, the first {odd[0]!r}"
-        raise DataError(what, str(tables[0]), "Copy the file again.")
-    return [_row(str(at), one["query"], one["label"], SOURCES[one["human_or_machine"]], None, str(at)) for at, one in enumerate(found)]
+        raise DataError(what, files[0], "Copy the file again.")
+    return [_row(str(at), one["query"], one["label"], SOURCES[one["human_or_machine"]], None, str(at)) | {"pictures": [one["image"]]}
+            for at, one in enumerate(found)]
 
 
 def _piece(folder: Path, path: Path) -> list[dict]:

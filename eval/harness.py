@@ -5,10 +5,10 @@ the model. Example, the same score as `omnivision eval pope_random`:
 
     python -m omnivision_eval.harness run --model hf-multimodal \
         --model_args pretrained=runs/NAME/sft/final,convert_img_format=True --apply_chat_template \
-        --include_path eval/tasks --tasks world_pope_random --metadata '{"data_dir": "world"}'
+        --include_path eval/tasks --tasks omnivision_pope_random --metadata '{"data_dir": "world"}'
 
 `--model omnivision --model_args pretrained=DIR` uses our generation instead, and is the only one that can score
-world_actions.
+omnivision_actions.
 """
 
 from __future__ import annotations

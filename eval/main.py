@@ -7,62 +7,93 @@ import contextlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-from .benchmarks import GROUPS, REAL, WORLD
+from omnivision.errors import ConfigError, DataError
+
+from .benchmarks import GROUPS, MODULES
+from .judge import add_judge_arguments, check_judge
+from .task_data import PICTURES
 
 EXAMPLE = """examples:
   omnivision eval pope chartqa --model runs/NAME/sft/final --data world --out runs/NAME/sft/eval
+  omnivision eval pope --model HuggingFaceTB/SmolVLM-500M-Instruct --data pope --out eval/smolvlm
+  omnivision eval pope --model http://127.0.0.1:8080/v1 --model-name omnivision --data pope --out eval/gguf
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
+DTYPES = ("float32", "bfloat16", "float16")
+FOR_A_MODEL = ("limit", "batch_size", "blank", "split", "processes", "pictures", "dtype", "model_name", "key_variable", "concurrency", "timeout")
 
 
 def main(argv: list[str]) -> int | None:
     """Evaluates and prints tables on stderr, with --json one object on stdout; 3 where a headline is refused."""
     options = _parser().parse_args(argv)
-    from omnivision.errors import ConfigError
-
     if (options.model is None) == (options.predictions is None):
         raise ConfigError("One of --model and --predictions is needed, not both", "omnivision eval", "Name a checkpoint or a file of saved answers.")
+    if options.judge:
+        check_judge(options)
     found = _saved(options) if options.predictions else _answered(options)
     if options.json:
         print(json.dumps({"tasks": found, "scores": {task: one["score"] for task, one in found.items()}}, ensure_ascii=False))
-    title = f"{options.predictions}, saved answers" if options.predictions else f"{options.model}, {options.split or 'eval'}"
+    title = f"{options.predictions}, saved answers" if options.predictions else ", ".join(filter(None, [options.model, options.split]))
     show(found, title + (", blind" if options.blank else ""))
-    return _tell_missing(found) if options.predictions else 0
+    return _tell_missing(found)
 
 
 def _answered(options: argparse.Namespace) -> dict[str, dict]:
-    from omnivision.errors import ConfigError
-
-    from .run import evaluate
+    from .run import Settings, evaluate
 
     if options.grades:
         raise ConfigError("Grades belong to saved answers", "--grades", "Give --predictions instead of --model.")
-    if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit {options.limit} leaves no question", "--limit", "Give 1 or more.")
-    size = 32 if options.batch_size is None else options.batch_size
-    if size < 1:
-        raise ConfigError(f"--batch-size is {size}", "--batch-size", "Give 1 or more.")
-    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed's logger, which lm-eval's imports start, writes to stdout
-        return evaluate(options.model, options.data, options.tasks, options.out, limit=options.limit,
-                        batch_size=size, blank=options.blank, split=options.split or "eval")
+    for flag in ("limit", "batch_size", "processes"):
+        if getattr(options, flag) is not None and getattr(options, flag) < 1:
+            raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(options, flag)}", f"--{flag.replace('_', '-')}", "Give 1 or more.")
+    settings = Settings(options.limit, options.batch_size or 32, options.split, options.pictures or "first", options.processes or 1)
+    with contextlib.redirect_stdout(sys.stderr), _counter() as count:  # libraries' logs: stdout is for the result
+        return evaluate(_model(options), options.data, options.tasks, options.out, settings, options, count)
+
+
+def _model(options: argparse.Namespace) -> Any:
+    """What `--model` names: an address, a checkpoint of ours, or any model that takes pictures."""
+    from .models import source_of
+
+    if not options.model.startswith(("http://", "https://")):
+        return source_of(options.model, options.blank, options.dtype)
+    from omnivision.endpoint import Endpoint
+
+    from .served import Served
+
+    if not options.model_name or options.out is None:
+        raise ConfigError("An endpoint needs the model's name and a folder for its ledger", f"--model {options.model}", "Add --model-name NAME and --out DIR.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, concurrency=options.concurrency or 4,
+                        timeout=options.timeout or 120.0)
+    return Served(endpoint, options.out / "answers.ledger.jsonl", options.blank)
+
+
+@contextlib.contextmanager
+def _counter():
+    """A bar of answers on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("answers", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _saved(options: argparse.Namespace) -> dict[str, dict]:
-    from omnivision.errors import ConfigError
-
     from .saved import score_saved
 
-    given = [flag for flag in ("limit", "batch_size", "blank", "split") if getattr(options, flag) not in (None, False)]
+    given = [flag for flag in FOR_A_MODEL if getattr(options, flag) not in (None, False)]
     if given:
         raise ConfigError(f"--{given[0].replace('_', '-')} is for a model that answers", "--predictions", "Leave it out.")
-    return score_saved(options.tasks, options.predictions, options.data, options.grades, options.out)
+    return score_saved(options.tasks, options.predictions, options.data, options.grades, options.out, options)
 
 
 def _tell_missing(found: dict[str, dict]) -> int:
     """Says on stderr what is missing; 3 where that refuses a headline."""
-    from omnivision.errors import DataError
-
     code = 0
     for task, one in found.items():
         if one["missing"]:
@@ -114,16 +145,24 @@ def figure(value: float | None) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="omnivision eval", description="Run benchmarks on a model, or score saved answers.",
                                      epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"with --model: {', '.join([*GROUPS, *WORLD])}; "
-                                                                 f"with --predictions: {', '.join([*GROUPS, *REAL])}")
-    parser.add_argument("--model", type=Path, help="a checkpoint folder")
+    parser.add_argument("tasks", nargs="+", metavar="TASK", help=", ".join([*GROUPS, *MODULES]))
+    parser.add_argument("--model", metavar="M", help="a checkpoint folder, a hub id of any model that takes pictures, or the address of an endpoint")
     parser.add_argument("--predictions", type=Path, help="saved answers: a file, or a folder of one a split or subject")
     parser.add_argument("--grades", type=Path, help="MM-Vet's official grades file, for saved answers")
-    parser.add_argument("--data", required=True, type=Path, help="the embedded world's folder; with --predictions the benchmark's")
-    parser.add_argument("--out", type=Path, help="folder for <task>/samples.jsonl and results.json")
-    parser.add_argument("--limit", type=int, help="only the first N questions of each task")
-    parser.add_argument("--batch-size", type=int, help="questions at a time (32)")
+    parser.add_argument("--data", required=True, type=Path, help="the benchmark's folder as published, or a data set; or the embedded world's folder")
+    parser.add_argument("--out", type=Path, help="folder for <task>/results.json and what a killed run goes on from")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="questions at a time (32)")
+    parser.add_argument("--processes", type=int, metavar="N", help="that share the questions, one a GPU (1)")
+    parser.add_argument("--dtype", choices=DTYPES, help="what the model computes in (as saved; float32 on a CPU)")
+    parser.add_argument("--pictures", choices=PICTURES, help="of MMMU's questions with several (first)")
     parser.add_argument("--blank", action="store_true", help="show a grey picture instead of every image (the blind row)")
-    parser.add_argument("--split", help="eval (seen styles, the default) or eval_held_out (the held-out style)")
+    parser.add_argument("--split", help="of the embedded world: eval (seen styles, the default) or eval_held_out (the held-out style)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    endpoint = parser.add_argument_group("a model behind an endpoint")
+    endpoint.add_argument("--model-name", metavar="NAME", help="the name that the server knows it by")
+    endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key")
+    endpoint.add_argument("--concurrency", type=int, metavar="N", help="requests at once (4)")
+    endpoint.add_argument("--timeout", type=float, metavar="S", help="of one request (120)")
+    add_judge_arguments(parser)
     return parser

@@ -20,7 +20,7 @@ from omnivision.errors import ConfigError, DataError
 from .mmmu_reading import choice_is_right, open_is_right, read_choice, read_open
 from .mmmu_subjects import DISCIPLINES, SUBJECTS, subject_of
 from .predictions import Predictions, Said, read_predictions
-from .questions import Questions, first_file, read_mapping, read_rows
+from .questions import Questions, first_file, read_mapping, read_rows, tables
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 128
@@ -28,46 +28,48 @@ METRICS = ("accuracy", "parse_failure_rate", "without_fallback", "valid_rate")
 SEED = 42
 ANSWERS = "answer_dict_val.json"
 CHOICE = "multiple-choice"
-SUFFIXES = {CHOICE: "\n\nAnswer with the option's letter from the given choices directly.",
-            "open": "\n\nAnswer the question using a single word or phrase."}
+PICTURES = tuple(f"image_{number}" for number in range(1, 8))  # columns of the hub's table
+SUFFIXES = {CHOICE: "\nAnswer with the option's letter from the given choices directly.",
+            "open": "\nAnswer the question using a single word or phrase."}
 
 
 def load(folder: Path, task: str = "mmmu") -> Questions:
     """The 900 questions of the validation split.
 
     Args:
-        folder: holds answer_dict_val.json ({id: question_type, ground_truth}), or the hub's <Subject>/validation-*.parquet
-            with `id, question, options` (a list written as text), `answer, question_type, image_1` ... `image_7`; with
+        folder: holds answer_dict_val.json ({id: question_type, ground_truth}), or the hub's <Subject>/validation-*.parquet (or is
+            a data set of all subjects) with `id, question, options` (a list written as text), `answer, question_type, image_1` ... `image_7`; with
             both, the true answers are those of answer_dict_val.json.
         task: unused; every loader has it.
 
     Returns:
-        Rows with `question_type`, `subject`, `discipline`; from Parquet also `text` and `options` (letter -> text).
+        Rows with `question_type`, `subject`, `discipline`; from a table also `text`, `options` (letter -> text) and
+        `pictures`.
 
     Raises:
         DataError: neither is there, a subject is missing, or a file is broken.
     """
-    tables = [path for subject in SUBJECTS for path in sorted(folder.glob(f"{subject}/validation-*.parquet"))]
+    files = tables(folder, *(f"{subject}/validation-*.parquet" for subject in SUBJECTS))
     needed = ("id", "question", "answer", "question_type")
-    asked = {row["question_id"]: row for path in tables for row in map(_from_hub, read_rows(path, needed))}
-    if tables and not (folder / ANSWERS).is_file():
-        return _complete(Questions(list(asked.values()), tables))
+    asked = {row["question_id"]: row for file in files for row in map(_from_hub, read_rows(file, needed))}
+    if files and not (folder / ANSWERS).is_file():
+        return _complete(Questions(list(asked.values()), files))
     path = first_file(folder, [ANSWERS], "MMMU's answers", "MMMU-Benchmark/MMMU, folder mmmu (or the hub's <Subject>/validation-*.parquet)")
     rows = [_with_truth(key, one, asked.get(key, {}), path) for key, one in read_mapping(path, "answers").items()]
-    return _complete(Questions(rows, [path, *tables]))
+    return _complete(Questions(rows, [path, *files]))
 
 
 def _with_truth(key: str, one: dict, asked: dict, path: Path) -> dict:
     truth = one.get("ground_truth") if isinstance(one, dict) else None
     if not truth or "question_type" not in one or not all(isinstance(text, str) for text in ([truth] if isinstance(truth, str) else truth)):
         raise DataError(f"The answer {key!r} lacks question_type or ground_truth", str(path), "Copy it again.")
-    return _row(key, one["question_type"], one["ground_truth"]) | {name: asked[name] for name in ("text", "options") if name in asked}
+    return _row(key, one["question_type"], one["ground_truth"]) | {name: asked[name] for name in ("text", "options", "pictures") if name in asked}
 
 
 def _complete(questions: Questions) -> Questions:
     if lacking := set(SUBJECTS) - {row["subject"] for row in questions.rows}:
         what = f"{len(lacking)} of {len(SUBJECTS)} subjects are missing, {min(lacking)} for example"
-        raise DataError(what, str(questions.files[0].parent), "Copy all of them.")
+        raise DataError(what, str(Path(questions.files[0]).parent), "Copy all of them.")
     return questions
 
 
@@ -75,8 +77,9 @@ def _from_hub(one: dict) -> dict:
     options, truth = _written_list(one.get("options", "[]")), one["answer"]
     letters = {chr(ord("A") + at): text for at, text in enumerate(options)}
     truth = (_written_list(truth) or truth) if one["question_type"] != CHOICE and truth.startswith("[") else truth
-    listed = "".join(f"\n({letter}) {text}" for letter, text in letters.items())
-    return _row(one["id"], one["question_type"], truth) | {"text": one["question"] + ("\n" + listed if letters else ""), "options": letters}
+    listed = "".join(f"({letter}) {text}\n" for letter, text in letters.items())
+    text = f"{one['question']}\n{listed}" if letters else one["question"]
+    return _row(one["id"], one["question_type"], truth) | {"text": text, "options": letters, "pictures": [one[name] for name in PICTURES if one.get(name)]}
 
 
 def _written_list(text: str) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omnivision.data.records import parse, read_records
+from omnivision.data.sources import source_hash
+from omnivision.data.tables import HUB, is_table_folder
 from omnivision.errors import DataError
 
 
@@ -16,14 +17,15 @@ class Questions(NamedTuple):
 
     Attributes:
         rows: one a question, with `question_id`, `image`, `text` and `label`, with `unit` where the standard error is not
-            over images, and with the keys of its tables; `alias` is a second id, `question` the bare question.
+            over images, and with the keys of its tables; `alias` is a second id, `question` the bare question; what is shown is
+            `image_file` (or None), or `pictures` where it can be several or lies in a table.
         files: what was read, for `data_hash`.
         beside: ids of questions that a predictions file may hold as well -> the split they belong to.
         notes: what must be said beside the score.
     """
 
     rows: list[dict]
-    files: list[Path]
+    files: list[Path | str]
     beside: dict[str, str] = {}
     notes: dict[str, Any] = {}
 
@@ -73,8 +75,8 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
-def read_rows(path: Path, needed: Iterable[str]) -> list[dict]:
-    """The rows of a JSON-lines file, a JSON list or a Parquet file, each with the keys it needs.
+def read_rows(path: Path | str, needed: Iterable[str]) -> list[dict]:
+    """The rows of a JSON-lines file, a JSON list, a Parquet file or a data set, each with the keys it needs.
 
     Raises:
         DataError: broken rows, counted, the first one named.
@@ -105,12 +107,25 @@ def no_id_twice(rows: list[dict], path: Path) -> None:
         raise DataError(f"The question id {twice!r} stands twice", str(path), "Copy the file again.")
 
 
-def image_file(folder: Path, places: Iterable[str], name: str) -> str | None:
-    """Where a picture lies: below the first of these folders that holds it; None where it is absent (scoring needs none)."""
-    found = next((folder / place / name for place in places if (folder / place / name).is_file()), None)
-    return str(found) if found else None
+def image_file(folder: Path, places: Iterable[str], name: str) -> str:
+    """Where a picture lies: below the first of these folders that holds it; where none does, the place it belongs."""
+    places = list(places)
+    place = next((place for place in places if (folder / place / name).is_file()), places[0])
+    return str(folder / place / name)
 
 
-def hashes(files: Iterable[Path]) -> dict[str, str]:
-    """File name -> SHA-256."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def tables(folder: Path, *patterns: str) -> list[str]:
+    """The Parquet files of a benchmark, or the `datasets` source itself.
+
+    Args:
+        folder: local, written by `datasets`, or hub:NAME[:SPLIT].
+        patterns: of the files, below the folder.
+    """
+    if str(folder).startswith(HUB) or is_table_folder(folder):
+        return [str(folder)]
+    return [str(path) for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def hashes(files: Iterable[Path | str]) -> dict[str, str]:
+    """Name of a file or data set -> its hash."""
+    return {Path(source).name: source_hash(str(source)) for source in files}

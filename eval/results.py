@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from .answer import Missing
 from .bootstrap import standard_error, sum_by_image
 
 MISSING_LIMIT = 0.01  # above this share of missing answers or judgements there is no headline
@@ -17,13 +18,15 @@ KEPT = ("question_id", "unit", "image", "text", "label", "calls", "parsed", "fal
 
 
 def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str | None]) -> list[dict]:
-    """One record a question: the row, the answer (with ids where known; None is missing), and the grades of every variant."""
+    """One record a question: the row, the answer (with ids where known; None or Missing where there is none), and the grades of every variant."""
     samples = []
     for row, answer in zip(rows, answers, strict=True):
-        sample = {key: row[key] for key in KEPT if key in row} | {"answer": None if answer is None else str(answer)}
-        if answer is None:  # graded by nobody: neither wrong nor right
+        sample = {key: row[key] for key in KEPT if key in row}
+        if answer is None or isinstance(answer, Missing):  # graded by nobody: neither wrong nor right
+            sample |= {"answer": None} if answer is None else {"answer": None, "missing": str(answer)}
             samples.append(sample | {name: {"said": None, "score": None, "valid": False} for name in benchmark.VARIANTS})
             continue
+        sample["answer"] = str(answer)
         if getattr(answer, "ids", None):
             sample["ids"] = list(answer.ids)
         if getattr(answer, "calls", None) is not None:

@@ -1,121 +1,122 @@
-"""Runs benchmarks on a model through lm-eval and writes their results."""
+"""Runs benchmarks on a model and writes their results."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-from collections.abc import Callable, Iterator
+import json
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivision import __version__
+from omnivision.runs import write_text
+
 from . import results
-from .benchmarks import MODULES, POPE_SPLITS, expand_world
+from .answer import Answer, Missing
+from .asking import ask
+from .benchmarks import MODULES, POPE_SPLITS, expand
+from .grading import grade_answers
+from .models import Model, Source
+from .pictures import fault_of, look_at, refuse_many
 from .pope_splits import mean_of_pope
-from .world import data_hash, question_file
+from .prompts import Prompt
+from .task_data import TaskData, chosen, load_task, prompt_of
 
-TASK_FOLDER = Path(__file__).resolve().parent / "tasks"
+
+@dataclass(frozen=True)
+class Settings:
+    """How benchmarks are run.
+
+    Args:
+        limit: only the first so many questions of each task.
+        batch_size: questions at a time.
+        split: of the embedded world: "eval" (seen styles, where None) or "eval_held_out".
+        pictures: "first" or "all" of a question's several pictures (MMMU).
+        processes: that open the model and share the work; in-memory models have one.
+    """
+
+    limit: int | None = None
+    batch_size: int = 32
+    split: str | None = None
+    pictures: str = "first"
+    processes: int = 1
 
 
-def evaluate(model: Any, data_dir: str | Path, tasks: list[str] | tuple[str, ...], out_dir: str | Path | None = None,
-             limit: int | None = None, batch_size: int = 32, blank: bool = False, features: Any = None,
-             split: str = "eval", functions: Any = None, on_batch: Callable[[int], None] | None = None) -> dict[str, dict]:
+def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tuple[str, ...], out_dir: str | Path | None = None,
+             settings: Settings = Settings(), judge: Namespace | None = None, on_batch: Callable[[int, int], None] | None = None) -> dict[str, dict]:
     """Answers and scores benchmarks.
 
     Args:
-        model: a checkpoint folder, a (model, processor) pair, or an `OmniVisionLM`.
-        data_dir: the embedded world's folder.
-        tasks: pope (its three splits), pope_random, ..., chartqa, open, actions.
-        out_dir: gets <task>/{samples.jsonl,results.json}; `_held_out` and `_blind` are added to the
-            folder's name so that the three kinds of run never overwrite each other. None writes nothing.
-        limit: only the first so many questions of each task.
-        batch_size: questions at a time.
-        blank: show a grey picture instead of every image (the blind row).
-        features: a feature cache; None computes features as needed.
-        split: "eval" (seen styles) or "eval_held_out".
-        on_batch: called with the number of answers that each batch finished (progress).
-        functions: FunctionSet of a model given in memory; by default functions.json of the checkpoint or the data.
+        model: open, or a source that is opened when it is needed.
+        data_dir: the embedded world's folder, or a benchmark's as published.
+        tasks: pope (its three splits), pope_random, ..., chartqa, mmvet, mmmu, scienceqa, scienceqa_img, open, actions.
+        out_dir: gets <task>/{samples.jsonl,predictions.jsonl,results.json} and answers/, from which a killed run goes on;
+            `_held_out` and `_blind` are added to the task's folder, so that runs never overwrite each other. None writes nothing.
+        judge: options of `add_judge_arguments`, for MM-Vet.
+        on_batch: called after each batch: how many different prompts are answered, of how many.
 
     Returns:
         Task -> its results.json; with all three POPE splits also "pope", whose score is the mean F1.
 
     Raises:
         ConfigError: unknown task or split, or no checkpoint.
-        DataError: a missing or broken question file or image.
+        DataError: missing or broken question files, or more than 1 % of a task's pictures.
     """
-    tasks = expand_world(tasks)
-    for task in tasks:
-        question_file(data_dir, task, split)  # before a model is loaded
-    lm = _as_lm(model, data_dir, batch_size, blank, features, functions, on_batch)
-    logged = _run_harness(lm, data_dir, tasks, split, limit)
-    suffix = ("_held_out" if split == "eval_held_out" else "") + ("_blind" if lm.blank else "")
+    tasks = expand(tasks, MODULES, "that a model can answer")
+    data = {task: load_task(task, data_dir, settings.split, settings.limit) for task in tasks}
+    prompts, faults = _prompts(data, settings.pictures)
+    out = Path(out_dir) if out_dir else None
+    answers = ask(model, [one for some in prompts.values() for one in some if one], settings.batch_size, out and out / "answers",
+                  settings.processes, on_batch)
+    suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
     found, samples = {}, {}
-    for task in tasks:
-        benchmark = MODULES[task]
-        entries = sorted(logged[f"world_{task}"], key=lambda entry: entry["doc_id"])
-        samples[task] = results.samples_of(benchmark, [e["doc"] for e in entries], [e["resps"][0][0] for e in entries])
-        about = _about(lm, data_dir, task, split, limit, entries[0]["arguments"][0][1])
-        found[task] = results.results_of(task, benchmark, samples[task], about)
-        if out_dir:
-            results.write(Path(out_dir) / (task + suffix), samples[task], found[task])
+    for task, one in data.items():
+        folder = out and out / (task + suffix)
+        given = [answers[prompt] if prompt else Missing(fault) for prompt, fault in zip(prompts[task], faults[task], strict=True)]
+        samples[task], notes = grade_answers(one.benchmark, one.rows, given, judge, folder)
+        found[task] = results.results_of(task, one.benchmark, samples[task], _about(model, one, settings, given, notes))
+        if folder:
+            _write_predictions(folder, one.rows, prompts[task], given, model.name)
+            results.write(folder, samples[task], found[task])
     if set(POPE_SPLITS) <= set(tasks):
         found["pope"] = mean_of_pope(found, samples)
-        if out_dir:
-            results.write(Path(out_dir) / ("pope" + suffix), [], found["pope"])
+        if out:
+            results.write(out / ("pope" + suffix), [], found["pope"])
     return found
 
 
-def _as_lm(model: Any, data_dir, batch_size: int, blank: bool, features: Any, functions: Any, on_batch: Any):
-    from .lm import OmniVisionLM, load_functions
-
-    if isinstance(model, OmniVisionLM):
-        return model
-    if isinstance(model, str | Path):
-        return OmniVisionLM(model, batch_size=batch_size, blank=blank, features=features, functions=functions, on_batch=on_batch)
-    network, processor = model
-    functions = functions or load_functions(data_dir, processor.tokenizer)
-    return OmniVisionLM(model=network, processor=processor, functions=functions, batch_size=batch_size, blank=blank,
-                        features=features, on_batch=on_batch)
-
-
-def _run_harness(lm, data_dir, tasks: list[str], split: str, limit: int | None) -> dict[str, list[dict]]:
-    """lm-eval's logged samples per task.
-
-    `lm_eval.evaluate` is the engine inside `simple_evaluate`; the latter also reseeds every random generator and
-    runs pip and nvidia-smi for its report (2.4 s a call), which a stage that goes on training must not pay.
-    """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
-    metadata = {"data_dir": str(data_dir), "split": split, "images": "path"}
-    with _quiet_harness():
-        # its own 13,000 task files are left out: indexing them takes ten seconds
-        manager = TaskManager(include_path=str(TASK_FOLDER), include_defaults=False, metadata=metadata)
-        loaded = manager.load([f"world_{task}" for task in tasks])
-        found = lm_eval.evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
-    return found["samples"]
+def _prompts(data: dict[str, TaskData], pictures: str) -> tuple[dict[str, list[Prompt | None]], dict[str, list[str]]]:
+    """What is asked for every question of every task, None where its picture cannot be shown; and why."""
+    for one in data.values():
+        for row in one.rows:
+            row["shown"] = chosen(row["pictures"], pictures)
+    seen = look_at([picture for one in data.values() for row in one.rows for picture in row["shown"]])
+    prompts, faults = {}, {}
+    for task, one in data.items():
+        refuse_many(task, one.rows, seen, one.remedy)
+        errors = [fault_of(row, seen) for row in one.rows]
+        prompts[task] = [None if error else prompt_of(one, row, seen) for row, error in zip(one.rows, errors, strict=True)]
+        faults[task] = [str(error or "") for error in errors]
+    return prompts, faults
 
 
-@contextlib.contextmanager
-def _quiet_harness() -> Iterator[None]:
-    """No progress bar and no hint from lm-eval for each task: a caller may be drawing its own bar on stderr."""
-    from lm_eval.api import task
-
-    logger, bar = logging.getLogger("lm_eval"), task.tqdm
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    task.tqdm = lambda rows, **_: rows
-    try:
-        yield
-    finally:
-        task.tqdm = bar
-        logger.setLevel(level)
+def _about(model: Model | Source, data: TaskData, settings: Settings, answers: list[Answer | Missing], notes: dict[str, str]) -> dict[str, Any]:
+    said = {"split": settings.split, "blank": model.blank, "limit": settings.limit, "batch_size": settings.batch_size,
+            "max_new_tokens": data.benchmark.MAX_NEW_TOKENS, "pictures": settings.pictures, "dtype": model.dtype}
+    about = {"model": model.name, "data_hash": data.data_hash, "settings": said, "version": __version__}
+    if data.notes is None:  # the embedded world
+        return about
+    several = sum(len(row["pictures"]) > 1 for row in data.rows)
+    policy = {"pictures": f"{settings.pictures} of several ({several} questions have several)"} if several else {}
+    reasons = [str(one) for one in answers if isinstance(one, Missing)]
+    lost = {"without an answer": f"{len(reasons)}; {'; '.join(dict.fromkeys(reasons[:3]))}"} if reasons else {}
+    return about | {"notes": data.notes | policy | notes | lost}
 
 
-def _about(lm, data_dir, task: str, split: str, limit: int | None, generation: dict) -> dict:
-    from omnivision import __version__
-
-    name = getattr(lm.model.config, "_name_or_path", "") or type(lm.model).__name__
-    settings = {"split": split, "blank": lm.blank, "limit": limit, "batch_size": lm.batch_size, **generation}
-    return {"model": name, "data_hash": data_hash(data_dir, task, split), "settings": settings, "version": __version__}
+def _write_predictions(folder: Path, rows: list[dict], prompts: list[Prompt | None], answers: list[Answer | Missing], model: str) -> None:
+    """The answers as LLaVA's files have them, for `--predictions` and for other people's scripts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"question_id": row["question_id"], "prompt": prompt.text, "text": str(answer), "model_id": model}
+             for row, prompt, answer in zip(rows, prompts, answers, strict=True) if prompt and not isinstance(answer, Missing)]
+    write_text(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from argparse import Namespace
 from pathlib import Path
 
 from omnivision import __version__
@@ -10,13 +11,14 @@ from omnivision.errors import ConfigError, DataError
 
 from . import mmmu, mmvet, results
 from .benchmarks import POPE_SPLITS, REAL, expand
+from .grading import ask_judge
 from .pope_splits import mean_of_pope
 from .predictions import Predictions, Said, match, read_predictions
 from .questions import Questions, hashes
 
 
 def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Path, grades: Path | None = None,
-                out: Path | None = None) -> dict[str, dict]:
+                out: Path | None = None, judge: Namespace | None = None) -> dict[str, dict]:
     """Scores saved answers.
 
     Args:
@@ -25,6 +27,7 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
         data: the benchmark's folder, as published.
         grades: MM-Vet's official grades file.
         out: gets <task>/{samples.jsonl,results.json}; None writes nothing.
+        judge: options of `add_judge_arguments`: MM-Vet's judge, in place of `grades`.
 
     Returns:
         Task -> its results.json, also "pope" where all three splits are asked for. A score is None where more than
@@ -39,7 +42,7 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
         raise ConfigError("Grades are MM-Vet's", f"--grades {grades}", "Leave it out.")
     found, samples = {}, {}
     for task in tasks:
-        found[task], samples[task] = _score(task, predictions, data, grades)
+        found[task], samples[task] = _score(task, predictions, data, grades, judge, out and out / task)
         if out:
             results.write(out / task, samples[task], found[task])
     if set(POPE_SPLITS) <= set(tasks):
@@ -49,12 +52,12 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
     return found
 
 
-def _score(task: str, path: Path, data: Path, grades: Path | None) -> tuple[dict, list[dict]]:
+def _score(task: str, path: Path, data: Path, grades: Path | None, judge: Namespace | None, folder: Path | None) -> tuple[dict, list[dict]]:
     benchmark = REAL[task]
     questions = benchmark.load(data, task)
     predictions = mmmu.read_saved(path) if benchmark is mmmu else read_predictions(_file_of(path, task))
     answers, settings = match(questions, predictions)
-    notes = questions.notes | _attach(benchmark, questions, answers, predictions, grades)
+    notes = questions.notes | _attach(benchmark, questions, answers, predictions, grades, judge, folder)
     samples = results.samples_of(benchmark, questions.rows, [one and one.text for one in answers])
     about = {"model": predictions.model, "data_hash": hashes(questions.files), "settings": {"predictions": path.name, **settings},
              "notes": notes, "version": __version__}
@@ -63,14 +66,18 @@ def _score(task: str, path: Path, data: Path, grades: Path | None) -> tuple[dict
     return results.results_of(task, benchmark, samples, about), samples
 
 
-def _attach(benchmark, questions: Questions, answers: list[Said | None], predictions: Predictions, grades: Path | None) -> dict[str, str]:
+def _attach(benchmark, questions: Questions, answers: list[Said | None], predictions: Predictions, grades: Path | None,
+            judge: Namespace | None, folder: Path | None) -> dict[str, str]:
     """What grading needs beside the answer, put into the rows; what of it must be said beside the score."""
     if benchmark is mmmu:
         return mmmu.attach_answers(questions.rows, answers, predictions)
     if benchmark is not mmvet:
         return {}
-    if grades is None:
-        raise ConfigError("MM-Vet is scored from a judge's grades", "--grades", "Give the official script's grades file.")
+    judged = judge is not None and judge.judge
+    if bool(judged) == (grades is not None):
+        raise ConfigError("MM-Vet is scored from a judge's grades", "--grades, --judge", "Give the official script's grades file, or a judge, not both.")
+    if judged:
+        return ask_judge(questions.rows, [one and one.text for one in answers], judge, folder)
     return mmvet.attach_grades(questions.rows, grades)
 
 

@@ -1,27 +1,19 @@
-"""Reads the embedded world's questions for lm-eval: rows with absolute image files and, where needed, the truth."""
+"""Reads the embedded world's questions: rows with absolute picture files and, where needed, the truth."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from pathlib import Path
 
-from PIL import Image
-
-from omnivision.data.image import open_image
 from omnivision.errors import ConfigError, DataError
 
 SPLITS = ("eval", "eval_held_out")
-PLACEHOLDER = "<image>"  # where lm-eval's models put the picture
 
 
-class Rows(list):
-    """A list of rows with the one attribute that lm-eval wants of a datasets.Dataset."""
-
-    @property
-    def features(self) -> dict:
-        return self[0]
+def is_world(data_dir: str | Path) -> bool:
+    """Whether a folder holds the embedded world's questions."""
+    return any((Path(data_dir) / split).is_dir() for split in SPLITS)
 
 
 def question_file(data_dir: str | Path, task: str, split: str = "eval") -> Path:
@@ -40,7 +32,7 @@ def question_file(data_dir: str | Path, task: str, split: str = "eval") -> Path:
     return path
 
 
-def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int | None = None) -> Rows:
+def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int | None = None) -> list[dict]:
     """The questions of one task, checked.
 
     Args:
@@ -50,18 +42,17 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         limit: only the first so many.
 
     Returns:
-        Rows as in the file, with `image_file` (absolute), and `truth` (open) or `functions` (actions).
+        Rows as in the file, with `pictures` (its absolute path), and `truth` (open) or `functions` (actions).
 
     Raises:
         DataError: a missing or broken file, a row without what it needs, or an image that is not there.
     """
     path = question_file(data_dir, task, split)
-    rows = Rows(_parse_lines(path, limit))
+    rows = _parse_lines(path, limit)
     if not rows:
         raise DataError("The question file is empty", str(path), "Build the embedded world again.")
     root = Path(data_dir).resolve()
     needed = {"question_id", "image", "text", "calls" if task == "actions" else "label"}
-    present: dict[str, bool] = {}
     seen: set[str] = set()
     for number, row in enumerate(rows, 1):
         if missing := needed - row.keys():
@@ -69,10 +60,7 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         if str(row["question_id"]) in seen:
             raise DataError(f"The question_id {row['question_id']!r} stands twice", f"{path}:{number}", "Make them unique.")
         seen.add(str(row["question_id"]))
-        row["image_file"] = str(root / row["image"])
-        if not present.setdefault(row["image_file"], Path(row["image_file"]).is_file()):
-            raise DataError("The image of a question does not exist", f"{path}:{number}: {row['image_file']}",
-                            "Build the embedded world again.")
+        row["pictures"] = [str(root / row["image"])]
     if task == "open":
         _attach_truth(rows, root, path)
     if task == "actions":
@@ -85,43 +73,6 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
 def data_hash(data_dir: str | Path, task: str, split: str = "eval") -> str:
     """SHA-256 of the question file."""
     return hashlib.sha256(question_file(data_dir, task, split).read_bytes()).hexdigest()
-
-
-def load(questions: str, data_dir: str | None = None, split: str = "eval", images: str = "pil",
-         **_other_metadata) -> dict[str, Rows]:
-    """lm-eval's `custom_dataset`: it calls this with the task's dataset_kwargs and the run's metadata.
-
-    Args:
-        questions: the task (from the task's YAML).
-        data_dir, split, images: from `--metadata '{"data_dir": "...", "split": "eval"}'`; images "pil" gives
-            lm-eval's models open pictures, "path" leaves files to a model that reads them itself.
-
-    Returns:
-        {"test": rows}.
-
-    Raises:
-        ConfigError: no data folder was named.
-    """
-    if not data_dir:
-        raise ConfigError("No data folder was given", "lm-eval --metadata",
-                          """Add --metadata '{"data_dir": "<the world's folder>"}'.""")
-    rows = read_rows(data_dir, questions, split)
-    if images == "path":
-        for row in rows:
-            row["images_by_path"] = True
-    return {"test": rows}
-
-
-def doc_to_image(row: dict) -> list:
-    """The row's picture: a path where the model reads files itself, else an open RGB image."""
-    return [row["image_file"]] if row.get("images_by_path") else [_picture(row["image_file"])]
-
-
-@functools.lru_cache(maxsize=1024)  # six POPE questions share a picture; 1,024 tiny ones are 140 MB
-def _picture(path: str) -> Image.Image:
-    picture = open_image(path)
-    picture.filename = path
-    return picture
 
 
 def _parse_lines(path: Path, limit: int | None) -> list[dict]:
@@ -142,7 +93,7 @@ def _parse_lines(path: Path, limit: int | None) -> list[dict]:
     return rows
 
 
-def _attach_truth(rows: Rows, root: Path, path: Path) -> None:
+def _attach_truth(rows: list[dict], root: Path, path: Path) -> None:
     truth_file = root / "truth" / f"{path.parent.name}.jsonl"
     if not truth_file.is_file():
         raise DataError("The truth file of the open questions does not exist", str(truth_file), "Build the world again.")

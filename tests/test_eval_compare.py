@@ -6,6 +6,7 @@ import shutil
 import pytest
 from eval_world import random_model, write_world
 from omnivision_eval import bars, compare
+from omnivision_eval.ours import Ours
 from omnivision_eval.run import evaluate
 from PIL import Image
 
@@ -15,7 +16,7 @@ from omnivision.errors import ConfigError, DataError
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    world, model = write_world(folder / "world", images=6), random_model()
+    world, model = write_world(folder / "world", images=6), Ours(*random_model())
     evaluate(model, world, ["pope", "chartqa"], folder / "sft" / "eval")
     shutil.copytree(folder / "sft", folder / "dpo")
     samples = folder / "dpo" / "eval" / "chartqa" / "samples.jsonl"

@@ -161,7 +161,7 @@ def test_mmmu_from_the_hub(tmp_path):
     one = score_saved(["mmmu"], file, tmp_path / "hub")["mmmu"]
     assert one["score"] == 100 and {name: part["n"] for name, part in one["by"]["question_type"].items()} == {"multiple-choice": 30, "open": 30}
     row = mmmu.load(tmp_path / "hub").rows[0]
-    assert mmmu.prompt(row) == "Which? <image 1>\n\n(A) x\n(B) y's\n\nAnswer with the option's letter from the given choices directly."
+    assert mmmu.prompt(row) == "Which? <image 1>\n(A) x\n(B) y's\n\nAnswer with the option's letter from the given choices directly."
 
 
 # --- ScienceQA

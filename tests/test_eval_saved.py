@@ -199,7 +199,7 @@ def test_flags_that_do_not_belong_together_are_usage_errors(flags, tmp_path, cap
     assert capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("task", "flag"), [("mmvet", "--model"), ("open", "--predictions"), ("actions", "--predictions"), ("vqa", "--predictions")])
+@pytest.mark.parametrize(("task", "flag"), [("open", "--predictions"), ("actions", "--predictions"), ("vqa", "--predictions")])
 def test_tasks_that_cannot_be_scored_this_way(task, flag, tmp_path, capsys):
     assert main(["eval", task, flag, str(tmp_path), "--data", str(tmp_path)]) == 2
     assert f"no benchmark `{task}`" in capsys.readouterr().err

@@ -48,15 +48,12 @@ class Subject:
         Raises:
             ConfigError: there are none: the model would answer blindly, and its times mean nothing.
         """
+        from omnivision.model.checkpoints import image_token_id
+
         count = int((self.inputs(picture, PROMPTS[0])["input_ids"] == image_token_id(self.model.config)).sum())
         if not count:
             raise ConfigError("The prompt holds no image token", self.name, "Its processor and chat template do not take pictures this way.")
         return count
-
-
-def image_token_id(config: Any) -> int | None:
-    """The placeholder's id, by whichever name a model has for it."""
-    return next((getattr(config, name) for name in ("image_token_id", "image_token_index") if getattr(config, name, None) is not None), None)
 
 
 def load(source: str) -> Subject:
@@ -65,21 +62,9 @@ def load(source: str) -> Subject:
     Raises:
         ConfigError: there is no such model.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from omnivision.model.checkpoints import load_any, resolved
 
-    import omnivision  # noqa: F401 - registers our own models
-
-    folder = Path(source)
-    folder = folder / "final" if not (folder / "config.json").is_file() and (folder / "final" / "config.json").is_file() else folder
-    name = str(folder) if folder.is_dir() else source
-    try:
-        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype="auto", use_safetensors=True, trust_remote_code=False).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"The model cannot be loaded: {' '.join(str(error).split())[:200]}", f"--model {source}",
-                          "Give a checkpoint's folder, or the hub id of a model that takes pictures.") from error
-    return Subject(source, Path(name), model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+    return Subject(source, Path(resolved(source)), *load_any(source))
 
 
 def with_image_tokens(source: str, tokens: int, folder: Path) -> Path:
@@ -89,7 +74,7 @@ def with_image_tokens(source: str, tokens: int, folder: Path) -> Path:
         ConfigError: the patches do not divide into so many tokens.
     """
     from omnivision.model.build import build_model
-    from omnivision_cli.checkpoints import load_checkpoint
+    from omnivision.model.checkpoints import load_checkpoint
 
     model, processor = load_checkpoint(source)
     patches = model.config.num_patches

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
 
     from omnivision.data.image import open_image
-    from omnivision_cli.checkpoints import load_checkpoint, model_folder
+    from omnivision.model.checkpoints import load_checkpoint, model_folder
 
     model_folder(options.model)  # both inputs are judged before anything slow begins
     picture = open_image(options.image)

@@ -151,7 +151,7 @@ def _measured(file: Path) -> float:
 def _model_config(config: StageConfig, folder: str | None) -> Any:
     if folder:
         from omnivision import OmniVisionConfig
-        from omnivision_cli.checkpoints import model_folder
+        from omnivision.model.checkpoints import model_folder
 
         return OmniVisionConfig.from_pretrained(model_folder(folder))
     from omnivision.presets import preset_config

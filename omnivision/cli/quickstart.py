@@ -185,13 +185,14 @@ class Quickstart:
 
     def _scores(self, stage: str, tasks: tuple[str, ...], split: str, blind: bool, limit: int | None = None) -> dict:
         from omnivision.data.features import FeatureCache
-        from omnivision_eval.run import evaluate
+        from omnivision_eval.ours import Ours
+        from omnivision_eval.run import Settings, evaluate
 
         model, processor = self._load(stage)
         functions = self._functions(stage)
         cache = None if blind else FeatureCache(self.cache, model, processor)
-        found = evaluate((model, processor), self.world, list(tasks), self.out / stage / "eval", batch_size=64, blank=blind,
-                         features=cache, split=split, functions=functions, limit=limit)
+        found = evaluate(Ours(model, processor, functions, blind, cache), self.world, list(tasks), self.out / stage / "eval",
+                         Settings(limit, 64, split))
         return {task: {key: result.get(key) for key in ("score", "stderr", "n", "metrics")} for task, result in found.items()}
 
     def _functions(self, stage: str):
@@ -200,7 +201,7 @@ class Quickstart:
         return FunctionSet.load(self.out / stage / "final") if stage == "functions" else None
 
     def _load(self, stage: str):
-        from omnivision_cli.checkpoints import load_checkpoint
+        from omnivision.model.checkpoints import load_checkpoint
 
         return load_checkpoint(self.out / stage / "final")
 

@@ -1,8 +1,7 @@
 """Binds the actions benchmark to lm-eval; the YAML files beside it name these."""
 
 from omnivision_eval import actions
-from omnivision_eval.lm_task import aggregation, doc_to_target, doc_to_text as text_of, process_results as results_of
-from omnivision_eval.world import doc_to_image, load
+from omnivision_eval.lm_task import aggregation, doc_to_image, doc_to_target, doc_to_text as text_of, load, process_results as results_of
 
 __all__ = ["load", "doc_to_image", "doc_to_target"]
 

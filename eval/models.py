@@ -1,0 +1,139 @@
+"""Models that answer prompts: ours, any other that takes pictures, or one behind an endpoint; opened here, here or in another process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omnivision.runs import file_hash
+
+from .answer import Answer, Missing
+from .prompts import Picture, Prompt, batches_of, pictures_of
+
+GREY = (128, 128, 128)  # the picture of the blind row: it says nothing, and no training picture looks like it
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+AHEAD = 2  # batches whose pictures are decoded while the model works
+
+
+Answers = dict[Prompt, Answer | Missing]
+
+
+class Model(ABC):
+    """Answers prompts, greedily.
+
+    Attributes:
+        name: for people.
+        blank: whether it is shown a grey picture in place of every one.
+        dtype: what it computes in, where it was asked for one.
+    """
+
+    name: str
+    blank: bool = False
+    dtype: str | None = None
+
+    @abstractmethod
+    def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
+        """The answers of batch after batch, as they come."""
+
+
+class BatchedModel(Model):
+    """A model in this process: it works on a batch while the pictures of the next ones are decoded in a thread."""
+
+    @abstractmethod
+    def prepare(self, prompts: Sequence[Prompt], pictures: Sequence[Picture]) -> Any:
+        """What can be done without the model, in another thread.
+
+        Args:
+            prompts: a batch. pictures: those of it that the batch before had not.
+        """
+
+    @abstractmethod
+    def answer(self, prompts: Sequence[Prompt], prepared: Any) -> list[Answer]:
+        """Answers a batch; `prepared` is what `prepare` gave for it."""
+
+    def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
+        waiting, shown = deque(), set()
+        with ThreadPoolExecutor(1) as thread:
+            for batch in batches:
+                pictures = pictures_of(batch)
+                waiting.append((batch, thread.submit(self.prepare, batch, [one for one in pictures if one not in shown])))
+                shown = set(pictures)
+                if len(waiting) > AHEAD:
+                    yield self._next(waiting)
+            while waiting:
+                yield self._next(waiting)
+
+    def answer_all(self, prompts: Sequence[Prompt], batch_size: int) -> Answers:
+        """Answers in this process, kept nowhere."""
+        return {prompt: answer for part in self.answers(batches_of(prompts, batch_size)) for prompt, answer in part.items()}
+
+    def _next(self, waiting: deque) -> Answers:
+        batch, prepared = waiting.popleft()
+        return dict(zip(batch, self.answer(batch, prepared.result()), strict=True))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that is not open yet, as a process needs it to open it.
+
+    Args:
+        name: a checkpoint of ours, or the folder or hub id of any AutoModelForImageTextToText.
+        ours: which of the two.
+        blank, dtype, device: as the command line gives them.
+    """
+
+    name: str
+    ours: bool
+    blank: bool = False
+    dtype: str | None = None
+    device: str | None = None
+
+    def open(self) -> BatchedModel:
+        """Loads it.
+
+        Raises:
+            ConfigError, DataError: as `load_any`.
+        """
+        if self.ours:
+            from omnivision.model.checkpoints import load_checkpoint
+
+            from .ours import Ours, load_functions
+
+            return Ours(*load_checkpoint(self.name, self.device, self.dtype), functions=load_functions(self.name), blank=self.blank)
+        from omnivision.model.checkpoints import load_any
+
+        from .any_model import AnyModel
+
+        return AnyModel(*load_any(self.name, self.device, self.dtype), blank=self.blank)
+
+    def fingerprint(self) -> str:
+        """What its answers depend on: config, weights, tokenizer and processor; of a hub id its name, for it is not here yet."""
+        folder = Path(self.name)
+        if not folder.is_dir():
+            return self.name
+        files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"))
+        return hashlib.sha256(json.dumps([(one.name, file_hash(one)) for one in files]).encode()).hexdigest()[:16]
+
+
+def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, device: str | None = None) -> Source:
+    """Finds out what kind of model a name stands for.
+
+    Raises:
+        ConfigError: a path that holds no model.
+        DataError: a broken config.json.
+    """
+    from omnivision.model.checkpoints import kind_of, model_folder, resolved
+
+    found = resolved(str(name))
+    if not Path(found).exists() and HUB_ID.fullmatch(found):
+        return Source(found, False, blank, dtype, device)
+    ours = not (Path(found) / "config.json").is_file() or kind_of(Path(found)) == "omnivision"
+    return Source(str(model_folder(found)) if ours else found, ours, blank, dtype, device)

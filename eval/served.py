@@ -1,0 +1,53 @@
+"""A model behind an OpenAI-compatible endpoint: a llama.cpp server with an exported file, vLLM, or a service."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from PIL import Image
+
+from omnivision.endpoint import Client, Endpoint, Kind, Ledger, image_part, message
+from omnivision.pairs.endpoint_teacher import picture_part
+
+from .answer import Answer, Missing
+from .models import GREY, Answers, Model
+from .prompts import Prompt
+
+
+SAID = (Kind.ANSWERED, Kind.CUT_OFF, Kind.EMPTY)  # a long answer ends at max_new_tokens, and "" is one: as with every other model
+
+
+class Served(Model):
+    """Asks an endpoint; each request and reply stands in its ledger, so that a run that goes on asks nothing twice.
+
+    Args:
+        endpoint: where and how; its `max_tokens` is the prompts' own.
+        ledger: the file.
+        blank: show a grey picture in place of every one.
+    """
+
+    def __init__(self, endpoint: Endpoint, ledger: Path, blank: bool = False) -> None:
+        self.endpoint, self.ledger, self.blank = endpoint, ledger, blank
+        self.name = f"{endpoint.model} at {endpoint.base_url}"
+
+    def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
+        """As they come, one at a time; a prompt without an answer is Missing, with the reason."""
+        prompts = [prompt for batch in batches for prompt in batch]
+        for length, some in groupby(sorted(prompts, key=lambda one: one.max_new_tokens), key=lambda one: one.max_new_tokens):
+            by_key = {prompt.key: prompt for prompt in some}
+            with Ledger(self.ledger) as ledger, Client(replace(self.endpoint, max_tokens=length), ledger) as client:
+                for outcome in client.ask_all((key, self._messages(prompt)) for key, prompt in by_key.items()):
+                    said = outcome.kind in SAID
+                    yield {by_key[outcome.key]: Answer((outcome.text or "").strip()) if said else Missing(f"{outcome.kind.value}: {outcome.detail}")}
+
+    def _messages(self, prompt: Prompt) -> list[dict]:
+        return [message("user", *(self._grey() if self.blank else picture_part(one.source) for one in prompt.pictures), prompt.text)]
+
+    def _grey(self) -> dict:
+        file = io.BytesIO()
+        Image.new("RGB", (64, 64), GREY).save(file, "PNG")
+        return image_part(file.getvalue(), "image/png")

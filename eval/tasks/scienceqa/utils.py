@@ -1,0 +1,12 @@
+"""Binds the scienceqa benchmark to lm-eval; the YAML files beside it name these."""
+
+from omnivision_eval import scienceqa
+from omnivision_eval.lm_task import aggregation, doc_to_image, doc_to_target, doc_to_text as text_of, load, process_results as results_of
+
+__all__ = ["load", "doc_to_image", "doc_to_target"]
+
+doc_to_text = text_of(scienceqa)
+process_results = results_of(scienceqa)
+
+accuracy = aggregation(scienceqa, "accuracy")
+valid_rate = aggregation(scienceqa, "valid_rate")

@@ -1,0 +1,106 @@
+"""The benchmarks as lm-eval tasks: the same answers and scores as `omnivision eval`, whichever way a checkpoint is asked."""
+
+import json
+from pathlib import Path
+
+import omnivision_eval
+import pytest
+from eval_world import random_model, write_world
+from omnivision_eval.lm import OmniVisionLM
+from omnivision_eval.models import source_of
+from omnivision_eval.ours import Ours
+from omnivision_eval.run import evaluate
+
+TASKS = Path(omnivision_eval.__file__).parent / "tasks"
+NAMES = ("pope_random", "chartqa")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Ours(*random_model())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.model.save_pretrained(folder)
+    model.processor.save_pretrained(folder)
+    return folder
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def through_lm_eval(model, names, metadata, **options):
+    """lm-eval's results for tasks of ours; its own 13,000 task files are left out, indexing them takes ten seconds."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(TASKS), include_defaults=False, metadata=metadata)
+    return lm_eval.simple_evaluate(model, tasks=[f"omnivision_{name}" for name in names], task_manager=manager, bootstrap_iters=0, **options)
+
+
+def check_alike(data, checkpoint, folder, table, theirs, names=NAMES, judge=None):
+    """lm-eval's table and answers against ours, for a checkpoint that both loaded from its folder."""
+    ours = evaluate(source_of(checkpoint), data, names, folder, judge=judge)
+    for name in names:
+        for metric, value in ours[name]["metrics"].items():
+            if f"{metric},none" in table[f"omnivision_{name}"]:
+                assert table[f"omnivision_{name}"][f"{metric},none"] == pytest.approx(value), (name, metric)
+        answers = [s["resps"][0][0].strip() for s in sorted(theirs[f"omnivision_{name}"], key=lambda s: s["doc_id"])]
+        assert answers == [s["answer"] for s in lines(folder / name / "samples.jsonl")]
+        assert len(set(answers)) > 1, "a random model that sees its images does not answer all alike"
+
+
+def test_lm_evals_own_table_is_our_score(world, model):
+    found = evaluate(model, world, NAMES)
+    table = through_lm_eval(OmniVisionLM(model=model), NAMES, {"data_dir": str(world), "images": "path"})["results"]
+    assert table["omnivision_pope_random"]["f1,none"] == pytest.approx(found["pope_random"]["score"])
+    assert table["omnivision_pope_random"]["false_yes,none"] == found["pope_random"]["metrics"]["false_yes"]
+    assert table["omnivision_chartqa"]["relaxed_accuracy,none"] == pytest.approx(found["chartqa"]["score"])
+
+
+def test_the_same_answers_through_hf_multimodal(world, checkpoint, tmp_path):
+    found = through_lm_eval("hf-multimodal", NAMES, {"data_dir": str(world)}, apply_chat_template=True, batch_size=2, device="cpu",
+                            model_args={"pretrained": str(checkpoint), "convert_img_format": True})
+    check_alike(world, checkpoint, tmp_path, found["results"], found["samples"])
+
+
+@pytest.mark.slow  # ten seconds of it are lm-eval reading its own 13,000 task files
+def test_the_same_answers_through_lm_evals_command(world, checkpoint, tmp_path, monkeypatch):
+    from omnivision_eval import harness
+
+    monkeypatch.setattr("sys.argv", [
+        "lm-eval", "run", "--model", "hf-multimodal", "--model_args", f"pretrained={checkpoint},convert_img_format=True",
+        "--apply_chat_template", "--include_path", str(TASKS), "--tasks", ",".join(f"omnivision_{name}" for name in NAMES),
+        "--metadata", json.dumps({"data_dir": str(world)}), "--batch_size", "2", "--device", "cpu",
+        "--log_samples", "--output_path", str(tmp_path / "theirs")])
+    harness.main()
+    table = json.loads(next((tmp_path / "theirs").rglob("results_*.json")).read_text())["results"]
+    theirs = {f"omnivision_{name}": lines(next((tmp_path / "theirs").rglob(f"samples_omnivision_{name}_*.jsonl"))) for name in NAMES}
+    check_alike(world, checkpoint, tmp_path / "ours", table, theirs)
+
+
+def test_pictures_without_a_file_are_told_apart_by_their_pixels(model):
+    """As other lm-eval tasks give them."""
+    from lm_eval.api.instance import Instance
+    from PIL import Image
+
+    pictures = [Image.new("RGB", (54, 54), color) for color in ("red", "blue", "red")]
+    requests = [Instance("generate_until", {}, ("<image>What?", {"max_gen_toks": 4, "until": []}, {"visual": [p]}), i)
+                for i, p in enumerate(pictures)]
+    answered = []
+
+    class Listening(Ours):
+        def answer(self, prompts, prepared):
+            answered.extend(prompts)
+            return super().answer(prompts, prepared)
+
+    answers = OmniVisionLM(model=Listening(model.model, model.processor)).generate_until(requests)
+    assert answers[0] == answers[2] and len(answered) == 2
