@@ -90,6 +90,13 @@ def test_a_set_that_moves_a_trained_function_is_refused():
             FunctionSet(functions, prefix).check_keeps(larger)
 
 
+@pytest.mark.parametrize("where", ["pattern", "patternProperties"])
+def test_patterns_are_read_when_a_set_is_made(where):
+    schema = {"pattern": r"\p{L}+"} if where == "pattern" else {"patternProperties": {r"\p{L}+": {}}}
+    with pytest.raises(ConfigError, match="cannot be read by Python"):
+        Function("f", "f", {"type": "object", "properties": {"a": {"type": "array", "items": schema}}})
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_trained_set_grows_past_the_spare_rows(tied):
     """Qwen2.5's 271 spare rows, then more: no id moves, no trained row changes, tables that are tied stay so."""

@@ -4,7 +4,8 @@ function_set -> tokens (rows of the embedding table) -> calls (text and ids, the
 """
 
 from omnivision.functions.calls import Action, CallError, Calls, format_call, parse_calls, target_ids
-from omnivision.functions.function_set import Function, FunctionSet
+from omnivision.functions.function import Function
+from omnivision.functions.function_set import FunctionSet
 from omnivision.functions.tokens import FunctionalTokens, Installed, functional_tokens, install_tokens
 
 __all__ = [

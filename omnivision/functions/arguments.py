@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Sequence
 
 from omnivision.errors import DataError
-from omnivision.functions.function_set import Function
+from omnivision.functions.function import Function
 from omnivision.functions.key_order import in_schema_order
 from omnivision.functions.literals import MAX_DEPTH, is_scalar, literal, named, unnamed
 

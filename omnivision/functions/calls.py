@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from omnivision.errors import DataError
 from omnivision.functions.arguments import Malformed, read_arguments, write_arguments
-from omnivision.functions.function_set import Function, FunctionSet
+from omnivision.functions.function import Function
+from omnivision.functions.function_set import FunctionSet
 from omnivision.functions.tokens import functional_tokens
 
 MAX_NESTED = 16  # calls in calls; far above any answer, so that nothing that walks an action meets Python's limit

@@ -1,111 +1,20 @@
-"""A set of functions that a model can call: names, descriptions, schemas, and one token each."""
+"""A set of functions that a model can call, with one token each."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-
-import jsonschema
-import referencing
 
 from omnivision.constants import FUNCTION_FILE, FUNCTION_PREFIX
 from omnivision.errors import ConfigError, DataError
-from omnivision.functions.references import references, resolve
+from omnivision.functions.function import Function
 from omnivision.functions.schema import callable_schema
 from omnivision.functions.type_names import in_json_words
 
 IRRELEVANT = "irrelevant"  # the answer to a request that no function of the set serves (Octopus v2)
-
-
-def _is_whole(checker: jsonschema.TypeChecker, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# JSON Schema takes 2.0 for an integer; a Python function that asked for an int would be given a float.
-_STRICT = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator, type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole)
-)
-
-
-@dataclass(frozen=True)
-class Function:
-    """One function.
-
-    Args:
-        name: unique in its set.
-        description: what it does; the row of its token starts from these words.
-        parameters: JSON schema of the arguments (an object), properties in their written order.
-
-    Raises:
-        ConfigError: the schema is not one, or refers to something outside itself (a reference
-            would be fetched from the network while a model's output is being checked), or to nothing.
-    """
-
-    name: str
-    description: str
-    parameters: dict = field(default_factory=lambda: {"type": "object", "properties": {}})
-
-    def __post_init__(self) -> None:
-        where = f"function {self.name!r}"
-        try:
-            jsonschema.Draft202012Validator.check_schema(self.parameters)
-        except jsonschema.SchemaError as error:
-            raise ConfigError(f"not a JSON schema: {error.message}", where, "Mend 'parameters'.") from error
-        for reference in references(self.parameters):
-            if not reference.startswith("#"):
-                raise ConfigError(f"outside reference {reference!r}", where, "Copy the definition into the schema.")
-            resolve(reference, self.parameters, where)
-        if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
-            raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
-
-    @property
-    def argument_names(self) -> tuple[str, ...]:
-        """Names in the schema's order."""
-        return tuple(self.parameters.get("properties", {}))
-
-    @cached_property
-    def _validator(self) -> jsonschema.Draft202012Validator:
-        # An empty registry never fetches; jsonschema's default one would.
-        return _STRICT(self.parameters, registry=referencing.Registry())
-
-    def faults(self, arguments: dict, nested: Collection[str] = ()) -> list[tuple[str, str]]:
-        """What is wrong with arguments: (kind, message) pairs, empty when they are valid.
-
-        An argument that the schema does not name is a fault unless the schema opens itself with
-        additionalProperties: a made-up argument must not reach a function.
-
-        Args:
-            arguments: names and values. nested: names of further arguments, whose values are not
-                known before another call has run: they count as given and are not checked.
-        """
-        found = []
-        if not self.parameters.get("additionalProperties", False):
-            for name in (*arguments, *nested):
-                if name not in self.argument_names:
-                    found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))
-        required = [name for name in self.parameters.get("required", []) if name not in nested]
-        validator = self._validator.evolve(schema={**self.parameters, "required": required}) if nested else self._validator
-        try:
-            found += [("schema", error.message) for error in validator.iter_errors(arguments)]
-        except (RecursionError, referencing.exceptions.Unresolvable) as error:
-            found.append(("schema", f"the schema of {self.name} cannot be applied: {error}"))
-        return found
-
-    def fits(self, value: object, schema: dict | bool) -> bool:
-        """Whether a value is valid by a part of the schema."""
-        try:
-            return self._validator.evolve(schema=schema).is_valid(value)
-        except RecursionError:  # a definition that refers to nothing but itself
-            return False
-
-    def to_tool(self) -> dict:
-        """The OpenAI tool form."""
-        body = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": body}
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from omnivision.functions.function_set import Function
+from omnivision.functions.function import Function
 from omnivision.functions.literals import MAX_DEPTH
-from omnivision.functions.references import resolve
+from omnivision.functions.subschemas import resolve
 
 
 def in_schema_order(value: object, function: Function, argument: str) -> object:

@@ -1,0 +1,112 @@
+"""One function that a model can call: its name, its description, and the schema of its arguments."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import jsonschema
+import referencing
+
+from omnivision.errors import ConfigError
+from omnivision.functions.subschemas import resolve, walk
+
+
+def _is_whole(checker: jsonschema.TypeChecker, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# JSON Schema takes 2.0 for an integer; a Python function that asked for an int would be given a float.
+_STRICT = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator, type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole)
+)
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function.
+
+    Args:
+        name: unique in its set.
+        description: what it does; the row of its token starts from these words.
+        parameters: JSON schema of the arguments (an object), properties in their written order.
+
+    Raises:
+        ConfigError: the schema is not one, or refers to something outside itself (a reference
+            would be fetched from the network while a model's output is being checked) or to
+            nothing, or holds a pattern that Python cannot read.
+    """
+
+    name: str
+    description: str
+    parameters: dict = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def __post_init__(self) -> None:
+        where = f"function {self.name!r}"
+        try:
+            jsonschema.Draft202012Validator.check_schema(self.parameters)
+        except jsonschema.SchemaError as error:
+            raise ConfigError(f"not a JSON schema: {error.message}", where, "Mend 'parameters'.") from error
+        for part in walk(self.parameters):
+            _check_part(part, self.parameters, where)
+        if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
+            raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Names in the schema's order."""
+        return tuple(self.parameters.get("properties", {}))
+
+    @cached_property
+    def _validator(self) -> jsonschema.Draft202012Validator:
+        # An empty registry never fetches; jsonschema's default one would.
+        return _STRICT(self.parameters, registry=referencing.Registry())
+
+    def faults(self, arguments: dict, nested: Collection[str] = ()) -> list[tuple[str, str]]:
+        """What is wrong with arguments: (kind, message) pairs, empty when they are valid.
+
+        An argument that the schema does not name is a fault unless the schema opens itself with
+        additionalProperties: a made-up argument must not reach a function.
+
+        Args:
+            arguments: names and values. nested: names of further arguments, whose values are not
+                known before another call has run: they count as given and are not checked.
+        """
+        found = []
+        if not self.parameters.get("additionalProperties", False):
+            for name in (*arguments, *nested):
+                if name not in self.argument_names:
+                    found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))
+        required = [name for name in self.parameters.get("required", []) if name not in nested]
+        validator = self._validator.evolve(schema={**self.parameters, "required": required}) if nested else self._validator
+        try:
+            found += [("schema", error.message) for error in validator.iter_errors(arguments)]
+        except (RecursionError, referencing.exceptions.Unresolvable) as error:
+            found.append(("schema", f"the schema of {self.name} cannot be applied: {error}"))
+        return found
+
+    def fits(self, value: object, schema: dict | bool) -> bool:
+        """Whether a value is valid by a part of the schema."""
+        try:
+            return self._validator.evolve(schema=schema).is_valid(value)
+        except (RecursionError, referencing.exceptions.Unresolvable):  # a definition that refers to nothing but itself, say
+            return False
+
+    def to_tool(self) -> dict:
+        """The OpenAI tool form."""
+        body = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": body}
+
+
+def _check_part(part: dict, root: dict, where: str) -> None:
+    for reference in (part[key] for key in ("$ref", "$dynamicRef") if key in part):
+        if not reference.startswith("#"):
+            raise ConfigError(f"outside reference {reference!r}", where, "Copy the definition into the schema.")
+        resolve(reference, root, where)
+    for pattern in (*(part[key] for key in ("pattern",) if key in part), *part.get("patternProperties", ())):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"pattern {pattern!r} cannot be read by Python: {error}", where, "Rewrite it.") from error
