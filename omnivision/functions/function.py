@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,8 +34,7 @@ class Function:
 
     Raises:
         ConfigError: the schema is not one, or refers to something outside itself (a reference
-            would be fetched from the network while a model's output is being checked) or to
-            nothing, or holds a pattern that Python cannot read.
+            would be fetched from the network while a model's output is being checked) or to nothing.
     """
 
     name: str
@@ -50,7 +48,10 @@ class Function:
         except jsonschema.SchemaError as error:
             raise ConfigError(f"not a JSON schema: {error.message}", where, "Mend 'parameters'.") from error
         for part in walk(self.parameters):
-            _check_part(part, self.parameters, where)
+            for reference in (part[key] for key in ("$ref", "$dynamicRef") if key in part):
+                if not reference.startswith("#"):
+                    raise ConfigError(f"outside reference {reference!r}", where, "Copy the definition into the schema.")
+                resolve(reference, self.parameters, where)
         if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
             raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
 
@@ -98,15 +99,3 @@ class Function:
         """The OpenAI tool form."""
         body = {"name": self.name, "description": self.description, "parameters": self.parameters}
         return {"type": "function", "function": body}
-
-
-def _check_part(part: dict, root: dict, where: str) -> None:
-    for reference in (part[key] for key in ("$ref", "$dynamicRef") if key in part):
-        if not reference.startswith("#"):
-            raise ConfigError(f"outside reference {reference!r}", where, "Copy the definition into the schema.")
-        resolve(reference, root, where)
-    for pattern in (*(part[key] for key in ("pattern",) if key in part), *part.get("patternProperties", ())):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"pattern {pattern!r} cannot be read by Python: {error}", where, "Rewrite it.") from error
