@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from omnivision.data.image import read_image
 from omnivision.endpoint import Client, Kind, image_part, message
 from omnivision.pairs import prompts
+from omnivision.pairs.journal import digest
 from omnivision.pairs.teacher import Task, Verdict
 
 MIMES = ((b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))  # else JPEG: the reader takes nothing else
@@ -35,9 +36,10 @@ class EndpointTeacher:
 
         def questions() -> Iterator[tuple[str, list]]:
             for task in tasks:
-                key = f"{step}/{task.key}"
+                told = prompts.asked(task.question, task.answer, task.original)
+                key = f"{step}/{task.key}/{digest(system, told, read_image(task.picture))}"  # another answer, picture or prompt is another question
                 waiting[key] = task
-                yield key, [message("system", system), message("user", prompts.asked(task.question, task.answer, task.original), picture_part(task.picture))]
+                yield key, [message("system", system), message("user", told, picture_part(task.picture))]
 
         for outcome in self.client.ask_all(questions(), read):
             task = waiting.pop(outcome.key)

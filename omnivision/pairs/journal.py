@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 
+def digest(*parts: str | bytes) -> str:
+    """What a record depends on, in twelve hex digits: texts, a picture's bytes."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return whole.hexdigest()[:12]
+
+
 class Journal:
     """Records of one setting: a killed run goes on behind its last whole line.
 
@@ -18,8 +27,7 @@ class Journal:
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(settings, sort_keys=True, ensure_ascii=False)
-        self.path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+        self.path = folder / f"{name}-{digest(json.dumps(settings, sort_keys=True, ensure_ascii=False))}.jsonl"
         self.done: dict[str, Any] = {}
         whole = 0
         if self.path.is_file():

@@ -1,12 +1,18 @@
-"""A vision-language model on this machine as the teacher: anything that AutoModelForImageTextToText takes."""
+"""A vision-language model on this machine as the teacher: anything that AutoModelForImageTextToText takes.
+
+What it says stands in a journal: other gates, and a start after a kill, ask it nothing again.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
-from omnivision.data.image import open_image
+from omnivision.data.image import open_image, read_image
 from omnivision.errors import ConfigError
 from omnivision.pairs import prompts
+from omnivision.pairs.answers import model_hash
+from omnivision.pairs.journal import Journal, digest
 from omnivision.pairs.teacher import Task, Verdict
 
 MAX_NEW_TOKENS = 512
@@ -16,7 +22,7 @@ class LocalTeacher:
     """Answers one question at a time, greedily.
 
     Args:
-        source: folder or hub id.
+        source: folder or hub id. work: folder of the journal.
 
     Raises:
         ConfigError: it cannot be loaded.
@@ -24,7 +30,7 @@ class LocalTeacher:
 
     prompt = prompts.HASH
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, work: Path) -> None:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -38,6 +44,14 @@ class LocalTeacher:
             raise ConfigError(f"The teacher cannot be loaded: {' '.join(str(error).split())[:200]}", f"--teacher {source}",
                               "Give `oracle`, the address of an endpoint, or folder or hub id of a vision-language model.") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        which = model_hash(Path(source)) if Path(source).is_dir() else self.model.config._commit_hash
+        self.journal = Journal(work, "teacher", {"teacher": source, "hash": which, "max_new_tokens": MAX_NEW_TOKENS})
+
+    def __enter__(self) -> LocalTeacher:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.journal.__exit__(*exc)
 
     def correct(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Verdict]]:
         return self._ask(tasks, prompts.CORRECT, prompts.read_correction)
@@ -47,7 +61,10 @@ class LocalTeacher:
 
     def _ask(self, tasks: Iterable[Task], system: str, read: Callable[[str], Verdict]) -> Iterator[tuple[Task, Verdict]]:
         for task in tasks:
-            said = self._answer(task, system)
+            key = digest(system, prompts.asked(task.question, task.answer, task.original), read_image(task.picture))
+            if key not in self.journal.done:
+                self.journal.add({key: self._answer(task, system)})
+            said = self.journal.done[key]
             try:
                 yield task, read(said)
             except ValueError as error:

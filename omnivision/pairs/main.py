@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
 from omnivision.errors import ConfigError
-from omnivision.pairs.answers import model_hash, sample_answers
+from omnivision.pairs.answers import model_hash, questions_of, sample_answers
 from omnivision.pairs.factory import correct_all, lines, pair_rows, statistics_of
 from omnivision.pairs.gates import Limits
 from omnivision.pairs.teacher import Oracle, Teacher
@@ -46,42 +47,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Answers, corrects, writes pairs, report and page; returns the report.
 
     Raises:
-        ConfigError: no model, no teacher, a limit that cannot be. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent.
+        ConfigError: no model, no teacher, several samples that would be the same. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent.
     """
-    limits = checked_limits(options)
-    out = Path(options.out)
+    if options.samples > 1 and options.temperature == 0:
+        raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
+    limits = Limits(options.most_edited, options.most_longer)
+    out = options.out
     work = out.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
     rows = read_rows(options.data, options.limit)
     with RunLock(work):
-        tasks = sample_answers(options, rows, work)
+        asked = questions_of(rows)
+        tasks = sample_answers(options, asked, work)
         with open_teacher(options, [task.row for task in tasks], work) as teacher:
             outcomes = correct_all(tasks, teacher, limits, not options.no_second_look)
             provenance = {"model": str(options.model), "model_hash": model_hash(Path(options.model)), "teacher": teacher.name,
                           "teacher_prompt": teacher.prompt, "seed": options.seed}
             pairs = pair_rows(outcomes, provenance)
-            report = {**statistics_of(outcomes, pairs), **provenance, **spent(teacher)}
+            report = {**statistics_of(outcomes, pairs), "passed_over": asked.passed_over, **provenance, **spent(teacher)}
         write_text(out, lines(pairs))
         write_json(out.with_suffix(".report.json"), report)
         if options.html:
-            write_text(Path(options.html), page(pairs, report, options.image_root))
-    print(f"{report['answers']} answers: {report['outcomes']}", file=sys.stderr)
+            write_text(options.html, page(pairs, report, options.image_root))
+    print(f"{report['answers']} answers: {report['outcomes']}; rows passed over: {report['passed_over'] or 'none'}", file=sys.stderr)
     return report
-
-
-def checked_limits(options: argparse.Namespace) -> Limits:
-    """The gates' limits.
-
-    Raises:
-        ConfigError: a share outside 0 to 1, or a ratio below 1.
-    """
-    if not 0 < options.most_edited <= 1 or options.most_longer < 1 or options.samples < 1 or options.temperature < 0:
-        raise ConfigError(f"--most-edited {options.most_edited:g}, --most-longer {options.most_longer:g}, --samples {options.samples} and "
-                          f"--temperature {options.temperature:g} cannot all be", "command line",
-                          "Give a share above 0 and up to 1, a ratio and a number of at least 1, and a temperature of at least 0.")
-    if options.samples > 1 and options.temperature == 0:
-        raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
-    return Limits(options.most_edited, options.most_longer)
 
 
 @contextlib.contextmanager
@@ -107,7 +96,8 @@ def open_teacher(options: argparse.Namespace, rows: list[Row], work: Path) -> It
     else:
         from omnivision.pairs.local_teacher import LocalTeacher
 
-        yield LocalTeacher(options.teacher)
+        with LocalTeacher(options.teacher, work) as teacher:
+            yield teacher
 
 
 def spent(teacher: Teacher) -> dict[str, Any]:
@@ -136,21 +126,23 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--model", required=True, metavar="DIR", help="a checkpoint: final/ of a stage")
     arguments.add_argument("--data", required=True, metavar="FILE", help="rows with one picture; the first question of each is asked")
     arguments.add_argument("--image-root", required=True, metavar="DIR", help="folder of the pictures; for the oracle the world's")
-    arguments.add_argument("--out", required=True, metavar="FILE", help="preference rows, JSON lines")
+    arguments.add_argument("--out", required=True, type=output_file, metavar="FILE", help="preference rows, JSON lines")
     arguments.add_argument("--teacher", default="oracle", metavar="WHO",
                            help="oracle (the embedded world's), the address of an OpenAI-compatible endpoint, or a model's folder or hub id")
-    arguments.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
-    arguments.add_argument("--html", metavar="FILE", help="a page of pairs with the edits in colour")
+    arguments.add_argument("--limit", type=within("--limit", int, 1), metavar="N", help="only the first N rows")
+    arguments.add_argument("--html", type=output_file, metavar="FILE", help="a page of pairs with the edits in colour")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
     model = arguments.add_argument_group("the model's answers")
     model.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
-    model.add_argument("--max-new-tokens", type=int, default=64)
-    model.add_argument("--temperature", type=float, default=0.0, help="0 (default): the most likely answer")
-    model.add_argument("--samples", type=int, default=1, metavar="N", help="answers to each question")
+    model.add_argument("--max-new-tokens", type=within("--max-new-tokens", int, 1), default=64)
+    model.add_argument("--temperature", type=within("--temperature", float, 0), default=0.0, help="0 (default): the most likely answer")
+    model.add_argument("--samples", type=within("--samples", int, 1), default=1, metavar="N", help="answers to each question")
     model.add_argument("--seed", type=int, default=0)
     gates = arguments.add_argument_group("gates")
-    gates.add_argument("--most-edited", type=float, default=Limits.most_edited, metavar="SHARE", help="words that an edit may change (default %(default)s)")
-    gates.add_argument("--most-longer", type=float, default=Limits.most_longer, metavar="RATIO", help="of the lengths, either way (default %(default)s)")
+    gates.add_argument("--most-edited", type=within("--most-edited", float, 0.001, 1), default=Limits.most_edited, metavar="SHARE",
+                       help="words that an edit may change (default %(default)s)")
+    gates.add_argument("--most-longer", type=within("--most-longer", float, 1), default=Limits.most_longer, metavar="RATIO",
+                       help="of the lengths, either way (default %(default)s)")
     gates.add_argument("--no-second-look", action="store_true", help="do not ask the teacher whether its correction is right")
     endpoint = arguments.add_argument_group("an endpoint as the teacher")
     endpoint.add_argument("--teacher-model", metavar="NAME", help="the name that the server knows it by")
