@@ -136,7 +136,9 @@ def test_what_failed_is_asked_at_the_next_start(judged):
 
 
 def test_the_tries_go_on_where_they_were(judged):
-    assert judged(["good:great!"] + 9 * ["status:500"], 1).failures == {"unreadable": 1, "server_error": 1}
+    run = judged(["good:great!"] + 9 * ["status:500"], 1)
+    assert run.failures == {"unreadable": 1, "server_error": 1}
+    assert run.entries["v1_0"] == {"model": ["teacher-2024-01-01"], "content": ["great!"], "score": [None]}  # as a recorded judge would say
     run = judged(["good:0.2"], 1)
     assert len(run.sent) == 1 and run.sent[0]["messages"][0]["content"].endswith(NUDGE) and run.grades == {"v1_0": [0.2]}
 
@@ -182,6 +184,23 @@ def test_a_dead_endpoint_is_not_asked_to_the_end(judged):
     assert run.failures["server_error"] == PATIENCE and sum(run.failures.values()) == 101 and len(run.sent) <= 1 + PATIENCE + 2
     assert run.failures["not asked"] == 90  # 89 whose first try, and one whose second was not sent
     assert judged(only(-1, ""), 100).summary["score"] == 50
+
+
+def test_a_judge_that_passes_over_a_question_is_not_asked_its_second_try(tmp_path):
+    class Silent:
+        name, model, max_tokens, absent = "silent", "silent", 3, "passed over"
+        asked = ()
+
+        def ask(self, questions, temperature):
+            self.asked = (*self.asked, *(key for key, _ in questions))
+            return iter(())
+
+        def possibly_billed(self):
+            return 0
+
+    judge = Silent()
+    notes = grade_rows(vet_rows(2), ["a", "b"], judge, read_prompt(None), 1, tmp_path)
+    assert [Key.parse(key).trial for key in judge.asked] == [1, 1] and notes["judge failures"] == {"passed over": 2}
 
 
 def test_failures_between_answers_are_no_dead_endpoint(judged):

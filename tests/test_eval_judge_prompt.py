@@ -24,12 +24,16 @@ other = "prompt"
 def ask(args):
     prompt = "not this one"
     question = args.prompt + "\\n" + " | ".join([prompt, ""])
-    question = (
-        args.prompt
-        + "\\n"
-        + " | ".join([prompt, ""])
-        + "\\nAgain: "
-    )
+    while True:
+        try:
+            question = (
+                args.prompt
+                + "\\n"
+                + " | ".join([prompt, ""])
+                + "\\nAgain: "
+            )
+        except ValueError:
+            pass
     return "other " + "text", question + "neither"
 '''
 
