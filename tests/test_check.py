@@ -88,6 +88,10 @@ FAULTS = {  # name -> (row, kind, whether it is bad)
     "too long": (row(9, question="why " * 3000), "too long", True),
     "loses answers": ({"id": "x", "messages": [{"role": role, "content": text} for _ in range(8) for role, text in (("user", "why " * 150), ("assistant", "so"))]},
                       "loses its last answers to max_length", False),
+    "loses all that is supervised": ({"id": "x", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
+                                                              {"role": "user", "content": "why " * 3000}, {"role": "assistant", "content": "d"}]},
+                                     "loses all supervised answers to max_length", True),
+    "an empty prompt": ({"id": "x", "prompt": "", "chosen": "b", "rejected": "c"}, "unreadable row", True),
     "one id twice": (row(0, question="Is it another question?"), "one id for several rows", False),
     "the same row": (row(0, id="other"), "the same row again", False),
     "one picture twice": (row(9, image="copy.png"), "one picture under several names", False),
@@ -145,6 +149,24 @@ def test_the_text_and_the_page(folder, capsys):
     assert "<script" not in page and "&lt;script&gt;" in page and page.count("<svg") == 4 and "data:image/" in page and "image: missing" in page
 
 
+def test_the_files_are_read_once_however_much_is_written(folder, capsys, monkeypatch):
+    from omnivision.data import findings
+
+    read, load = [], findings.load_rows
+    monkeypatch.setattr(findings, "load_rows", lambda file, **more: read.append(file) or load(file, **more))
+    assert checked(folder, capsys, [row(0), row(1)], "--html", str(folder / "new" / "folder" / "check.html"))[0] == 0
+    assert len(read) == 1 and (folder / "new" / "folder" / "check.html").is_file()
+
+
+@pytest.mark.parametrize("flag, value", [("--workers", "0"), ("--workers", "-1"), ("--max-length", "0"), ("--max-bad-fraction", "nan"), ("--max-bad-fraction", "-1"),
+                                         ("--max-bad-fraction", "2"), ("--html", "root"), ("--html", "root/0.png/check.html")])
+def test_flags_that_cannot_be_are_refused_before_anything_is_read(folder, capsys, flag, value):
+    value = str(folder / value) if flag == "--html" else value
+    assert main(["data", "check", str(folder / "none.jsonl"), flag, value]) == 2
+    said = capsys.readouterr().err
+    assert (flag in said or value in said) and said.count("\n") == 1 and "none.jsonl" not in said
+
+
 def test_nothing_to_read_is_an_error(folder, capsys):
     assert main(["data", "check", str(folder / "none.jsonl")]) == 3
     (folder / "bad.jsonl").write_text("{x\n{y\n")
@@ -170,7 +192,9 @@ def test_a_preview_shows_what_the_model_sees(folder, capsys):
     assert main(["data", "preview", str(file), "--row", "1", "--json", "--image-root", str(folder / "root")]) == 0
     (chosen, rejected) = json.loads(capsys.readouterr().out)["sides"]
     assert len(chosen["input_ids"]) == len(chosen["labels"]) and chosen != rejected
-    assert main(["data", "preview", str(file), "--row", "2"]) == 3 and main(["data", "preview", str(file), "--row", "-1"]) == 2
+    assert main(["data", "preview", str(file), "--row", "2"]) == 3
+    for flag, value in (("--row", "-1"), ("--image-size", "0"), ("--picture", str(folder / "root"))):
+        assert main(["data", "preview", str(file), flag, value]) == 2
 
 
 @pytest.mark.official_data

@@ -32,19 +32,22 @@ def kept(model, batch) -> int:
     return counter.bytes["all"]
 
 
-@pytest.mark.parametrize("stage, changes", [("align", {}), ("sft", {}), ("sft", {"gradient_checkpointing": True}), ("sft", {"vision_lr": 1e-5})])
-def test_as_many_bytes_are_counted_as_a_real_pass_keeps(world, stage, changes):
+@pytest.mark.parametrize("stage, changes, pictures", [("align", {}, 4), ("sft", {}, 4), ("sft", {"gradient_checkpointing": True}, 4), ("sft", {"vision_lr": 1e-5}, 4),
+                                                      ("sft", {}, 0), ("sft", {}, 2)])
+def test_as_many_bytes_are_counted_as_a_real_pass_keeps(world, stage, changes, pictures):
     model = OmniVisionForConditionalGeneration.from_pretrained(world.start("sft"), attn_implementation="eager")
     processor, config = OmniVisionProcessor.from_pretrained(world.start("sft")), CONFIGS[stage](**changes)
     stages.set_trainable(model.train(), stage, ("vision_tower",) if changes.get("vision_lr") else (), main=False)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    samples = [sample for sample in Conversations(world.rows("sft"), processor, world.folder, 256).samples if sample.images][:4]
-    batch = Collator(processor)(samples)
-    if not changes.get("vision_lr"):  # a checkpointed block says that it keeps its input, and drops it where nothing trains
+    rows = Conversations(world.rows("sft"), processor, world.folder, 256)
+    rows.samples = [sample for sample in rows.samples if sample.images][:pictures] + [sample for sample in rows.samples if not sample.images][: 4 - pictures]
+    batch = Collator(processor)(rows.samples)
+    if pictures and not changes.get("vision_lr"):  # a checkpointed block says that it keeps its input, and drops it where nothing trains
         with torch.no_grad():
             batch["image_features"] = model.model.get_vision_features(batch.pop("pixel_values"))
-    shape = Batch(len(samples), batch["input_ids"].shape[1], batch["num_supervised"])
+    shape = rows.largest(4)
+    assert shape == Batch(4, batch["input_ids"].shape[1], batch["num_supervised"], pictures)
     counted = activation_bytes(on_meta(model.config), config, stage, "fp32", shape, fused=False)
     assert sum(counted.values()) == pytest.approx(kept(model, batch), rel=0.02)
 

@@ -23,11 +23,12 @@ FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, wh
 
 @dataclass(frozen=True)
 class Batch:
-    """The shape of one batch on one device: rows of `length` tokens with a picture each, of whose tokens so many are supervised."""
+    """The shape of one batch on one device: rows of `length` tokens, of which so many are supervised, and their pictures (None: one a row)."""
 
     rows: int
     length: int
     supervised: int
+    pictures: int | None = None
 
 
 def activation_bytes(model, config: StageConfig, stage: str, precision: str, batch: Batch, fused: bool = True) -> dict[str, int]:
@@ -47,9 +48,11 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         model.activation_checkpointing_enable()
     counter = Counter(model)
     pairs = stage == "dpo"
-    rows = batch.rows * (2 if pairs else 1)
+    sides = 2 if pairs else 1
+    rows, pictures = batch.rows * sides, (batch.rows if batch.pictures is None else batch.pictures) * sides
+    pictures = max(1, pictures)  # a batch of texts alone runs a blank one, see modeling.py
     with counter.part("vision tower"):
-        features = _features(model, rows, trained="vision_tower" in trains)
+        features = _features(model, pictures, trained="vision_tower" in trains)
     with counter.part("projector"):
         image_tokens_ITD = model.get_image_features(image_features=features)
     with counter.part("language model"):

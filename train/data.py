@@ -16,14 +16,14 @@ from torch.utils.data import Dataset, Sampler
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.features import FeatureCache
+from omnivision.data.fitting import fitted
 from omnivision.data.image import open_image
+from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation
-from omnivision.data.pictures import Packed, locate
 from omnivision_train.activations import Batch
-from omnivision_train.run_data import UNSUPERVISED
 
 
 def bucket(length: int) -> int:
@@ -73,9 +73,10 @@ class Conversations(Dataset):
         return [len(sample.input_ids) for sample in self.samples]
 
     def largest(self, rows: int) -> Batch:
-        """The batch of the longest row, with as many supervised tokens as rows have on average."""
+        """The batch of the longest row, with as many supervised tokens and pictures as rows have on average."""
         supervised = sum(label != IGNORE_INDEX for sample in self.samples for label in sample.labels)
-        return Batch(rows, bucket(max(self.lengths())), rows * supervised // len(self))
+        pictures = sum(len(sample.images) for sample in self.samples)
+        return Batch(rows, bucket(max(self.lengths())), rows * supervised // len(self), rows * pictures // len(self))
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
@@ -83,23 +84,9 @@ class Conversations(Dataset):
     def _sample(self, row: Row) -> Sample:
         if not row.turns:
             raise DataError(f"Row {row.id} is no conversation", row.source, "Give rows with turns; pairs go to dpo, calls to functions.")
-        turns = list(row.turns)
         images = tuple(locate(image, self.root) for image in row.images)
-        while True:
-            encoded = self.encode(turns, len(images))
-            if len(encoded.input_ids) <= self.max_length:
-                break
-            if sum(turn["role"] == "user" for turn in turns) <= 1:
-                raise DataError(f"Row {row.id} has {len(encoded.input_ids)} tokens, more than max_length {self.max_length}",
-                                row.source, "Raise `max_length`, or shorten the row: image tokens are never cut.")
-            turns = turns[: max(i for i, turn in enumerate(turns) if turn["role"] == "user")]
-        if all(label == IGNORE_INDEX for label in encoded.labels):
-            raise DataError(f"Row {row.id} {UNSUPERVISED}", row.source, "Give an assistant turn with loss.")
+        encoded = fitted(row, self.processor.tokenizer, self.processor.image_seq_length, self.max_length)
         return Sample(encoded.input_ids, encoded.labels, images, row.id, row.part)
-
-    def encode(self, turns: list[dict], num_images: int) -> Encoded:
-        """Ids and labels of a conversation."""
-        return encode_conversation(self.processor.tokenizer, turns, num_images, self.processor.image_seq_length)
 
 
 class Order(Sampler[int]):

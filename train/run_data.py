@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections import Counter
@@ -11,7 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from omnivision.data.features import FeatureCache
+from omnivision.data.fitting import Unsupervised
 from omnivision.data.image import open_image
+from omnivision.data.parallel import in_order
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row, load_rows
@@ -22,8 +25,8 @@ from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
 
 MANIFEST = "data_manifest.json"
-UNSUPERVISED = "supervises nothing"  # such rows have a limit of their own
-MOST_UNSUPERVISED = 0.001
+MOST_UNSUPERVISED = 0.001  # rows that supervise nothing have a limit of their own
+MOST_PASSES, MOST_WEIGHT = 1000.0, 1e9  # of one file in an epoch
 TOLD = 5  # bad rows that are told on the terminal; the manifest has all
 
 
@@ -36,6 +39,7 @@ class LeftOut:
     def __init__(self, folder: Path, main: bool, most: float) -> None:
         self.folder, self.main, self.most, self.total = folder, main, most, 0
         self.errors: dict[str, DataError] = {}
+        self.needed: list[Row] = []  # of which one at least has to be left
         manifest = folder / MANIFEST
         resumes = manifest.is_file() and bool(sorted_checkpoints(folder / "checkpoints"))
         # Pictures may break or be mended meanwhile; everything else about a row follows from the files, which stay what they were.
@@ -50,15 +54,18 @@ class LeftOut:
         """Called when all rows have been looked at.
 
         Raises:
-            DataError: more than `max_bad_fraction` of the rows, or more than 0.1 % that supervise nothing.
+            DataError: more than `max_bad_fraction` of the rows, all that train, or more than 0.1 % that supervise nothing.
         """
         if self.before is not None:
             return  # the run has begun with these rows
-        silent = [error for error in self.errors.values() if UNSUPERVISED in error.what]
+        silent = [error for error in self.errors.values() if isinstance(error, Unsupervised)]
         first = next(iter(self.errors.values()), None)
         if len(self.errors) > self.most * self.total:
             raise DataError(f"{len(self.errors)} of {self.total} rows are bad, more than max_bad_fraction {self.most:g}; the first: {first.what}", first.where,
                             "Look at them with `omnivision data check`; mend the file, or raise `max_bad_fraction`.")
+        if self.needed and all(row.source in self.errors for row in self.needed):
+            raise DataError(f"No row is left to train on: all {len(self.needed)} are bad; the first: {first.what}", first.where,
+                            "Look at them with `omnivision data check`, and mend the file.")
         if len(silent) > MOST_UNSUPERVISED * self.total:
             raise DataError(f"{len(silent)} of {self.total} rows supervise nothing; the first: {silent[0].what}", silent[0].where,
                             "Give them an assistant turn with loss.")
@@ -77,7 +84,9 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     Args:
         run: a stages.Run. cache: its pictures have been decoded before. files, limit: others than the config's.
     """
-    files = config.data if files is None else files
+    check_settings(config)
+    main = files is None
+    files = config.data if main else files
     if not files:
         raise DataError("The config names no data", "data", "Give at least one file.")
     if len(set(files)) != len(files):
@@ -91,6 +100,8 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
         for error in one.bad:
             run.left_out.add(error)
         rows += [replace(row, part=part) for row in one.rows]
+    if main:
+        run.left_out.needed = rows
     return with_sound_pictures(rows, config, run, cache)
 
 
@@ -167,8 +178,9 @@ def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = N
             return str(picture), f"{error.what} ({error.where})"
         return None
 
-    with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))) as threads:
-        found = [one for one in threads.map(look, pictures[rank::ranks], chunksize=16) if one]
+    workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    with ThreadPoolExecutor(workers) as threads:
+        found = [one for one in in_order(threads, workers, look, itertools.islice(pictures, rank, None, ranks)) if one]
     return dict(one for part in gathered(found) for one in part)
 
 
@@ -193,19 +205,28 @@ def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[R
 
 
 def passes(config: StageConfig, rows: Iterable[Row]) -> list[float] | None:
-    """Passes over each part of the data in an epoch; None for one each.
-
-    Raises:
-        ConfigError: `passes` or `weights` that do not fit `data`, or both.
-    """
-    for key in ("passes", "weights"):
-        given = getattr(config, key)
-        if given and (len(given) != len(config.data) or min(given) <= 0):
-            raise ConfigError(f"`{key}` is {given}, and `data` has {len(config.data)} files", key, "Give one number above 0 for each file.")
-    if config.passes and config.weights:
-        raise ConfigError("Both `passes` and `weights` say how often a file is seen", "passes, weights", "Give one of them.")
+    """Passes over each part of the data in an epoch; None for one each."""
     counts = Counter(row.part for row in rows)
     if config.weights:
         total, weight = sum(counts[part] for part in range(len(config.data))), sum(config.weights)
         return [one / weight * total / max(1, counts[part]) for part, one in enumerate(config.weights)]
     return list(config.passes) or None
+
+
+def check_settings(config: StageConfig) -> None:
+    """What the config says of the data, before any of them is read.
+
+    Raises:
+        ConfigError: `passes` or `weights` that do not fit `data`, or both; a share outside of 0 to 1; a limit below 1.
+    """
+    for key, most in (("passes", MOST_PASSES), ("weights", MOST_WEIGHT)):
+        given = getattr(config, key)
+        if given and not (len(given) == len(config.data) and all(0 < one <= most for one in given)):  # NaN is not
+            raise ConfigError(f"`{key}` is {given}, and `data` has {len(config.data)} files", key, f"Give one number above 0 and up to {most:g} for each file.")
+    if config.passes and config.weights:
+        raise ConfigError("Both `passes` and `weights` say how often a file is seen", "passes, weights", "Give one of them.")
+    if not 0 <= config.max_bad_fraction <= 1:
+        raise ConfigError(f"`max_bad_fraction` is {config.max_bad_fraction:g}", "max_bad_fraction", "Give a share from 0 to 1.")
+    for key in ("limit", "replay_limit"):
+        if (most := getattr(config, key, None)) is not None and most < 1:
+            raise ConfigError(f"`{key}` is {most}", key, "Give at least 1, or null for all rows.")

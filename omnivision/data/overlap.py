@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from omnivision.data.formats import PLACEHOLDER, QUESTIONS
 from omnivision.data.image import FORMATS, decode, read_image
-from omnivision.data.pictures import Packed
+from omnivision.data.pictures import Packed, from_data_uri
 from omnivision.data.records import read_records
+from omnivision.data.signatures import Signatures, signature
+from omnivision.data.tables import HUB
 from omnivision.errors import DataError
 
-SIDE = 32  # of a signature, in grey pixels: of 999 x 200 different charts none match, with 16 three do
-NEAR_MEAN, NEAR_MOST = 2.0, 24  # levels of 255 between signatures of one picture stored twice
 SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg"))
 TEXTS = (".json", ".jsonl", ".parquet", ".tar")
+SAVED = {"dataset_info.json", "state.json"}  # in a folder that `datasets` wrote
 FEW_WORDS = 4  # shorter questions are everybody's: "What is this?"
 
 
@@ -31,18 +32,15 @@ class Evaluation:
 
     hashes: dict[str, str] = field(default_factory=dict)  # of the file's bytes -> its name
     names: list[str] = field(default_factory=list)
-    signatures: np.ndarray = field(default_factory=lambda: np.zeros((0, SIDE * SIDE), np.int16))
+    signatures: Signatures = field(default_factory=Signatures)  # of the names
     questions: set[str] = field(default_factory=set)
 
-    def match(self, digest: str, signature: np.ndarray) -> str | None:
+    def match(self, digest: str, wanted: np.ndarray) -> str | None:
         """The name of the picture that is the same, byte by byte or nearly."""
         if digest in self.hashes:
             return self.hashes[digest]
-        if not self.names:
-            return None
-        apart = np.abs(self.signatures - signature.astype(np.int16))
-        near = np.flatnonzero((apart.mean(axis=1) <= NEAR_MEAN) & (apart.max(axis=1) <= NEAR_MOST))
-        return self.names[near[0]] if len(near) else None
+        near = self.signatures.near(wanted)
+        return None if near is None else self.names[near]
 
     def asks(self, question: str) -> bool:
         """Whether the question is asked there, whatever its case and punctuation; short ones do not count."""
@@ -60,69 +58,87 @@ def look_at(picture: str | Path | Packed) -> tuple[str, np.ndarray, tuple[int, i
     return hashlib.sha256(data).hexdigest(), signature(opened), opened.size
 
 
-def signature(picture: Image.Image) -> np.ndarray:
-    """A picture in 32 x 32 levels of grey. Shape (1024,)."""
-    return np.asarray(picture.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)).reshape(-1)
-
-
 def plain(question: str) -> str:
     """A question without case, punctuation and the image's mark; "" where it has few words."""
     words = re.findall(r"\w+", question.replace(PLACEHOLDER, " ").casefold())
     return " ".join(words) if len(words) >= FEW_WORDS or any(len(word) > 3 * FEW_WORDS for word in words) else ""
 
 
-def read_evaluation(paths: Sequence[str | Path], each: Callable[[Callable, Iterable], Iterable] = map) -> Evaluation:
-    """Everything that files and folders of evaluation sets hold: their pictures, and the questions of their JSON and Parquet files.
+def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], Iterable] = map) -> Evaluation:
+    """Everything that evaluation sets hold: their pictures, packed or inside rows too, and the questions of their rows.
 
     Args:
-        paths: files of questions or pictures, or folders. each: applies a function to many, in parallel perhaps.
+        paths: files of questions or pictures, folders, or hub:NAME[:SPLIT]. each: applies a function to many, in parallel perhaps.
 
     Raises:
-        DataError: a path that is not there.
+        DataError: a path that is not there, or nothing in them can be read.
     """
     found, signatures = Evaluation(), []
-    files = [file for path in paths for file in _files(Path(path))]
-    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-    records = [record for file in files for record in _records(file)]
-    packed = [one for raw in records for value in raw.values() for one in (value if isinstance(value, list) else [value]) if isinstance(one, Packed)]
-    pictures += packed
-    for file, seen in zip(pictures, each(_or_none, pictures), strict=True):
+
+    def pictures() -> Iterator[str | Packed]:
+        for path in paths:
+            for source in _sources(path):
+                if source.lower().endswith(SUFFIXES):
+                    yield source
+                for raw in _records(source):
+                    found.questions.update(map(plain, asked(raw)))
+                    yield from _pictures(raw, source)
+
+    for seen in each(_named, pictures()):
         if seen is not None:
-            found.hashes[seen[0]] = str(file)
-            found.names.append(str(file))
-            signatures.append(seen[1])
-    if signatures:
-        found.signatures = np.stack(signatures).astype(np.int16)
-    found.questions = {plain(question) for raw in records for question in asked(raw)} - {""}
+            name, (digest, signed, _) = seen
+            found.hashes[digest] = name
+            found.names.append(name)
+            signatures.append(signed)
+    found.signatures = Signatures(signatures)
+    found.questions.discard("")
     if not found.names and not found.questions:
         raise DataError("The evaluation sets hold neither pictures nor questions that can be read", ", ".join(map(str, paths)),
-                        "Give pictures, or JSON, JSON lines, Parquet or tar shards.")
+                        "Give pictures, or JSON, JSON lines, Parquet, tar shards or saved data sets.")
     return found
 
 
-def _or_none(file: Path | Packed):
+def _named(picture: str | Packed):
     try:
-        return look_at(file)
+        return str(picture), look_at(picture)
     except DataError:
         return None  # an evaluation set's own broken picture cannot be trained on
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    if not path.is_file():
-        raise DataError("There is no evaluation set", str(path), "Check --against.")
-    return [path]
+def _sources(path: str) -> Iterator[str]:
+    """The files of a folder and below; a folder that `datasets` wrote is one source."""
+    if path.startswith(HUB) or Path(path).is_file():
+        yield path
+        return
+    if not Path(path).is_dir():
+        raise DataError("There is no evaluation set", path, "Check --against.")
+    for folder, inner, files in os.walk(path):
+        inner.sort()
+        yield from [folder] if SAVED <= set(files) else (os.path.join(folder, name) for name in sorted(files))
 
 
-def _records(file: Path) -> list[dict]:
-    """Records of a file of questions; none of a file beside them: annotations, scores, another format."""
-    if file.suffix.lower() not in TEXTS:
-        return []
-    try:
-        return [record.raw for record in read_records(file) if isinstance(record.raw, dict)]
-    except DataError:
-        return []
+def _records(source: str) -> Iterator[dict]:
+    """Records of a source of questions; none of a file beside them: annotations, scores, another format."""
+    if source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
+        try:
+            yield from (record.raw for record in read_records(source) if isinstance(record.raw, dict))
+        except DataError:
+            return
+
+
+def _pictures(value: Any, name: str) -> Iterator[Packed]:
+    """Pictures inside a record, wherever they stand in it."""
+    if isinstance(value, Packed):
+        yield value
+    elif isinstance(value, str):
+        if value.startswith("data:image/"):
+            try:
+                yield from_data_uri(value, f"a data URI of {name}")
+            except ValueError:
+                return
+    elif isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _pictures(one, name)
 
 
 def asked(raw: dict[str, Any]) -> Iterable[str]:

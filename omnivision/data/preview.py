@@ -9,17 +9,17 @@ import argparse
 import itertools
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
-from omnivision.data.check import kind_of, sides_of
+from omnivision.data.fitting import kind_of, sides_of
+from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
 from omnivision.data.writing import stand_in_tokenizer
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import DataError
 from omnivision.model.conversation import Encoded, encode_conversation
 
 GREEN, DIM, PLAIN = "\033[32m", "\033[2m", "\033[0m"
@@ -82,16 +82,14 @@ def main(argv: list[str]) -> int:
         epilog="example: omnivision data preview world/sft.jsonl --row 3 --image-root world --picture seen.png",
     )  # fmt: skip
     arguments.add_argument("file", metavar="FILE")
-    arguments.add_argument("--row", type=int, default=0, metavar="N", help="counted from 0 (default 0)")
+    arguments.add_argument("--row", type=within("--row", int, 0), default=0, metavar="N", help="counted from 0 (default 0)")
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
     arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer (default: the stand-in)")
-    arguments.add_argument("--image-size", type=int, default=384, metavar="PX", help="side of the tower's input (default 384)")
-    arguments.add_argument("--picture", metavar="FILE", help="writes the pictures as the tower gets them, side by side")
+    arguments.add_argument("--image-size", type=within("--image-size", int, 1, 4096), default=384, metavar="PX", help="side of the tower's input (default 384)")
+    arguments.add_argument("--picture", type=output_file, metavar="FILE", help="writes the pictures as the tower gets them, side by side, as PNG")
     arguments.add_argument("--urls", metavar="DIR", help="fetch pictures that rows name by URL into this folder")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = arguments.parse_args(argv)
-    if options.row < 0:
-        raise ConfigError(f"--row is {options.row}", "command line", "Rows are counted from 0.")
     rows = read_rows(options.file, options.row + 1, options.urls)
     if len(rows) <= options.row:
         raise DataError(f"There is no row {options.row}: the file has {len(rows)}", options.file, "Give a smaller --row.")
@@ -102,8 +100,7 @@ def main(argv: list[str]) -> int:
         sheet = Image.new("RGB", (sum(one.width for one in seen), seen[0].height))
         for number, one in enumerate(seen):
             sheet.paste(one, (number * one.width, 0))
-        Path(options.picture).parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(options.picture)
+        sheet.save(options.picture, "PNG")
     if options.json:
         sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
         print(json.dumps({"id": row.id, "source": row.source, "format": row.format, "kind": kind_of(row), "images": [*map(str, row.images)],

@@ -1,0 +1,56 @@
+"""Rows as the conversations that they train as, and what of one that is too long fits."""
+
+from __future__ import annotations
+
+import json
+
+from omnivision.constants import IGNORE_INDEX
+from omnivision.data.rows import Row
+from omnivision.errors import DataError
+from omnivision.model.conversation import Encoded, encode_conversation
+
+
+class TooLong(DataError):
+    """A row that does not fit even with its first question and answer."""
+
+
+class Unsupervised(DataError):
+    """A row that fits and supervises nothing."""
+
+
+def kind_of(row: Row) -> str:
+    """conversation, preference or action."""
+    return "conversation" if row.turns else "action" if row.request else "preference"
+
+
+def sides_of(row: Row) -> list[list[dict]]:
+    """The conversations that a row is encoded as: one, for preferences two."""
+    if row.turns:
+        return [list(row.turns)]
+    asked = {"role": "user", "text": row.request or row.prompt, "loss": False}
+    answers = [json.dumps(list(row.calls), ensure_ascii=False)] if row.request else [row.chosen, row.rejected]
+    return [[asked, {"role": "assistant", "text": answer, "loss": True}] for answer in answers]
+
+
+def fitted(row: Row, tokenizer, image_tokens: int, max_length: int) -> Encoded:
+    """A conversation in at most max_length tokens: whole question-answer pairs are cut from its end, never an image token.
+
+    Args:
+        image_tokens: of one picture.
+
+    Raises:
+        TooLong, Unsupervised: a run leaves such rows out.
+    """
+    turns = list(row.turns)
+    while True:
+        encoded = encode_conversation(tokenizer, turns, len(row.images), image_tokens)
+        if len(encoded.input_ids) <= max_length:
+            break
+        if sum(turn["role"] == "user" for turn in turns) <= 1:
+            raise TooLong(f"Row {row.id} has {len(encoded.input_ids)} tokens, more than max_length {max_length}", row.source,
+                          "Raise `max_length`, or shorten the row: image tokens are never cut.")
+        turns = turns[: max(at for at, turn in enumerate(turns) if turn["role"] == "user")]
+    if all(label == IGNORE_INDEX for label in encoded.labels):
+        cut = "" if len(turns) == len(row.turns) else f" once it is cut to max_length {max_length}"
+        raise Unsupervised(f"Row {row.id} supervises nothing{cut}", row.source, "Give an assistant turn with loss.")
+    return encoded

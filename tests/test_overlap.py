@@ -1,0 +1,98 @@
+"""What training shares with evaluation: near pictures are found cheaply and all the same, wherever an evaluation set holds them."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_formats import picture
+from test_shards import shard
+
+from omnivision.data.overlap import look_at, read_evaluation
+from omnivision.data.signatures import NEAR_MEAN, NEAR_MOST, SIDE, Signatures
+from omnivision.errors import DataError
+
+
+def compared_level_by_level(found: np.ndarray, wanted: np.ndarray) -> int | None:
+    """The definition."""
+    apart = np.abs(found.astype(int) - wanted.astype(int))
+    near = np.flatnonzero((apart.mean(1) <= NEAR_MEAN) & (apart.max(1) <= NEAR_MOST))
+    return int(near[0]) if len(near) else None
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from([0, 1, 2, 3, 24, 25]), st.booleans())
+def test_the_cheap_way_finds_what_a_comparison_of_all_levels_finds(seed, count, off, everywhere):
+    """Signatures of a few pictures with noise around the limits, so that about half of them are near."""
+    rng = np.random.default_rng(seed)
+    bases = rng.integers(0, 256, (4, SIDE * SIDE))
+    found = np.clip(bases[rng.integers(0, 4, count)] + rng.integers(-off, off + 1, (count, SIDE * SIDE)), 0, 255).astype(np.uint8)
+    wanted = bases[0].copy()
+    wanted[slice(None) if everywhere else slice(80)] += off
+    wanted = np.clip(wanted, 0, 255).astype(np.uint8)
+    assert Signatures(found).near(wanted) == compared_level_by_level(found, wanted)
+
+
+def test_limits_are_exact():
+    base = np.full(SIDE * SIDE, 100, np.uint8)
+    assert Signatures([base]).near(base + 2) == 0 and Signatures([base]).near(base - 2) == 0
+    one_more = base + 2
+    one_more[0] += 1
+    assert Signatures([base]).near(one_more) is None
+    spot = base.copy()
+    spot[5] += 24
+    assert Signatures([base, spot]).near(spot + 0) == 0 and Signatures([base + 99, spot]).near(spot) == 1
+    spot[5] += 1
+    assert Signatures([base]).near(spot) is None and Signatures().near(base) is None
+
+
+QUESTION = "What colour is the third chair?"
+URI = "data:image/png;base64," + base64.b64encode(picture("blue")).decode()
+
+
+def saved_set(folder):
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": QUESTION}])
+    datasets.DatasetDict({"test": rows, "dev": rows}).save_to_disk(folder / "set")
+    return folder
+
+
+HELD = {
+    "a saved data set": lambda folder: saved_set(folder) / "set" / "test",
+    "a folder with a saved data set of splits": saved_set,
+    "a data URI": lambda folder: (folder / "rows.json").write_text(json.dumps([{"image": URI, "question": QUESTION}])) and folder,
+    "a data URI in a message's part": lambda folder: (folder / "rows.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": URI}}]}], "question": QUESTION})) and folder,
+    "a shard": lambda folder: shard(folder / "0.tar", [("1.png", picture("blue")), ("1.json", json.dumps({"question": QUESTION}).encode())]),
+    "hub": lambda folder: f"hub:{(folder / 'hub').mkdir() or saved_parquet(folder / 'hub')}:test",
+}  # fmt: skip
+
+
+def saved_parquet(folder):
+    import datasets
+
+    datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": QUESTION}]).to_parquet(folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_pictures_and_questions_are_found_wherever_a_set_holds_them(tmp_path, kind):
+    found = read_evaluation([str(HELD[kind](tmp_path))])
+    (tmp_path / "a.png").write_bytes(picture("blue"))
+    (tmp_path / "b.png").write_bytes(picture("red"))
+    assert found.match(*look_at(tmp_path / "a.png")[:2]) and found.match(*look_at(tmp_path / "b.png")[:2]) is None
+    assert found.asks(QUESTION.upper())
+
+
+def test_broken_pictures_and_files_beside_are_passed_over(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture("blue"))
+    (tmp_path / "broken.png").write_bytes(b"")
+    (tmp_path / "rows.json").write_text(json.dumps({"image": "data:image/png;base64,%%"}))
+    (tmp_path / "notes.json").write_text("{")
+    assert read_evaluation([str(tmp_path)]).names == [str(tmp_path / "a.png")]
+    with pytest.raises(DataError, match="no evaluation set"):
+        read_evaluation([str(tmp_path / "none")])

@@ -1,0 +1,58 @@
+"""What a config says of the data: values that cannot be are refused before anything is read; a run of bad rows alone ends as bad data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import train_world
+from omnivision_train.config import FunctionsConfig
+from omnivision_train.run_data import check_settings
+
+from omnivision.errors import ConfigError, DataError
+
+NAN = float("nan")
+WRONG = [("passes", [NAN]), ("passes", [1e9]), ("passes", [float("inf")]), ("passes", [0.0]), ("passes", [1.0, 1.0]), ("weights", [NAN]), ("weights", [1e308]),
+         ("weights", [-1.0]), ("max_bad_fraction", NAN), ("max_bad_fraction", -1.0), ("max_bad_fraction", 1.5), ("limit", 0), ("limit", -3), ("replay_limit", 0)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.mark.parametrize("key, value", WRONG)
+def test_a_value_that_cannot_be_is_refused(key, value):
+    with pytest.raises(ConfigError, match=f"`{key}` is"):
+        check_settings(FunctionsConfig(data=["a.jsonl"], **{key: value}))
+
+
+def test_passes_and_weights_exclude_each_other():
+    with pytest.raises(ConfigError, match="Both"):
+        check_settings(FunctionsConfig(data=["a.jsonl"], passes=[1.0], weights=[1.0]))
+
+
+def test_values_at_their_limits_are_fine():
+    check_settings(FunctionsConfig(data=["a.jsonl", "b.jsonl"], passes=[0.001, 1000.0], max_bad_fraction=0.0, limit=1, replay_limit=1))
+    check_settings(FunctionsConfig(data=["a.jsonl"], weights=[1e9], max_bad_fraction=1.0))
+
+
+@pytest.mark.parametrize("stage", train_world.STAGES)
+def test_they_are_looked_at_before_the_files(world, tmp_path, stage):
+    with pytest.raises(ConfigError, match="`passes` is"):
+        train_world.train(train_world.settings(world, tmp_path, stage, data=[str(tmp_path / "none.jsonl")], passes=[NAN]), stage)
+
+
+BAD = {  # a row that reading lets pass and its stage leaves out
+    "align": {"image": "images/none.png", "caption": "A cat."}, "sft": {"question": "What? " * 900, "answer": "cat"},
+    "dpo": {"prompt": "What?", "chosen": "cat", "rejected": "cat"}, "functions": {"request": "Fly", "calls": [{"name": "fly", "arguments": {}}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", BAD)
+def test_bad_rows_alone_are_bad_data_however_many_are_allowed(world, tmp_path, stage):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [BAD[stage]] * 3))
+    config = train_world.settings(world, tmp_path, stage, data=[str(file)], held_out=[world.file(stage)], max_bad_fraction=1.0)
+    with pytest.raises(DataError, match=rf"No row is left to train on: all 3 are bad; the first: .*{file}:1"):
+        train_world.train(config, stage)
