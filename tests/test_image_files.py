@@ -162,7 +162,7 @@ def test_names_that_lead_out(tree, name):
 
 
 def test_a_folder_that_may_not_be_searched_is_no_fault_of_the_name(tree, monkeypatch):
-    monkeypatch.setattr(Path, "is_file", lambda self: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
+    monkeypatch.setattr(os, "lstat", lambda name: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
     assert contained(tree, "sub/a.png") == tree / "sub" / "a.png"
 
 
@@ -173,3 +173,6 @@ def test_a_root_behind_a_link_and_a_relative_one(tree, monkeypatch):
     assert contained("data", "sub/a.png") == tree / "sub" / "a.png"
     with pytest.raises(ImageError):
         contained("data", "../secret.png")
+    (tree / "data").mkdir()
+    monkeypatch.chdir(tree)  # the same words mean another folder here
+    assert contained("data", "a.png") == tree / "data" / "a.png"

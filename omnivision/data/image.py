@@ -12,6 +12,7 @@ import re
 import stat
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -80,14 +81,28 @@ def contained(root: str | os.PathLike, name: str) -> Path:
     """
     where = f"{name!r} below {root}"
     try:
-        top = Path(root).resolve()
-        path = (top / name).resolve()
-        with suppress(PermissionError):  # told when it is opened
-            path.is_file()  # raises where the name is longer than the system allows
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte or half a surrogate pair; a ring of links
+        top = _real_folder(os.path.join(os.getcwd(), root))
+        path = _real_file(os.path.join(top, name))
+    except (OSError, ValueError, RuntimeError) as error:  # too long; a null byte or half a surrogate pair; a ring of links
         raise MissingImage(f"No file can have this name: {_said(error)}", where, "Mend the row.") from error
-    if path == top or not path.is_relative_to(top):
+    if not path.startswith(os.path.join(top, "")) or path == top:
         raise OutsideImage("The image lies outside of the data root", where)
+    return Path(path)
+
+
+@lru_cache(maxsize=1024)
+def _real_folder(name: str) -> str:
+    """Once a process: millions of pictures lie in few folders, and resolving a name costs a system call for each of its parts."""
+    return str(Path(name).resolve())
+
+
+def _real_file(name: str) -> str:
+    """What `Path.resolve` gives: of a file in a known folder, only the file itself is looked at."""
+    folder, last = os.path.split(name)
+    path = os.path.join(_real_folder(folder), last)
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # told when it is opened
+        if last in ("", ".", "..") or stat.S_ISLNK(os.lstat(path).st_mode):
+            return str(Path(name).resolve())
     return path
 
 
