@@ -207,33 +207,3 @@ def colours(row) -> list[tuple]:
 def test_pictures_inside_the_row(tmp_path):
     (row,) = read_rows(written(tmp_path, {"image": URI, "question": "What?", "answer": "A cat"}))
     assert colours(row) == [(255, 0, 0)] and str(row.images[0]) == f"{tmp_path / 'rows.jsonl'}:1#0" and "iVBOR" not in repr(row)
-
-
-def test_parquet_with_pictures_as_bytes_and_as_paths(tmp_path):
-    import datasets
-
-    rows = [{"images": [{"bytes": picture("red"), "path": None}, {"bytes": picture("blue"), "path": None}], "messages": MESSAGES},
-            {"images": [{"bytes": None, "path": "a.png"}], "messages": MESSAGES}, {"images": [], "messages": MESSAGES}]
-    made = datasets.Dataset.from_list(rows)
-    made.to_parquet(tmp_path / "rows.parquet")
-    made.save_to_disk(tmp_path / "saved")
-    for source in ("rows.parquet", "saved"):
-        packed, named, text = read_rows(tmp_path / source)
-        assert colours(packed) == [(255, 0, 0), (0, 0, 255)] and named.images == ("a.png",) and text.images == ()
-        assert packed.turns == (USER, ANSWER) and packed.source == f"{tmp_path / source}[0]"
-    image = datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": "What?", "answer": "A cat"}])
-    image.cast_column("image", datasets.Image()).to_parquet(tmp_path / "image.parquet")
-    (row,) = read_rows(tmp_path / "image.parquet")
-    assert colours(row) == [(0, 0, 255)]
-
-
-def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
-    import datasets
-
-    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"question": "a", "answer": "b"}])}).save_to_disk(tmp_path / "saved")
-    with pytest.raises(DataError, match="has the splits train"):
-        read_rows(tmp_path / "saved")
-    assert len(read_rows(tmp_path / "saved" / "train")) == 1
-    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
-    with pytest.raises(DataError, match="table cannot be read.*broken.parquet"):
-        read_rows(tmp_path / "broken.parquet")

@@ -63,14 +63,9 @@ class TablePicture(Packed):
         return f"{self.file}[{self.row}].{self.column}[{self.position}]"
 
     def read(self) -> bytes:
-        from omnivision.data.tables import open_table
+        from omnivision.data.tables import picture_bytes
 
-        cell = open_table(self.file)[self.row][self.column]
-        cell = cell[self.position] if isinstance(cell, list) else cell
-        found = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(found, bytes):
-            raise DataError("The cell holds no picture", str(self), "Store pictures as bytes, or paths below the image root.")
-        return found
+        return picture_bytes(self)
 
 
 @dataclass(frozen=True)

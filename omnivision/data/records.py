@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omnivision.data.pictures import TablePicture
 from omnivision.data.raw import MAX_LINE, Record, broken, parse
 from omnivision.data.shards import read_shard
-from omnivision.data.tables import HUB, is_table_folder, open_table
+from omnivision.data.tables import HUB, is_table_folder, read_table
 from omnivision.errors import DataError
 
 
@@ -27,10 +26,10 @@ def read_records(path: str | Path) -> Iterator[Record]:
         DataError: there is no such source, or nothing of it can be read.
     """
     if str(path).startswith(HUB):
-        return _table(str(path))
+        return read_table(str(path))
     path = Path(path)
     if path.is_dir() and is_table_folder(path):
-        return _table(str(path))
+        return read_table(str(path))
     try:
         if not path.is_file():
             raise OSError(0, "It is no file" if path.exists() else "No such file or directory")
@@ -39,7 +38,7 @@ def read_records(path: str | Path) -> Iterator[Record]:
     except OSError as error:
         raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check `data` in the config.") from error
     if head[:4] == b"PAR1":
-        return _table(str(path))
+        return read_table(str(path))
     if head[257:262] == b"ustar":
         return read_shard(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
@@ -92,36 +91,11 @@ def _list(path: Path) -> Iterator[Record]:
         raise DataError(f"The data file is no JSON: {error}", str(path), "Mend it, or write one row a line: then only broken lines are lost.") from error
     if isinstance(found, dict):  # by id, as ScienceQA and MM-Vet have it
         found = [{"id": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
-    return (Record(raw, f"{path}[{number}]") for number, raw in enumerate(found))
+    return _in_turn(found, str(path))
 
 
-def _table(source: str) -> Iterator[Record]:
-    table = open_table(source)
-    for number in range(len(table)):
-        try:
-            raw = {name: _cell(value, source, number, name) for name, value in table[number].items() if value is not None}
-        except Exception as error:  # noqa: BLE001 - a broken page of a column
-            yield broken(" ".join(str(error).split())[:200], f"{source}[{number}]")
-        else:
-            yield Record(raw, f"{source}[{number}]")
-
-
-def _cell(value: Any, source: str, row: int, column: str) -> Any:
-    """The cell with pictures named, not held; missing keys of nested records, which Arrow fills with null, taken out."""
-    if isinstance(value, list):
-        return [_picture(one, TablePicture(source, row, column, at)) for at, one in enumerate(value)]
-    return _picture(value, TablePicture(source, row, column, 0))
-
-
-def _picture(value: Any, place: TablePicture) -> Any:
-    if isinstance(value, bytes):
-        return place
-    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
-        return place if value["bytes"] else value["path"]
-    return _without_null(value)
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_null(one) for key, one in value.items() if one is not None}
-    return [_without_null(one) for one in value] if isinstance(value, list) else value
+def _in_turn(found: list, path: str) -> Iterator[Record]:
+    """Each is let go once it is read, so that raw records and rows are never there both."""
+    for number, raw in enumerate(found):
+        found[number] = None
+        yield Record(raw, f"{path}[{number}]")

@@ -1,0 +1,110 @@
+"""Tables: pictures as bytes and as paths, in files, saved folders and the hub's data sets; their bytes are read one picture at a time."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import datasets
+import pyarrow as pa
+import pytest
+from test_formats import ANSWER, MESSAGES, USER, colours, picture
+
+from omnivision.data import tables
+from omnivision.data.rows import load_rows, read_rows
+from omnivision.data.sources import source_hash
+from omnivision.errors import DataError
+
+QUESTION = {"question": "What?", "answer": "A cat"}
+
+
+def test_parquet_with_pictures_as_bytes_and_as_paths(tmp_path):
+    rows = [{"images": [{"bytes": picture("red"), "path": None}, {"bytes": picture("blue"), "path": None}], "messages": MESSAGES},
+            {"images": [{"bytes": None, "path": "a.png"}], "messages": MESSAGES}, {"images": [], "messages": MESSAGES}]
+    made = datasets.Dataset.from_list(rows)
+    made.to_parquet(tmp_path / "rows.parquet")
+    made.save_to_disk(tmp_path / "saved")
+    for source in ("rows.parquet", "saved"):
+        packed, named, text = read_rows(tmp_path / source)
+        assert colours(packed) == [(255, 0, 0), (0, 0, 255)] and named.images == ("a.png",) and text.images == ()
+        assert packed.turns == (USER, ANSWER) and packed.source == f"{tmp_path / source}[0]"
+    image = datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": "What?", "answer": "A cat"}])
+    image.cast_column("image", datasets.Image()).to_parquet(tmp_path / "image.parquet")
+    (row,) = read_rows(tmp_path / "image.parquet")
+    assert colours(row) == [(0, 0, 255)]
+
+
+def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([{"question": "a", "answer": "b"}])}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="has the splits train"):
+        read_rows(tmp_path / "saved")
+    assert len(read_rows(tmp_path / "saved" / "train")) == 1
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
+    with pytest.raises(DataError, match="table cannot be read.*broken.parquet"):
+        read_rows(tmp_path / "broken.parquet")
+
+
+KINDS = {  # a column of pictures
+    "bytes": (pa.array([picture("red"), None, picture("blue")]), "image"),
+    "large bytes": (pa.array([picture("red"), None, picture("blue")], pa.large_binary()), "image"),
+    "structs": (pa.array([{"bytes": picture("red"), "path": "x.png"}, None, {"bytes": picture("blue"), "path": None}]), "image"),
+    "lists of bytes": (pa.array([[picture("red")], None, [picture("blue")]]), "images"),
+    "lists of structs": (pa.array([[{"bytes": picture("red"), "path": None}], None, [{"bytes": picture("blue"), "path": "x.png"}]]), "images"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_in_any_column(tmp_path, kind):
+    column, name = KINDS[kind]
+    table = pa.table({name: column, "question": ["a", "b", "c"], "answer": ["x", "y", "z"], "note": pa.array([None, "n", None])})
+    datasets.Dataset(table).to_parquet(tmp_path / "rows.parquet")
+    one, text, other = read_rows(tmp_path / "rows.parquet")
+    assert [colours(row) for row in (one, text, other)] == [[(255, 0, 0)], [], [(0, 0, 255)]]
+    assert [row.turns[1]["text"] for row in (one, text, other)] == ["x", "y", "z"]
+
+
+def test_several_pictures_and_none_keep_their_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "AT_ONCE", 2)
+    red, lime, named = {"bytes": picture("red"), "path": None}, {"bytes": picture("lime"), "path": None}, {"bytes": None, "path": "a.png"}
+    images = [[red, lime], [], [named], [lime], [lime, red]]
+    datasets.Dataset.from_list([{"images": one, **QUESTION} for one in images]).to_parquet(tmp_path / "rows.parquet")
+    rows = read_rows(tmp_path / "rows.parquet")
+    seen = {str(red): (255, 0, 0), str(lime): (0, 255, 0)}
+    assert [colours(row) if one != [named] else list(row.images) for row, one in zip(rows, images, strict=True)] == [
+        [seen[str(picture)] for picture in one] if one != [named] else ["a.png"] for one in images]
+    assert [row.source for row in rows] == [f"{tmp_path / 'rows.parquet'}[{number}]" for number in range(5)]
+
+
+def test_a_text_that_is_no_utf8_costs_its_row_alone(tmp_path):
+    texts = pa.Array.from_buffers(pa.string(), 4, pa.array([b"one", b"tw\xff", b"three", b"four"]).buffers())
+    table = datasets.Dataset(pa.table({"question": texts, "answer": ["a"] * 4}))
+    table.save_to_disk(tmp_path / "saved")
+    loaded = load_rows(tmp_path / "saved")
+    assert [row.turns[0]["text"] for row in loaded.rows] == ["one", "three", "four"] and loaded.bad[0].where == f"{tmp_path / 'saved'}[1]"
+
+
+def test_bytes_of_pictures_are_not_read_with_their_rows(tmp_path):
+    size, count = 1_000_000, 30
+    datasets.Dataset.from_list([{"images": [{"bytes": bytes(size), "path": None}], **QUESTION} for _ in range(count)]).save_to_disk(tmp_path / "saved")
+    load_rows(tmp_path / "saved", limit=1)  # imports
+    tracemalloc.start()
+    rows = read_rows(tmp_path / "saved")
+    listed = tracemalloc.get_traced_memory()[1]
+    assert len(rows[5].images[0].read()) == size
+    read = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert listed < size < read < 3 * size
+
+
+def test_a_data_set_by_its_name(tmp_path):
+    """`datasets` takes a folder for a name of the hub's; nothing is fetched."""
+    for split, answer in (("train", "A cat"), ("test", "A dog")):
+        made = datasets.Dataset.from_list([{"image": {"bytes": picture("blue"), "path": None}, "question": "What?", "answer": answer}])
+        made.to_parquet(tmp_path / "set" / f"{split}-00000-of-00001.parquet")
+    name = f"hub:{tmp_path / 'set'}"
+    (row,) = read_rows(f"{name}:test")
+    assert row.turns[1]["text"] == "A dog" and colours(row) == [(0, 0, 255)] and row.source == f"{name}:test[0]"
+    with pytest.raises(DataError, match="has the splits train, test|has the splits test, train"):
+        read_rows(name)
+    assert source_hash(f"{name}:test") == source_hash(f"{name}:test") != source_hash(f"{name}:train")
+    with pytest.raises(DataError, match="table cannot be read.*hub:.*none"):
+        read_rows(f"hub:{tmp_path / 'none'}:train")
