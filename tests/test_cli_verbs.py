@@ -137,7 +137,7 @@ def test_plan_that_cannot_fit(capsys, tmp_path):
 
 
 def test_plan_tells_steps_and_time(capsys, tmp_path):
-    (tmp_path / "rows.jsonl").write_text("{}\n" * 1000 + "\n")
+    (tmp_path / "rows.jsonl").write_text('{"question": "What?", "answer": "A cat"}\n' * 1000 + "\n")
     (tmp_path / "sft.yaml").write_text(f"preset: tiny\ndata: [{tmp_path / 'rows.jsonl'}]\nbatch_size: 8\naccumulation: 4\nepochs: 2.0\nzero_stage: 2\n")
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "seconds": 9 + 0.5 * step}) + "\n" for step in (10, 20, 30)))
     command = ["plan", "--config", str(tmp_path / "sft.yaml"), "--ranks", "2", "--metrics", str(tmp_path / "metrics.jsonl")]

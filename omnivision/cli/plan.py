@@ -6,7 +6,6 @@ The model is built on the meta device: its shapes are real, its memory is not.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import statistics
@@ -14,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from omnivision.data.flags import within
 from omnivision.errors import ConfigError, PlanError
 from omnivision_train.activations import Batch
 from omnivision_train.config import TRAINS, StageConfig
@@ -30,18 +30,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--config", metavar="FILE", help="a stage's YAML; without it the stage's defaults, in bf16")
     parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default: the file's name, else sft)")
     parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default: the file's; auto is bf16)")
-    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes that share the state (default 1)")
+    parser.add_argument("--ranks", type=within("--ranks", int, 1), default=1, metavar="N", help="processes that share the state (default 1)")
     parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: the file's, else 1)")
-    parser.add_argument("--length", type=int, metavar="N", help="tokens of a row, image tokens included (default: the file's max_length, the most)")
-    parser.add_argument("--memory", type=float, metavar="GIB", help="memory of one device: says whether the stage can fit")
-    parser.add_argument("--rows", type=int, metavar="N", help="rows of the data (default: those of the file's data, counted)")
-    parser.add_argument("--seconds-per-step", type=float, metavar="S", help="measured: then the time is told")
+    parser.add_argument("--length", type=within("--length", int, 1), metavar="N",
+                        help="tokens of a row, image tokens included (default: the file's max_length, the most)")
+    parser.add_argument("--memory", type=within("--memory", float, 0), metavar="GIB", help="memory of one device: says whether the stage can fit")
+    parser.add_argument("--rows", type=within("--rows", int, 1), metavar="N", help="rows of the data (default: those of the file's data, counted)")
+    parser.add_argument("--seconds-per-step", type=within("--seconds-per-step", float, 0), metavar="S", help="measured: then the time is told")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.jsonl of a run with these settings: its median seconds a step")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
-    if options.ranks < 1:
-        parser.error(f"--ranks is {options.ranks}; at least 1 is needed")
-
     stage, config = _stage(options)
     model = on_meta(_model_config(config, options.model))
     batch = _batch(config, options.length, model.config.image_seq_length)
@@ -93,9 +91,9 @@ def plan_steps(config: StageConfig, options: argparse.Namespace) -> dict[str, An
     """Rows, global batch, optimizer steps and, where a step's time is given or measured, seconds of a stage.
 
     Raises:
-        ConfigError: metrics that measure no step.
+        ConfigError: metrics that measure no step, or settings of the data that cannot be. DataError: data of which nothing can be read.
     """
-    missing = [file for file in (*config.data, *getattr(config, "replay", [])) if not Path(file).is_file()]
+    missing = [file for file in (*config.data, *getattr(config, "replay", [])) if not Path(file).exists()]  # of the hub's nothing is fetched
     rows = options.rows
     if rows is None and config.data and not missing:
         rows = _rows_of(config)
@@ -119,21 +117,16 @@ def steps_text(steps: dict[str, Any]) -> str:
 
 
 def _rows_of(config: Any) -> int:
-    """Rows that a stage trains on: for functions, requests about one picture share a row, and others are mixed in."""
-    if not hasattr(config, "requests_per_row"):
-        counts = [len(_lines(Path(file), config.limit)) for file in config.data]
-        shares = config.passes or [1.0] * len(counts)  # weights share the same sum out otherwise
-        return sum(max(1, round(count * share)) for count, share in zip(counts, shares, strict=True))
-    from omnivision.data.rows import read_rows
+    """Rows that an epoch of a stage takes, as its run reads them: for functions, requests about one picture share a row, and others are mixed in."""
+    from omnivision.data.rows import load_rows
     from omnivision_train.functions import grouped
+    from omnivision_train.run_data import check_settings
 
-    requests = [row for file in config.data for row in read_rows(file, config.limit)]
-    return len(grouped(requests, config.requests_per_row)) + sum(len(_lines(Path(file), config.replay_limit)) for file in config.replay)
-
-
-def _lines(file: Path, limit: int | None) -> list[bytes]:
-    with file.open("rb") as lines:
-        return list(itertools.islice((line for line in lines if line.strip()), limit))
+    check_settings(config)
+    counts = [len(grouped(load_rows(file, config.limit, config.urls).rows, getattr(config, "requests_per_row", 1))) for file in config.data]
+    shares = config.passes or [1.0] * len(counts)  # weights share the same sum out otherwise
+    replayed = [len(load_rows(file, config.replay_limit, config.urls).rows) for file in getattr(config, "replay", [])]
+    return sum(max(1, round(count * share)) for count, share in zip(counts, shares, strict=True)) + sum(replayed)
 
 
 def _measured(file: Path) -> float:

@@ -1,0 +1,91 @@
+"""`omnivision plan` counts rows as a run reads them, from every kind of file."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pytest
+import train_world
+
+from omnivision.config_files import dump_config
+from omnivision_cli.main import main
+from omnivision_train.config import FunctionsConfig, SftConfig
+
+ROWS = [{"id": str(number), "question": f"What is {number}?", "answer": "cat"} for number in range(6)]
+
+
+def lines(folder):
+    return train_world.write_lines(folder / "rows.jsonl", ROWS)
+
+
+def some_bad(folder):
+    file = lines(folder)
+    file.write_text(file.read_text() + '{"question": "What?"\n\n{}\n')
+    return file
+
+
+def listed(folder):
+    (folder / "rows.json").write_text(json.dumps(ROWS, indent=1))
+    return folder / "rows.json"
+
+
+def by_id(folder):
+    (folder / "rows.json").write_text(json.dumps({row["id"]: row for row in ROWS}))
+    return folder / "rows.json"
+
+
+def captions(folder):
+    return train_world.write_lines(folder / "rows.jsonl", [{"image": "a.png", "captions": ["A cat.", "A dog."]}] * 3)
+
+
+def parquet(folder):
+    datasets.Dataset.from_list(ROWS).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def saved(folder):
+    datasets.Dataset.from_list(ROWS).save_to_disk(folder / "rows")
+    return folder / "rows"
+
+
+def steps(folder, config, capsys, *flags) -> dict:
+    (folder / "stage.yaml").write_text(dump_config(config))
+    stage = "functions" if isinstance(config, FunctionsConfig) else "sft"
+    assert main(["plan", "--config", str(folder / "stage.yaml"), "--stage", stage, "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)["steps"]
+
+
+@pytest.mark.parametrize("make", [lines, some_bad, listed, by_id, captions, parquet, saved])
+def test_rows_of_any_file_are_counted(tmp_path, capsys, make):
+    config = SftConfig(preset="tiny", data=[str(make(tmp_path))], batch_size=2)
+    assert (found := steps(tmp_path, config, capsys))["rows"] == 6 and found["steps"] == 3 and found["missing"] == []
+
+
+def test_a_limit_passes_and_requests_that_share_a_picture(tmp_path, capsys):
+    file = str(lines(tmp_path))
+    assert steps(tmp_path, SftConfig(preset="tiny", data=[file], limit=4, passes=[2.5]), capsys)["rows"] == 10
+    asked = [{"images": [f"{number // 4}.png"], "request": "Buy it", "calls": [{"name": "order", "arguments": {}}]} for number in range(8)]
+    requests = str(train_world.write_lines(tmp_path / "requests.jsonl", asked))
+    config = FunctionsConfig(preset="tiny", data=[requests], requests_per_row=3, passes=[2.0], replay=[file], replay_limit=5)
+    assert steps(tmp_path, config, capsys)["rows"] == 2 * 4 + 5
+
+
+def test_what_is_not_here_is_told_and_not_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **more: pytest.fail("fetched"))
+    config = SftConfig(preset="tiny", data=["hub:somebody/something:train", str(tmp_path / "none.jsonl"), str(lines(tmp_path))])
+    assert steps(tmp_path, config, capsys)["missing"] == config.data[:2]
+    assert steps(tmp_path, config, capsys, "--rows", "64")["steps"] == 8
+
+
+@pytest.mark.parametrize("flags", [["--ranks", "0"], ["--rows", "-5"], ["--length", "0"], ["--memory", "nan"], ["--seconds-per-step", "-1"]])
+def test_numbers_that_cannot_be_are_refused(capsys, flags):
+    assert main(["plan", "--preset", "tiny", *flags]) == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_data_that_cannot_be_read_and_wrong_settings_end_the_plan(tmp_path, capsys):
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    for config, code in ((SftConfig(preset="tiny", data=[str(tmp_path / "bad.jsonl")]), 3), (SftConfig(preset="tiny", data=[str(lines(tmp_path))], limit=0), 2)):
+        (tmp_path / "sft.yaml").write_text(dump_config(config))
+        assert main(["plan", "--config", str(tmp_path / "sft.yaml")]) == code
