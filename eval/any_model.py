@@ -66,8 +66,14 @@ class AnyModel(BatchedModel):
         new = found[:, inputs["input_ids"].shape[1]:].tolist()
         pad = getattr(self.processor, "tokenizer", self.processor).pad_token_id
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [Answer(text.strip(), [one for one in ids if one != pad]) for text, ids in zip(texts, new, strict=True)]
+        return [Answer(text.strip(), _without_padding(ids, pad)) for text, ids in zip(texts, new, strict=True)]
 
 
 def _open(source: Any) -> Image.Image:
     return source if isinstance(source, Image.Image) else open_image(source)
+
+
+def _without_padding(ids: list[int], pad: int) -> list[int]:
+    """What a row was filled up with after its end; the model may have said the same id before."""
+    end = next((at for at in range(len(ids), 0, -1) if ids[at - 1] != pad), 0)
+    return ids[:end]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from . import mmmu, mmvet, results
 from .answer import Missing
 from .predictions import Predictions, Said
 
+BILLED = "judge possibly billed"
 NO_JUDGE = "none; grade the saved answers with --predictions and --judge"
 
 
@@ -42,15 +45,14 @@ def ask_judge(rows: list[dict], answers: list[str | None], judge: Namespace | No
         for row in rows:
             row["grades"] = []
         return {"judge": NO_JUDGE}
-    import tempfile
-
     from .judge import judge_rows
 
     with tempfile.TemporaryDirectory() as aside:
         folder = folder or Path(aside)
-        folder.mkdir(parents=True, exist_ok=True)
         notes = judge_rows(rows, answers, judge, folder)
-        return mmvet.attach_grades(rows, folder / "grades.json") | notes
+    if billed := notes.pop(BILLED, None):  # depends on when a run was killed: results do not
+        print(f"omnivision: the judge's server may have billed requests that gave nothing: {billed}.", file=sys.stderr)
+    return notes
 
 
 def _missing(answer: str | None) -> bool:

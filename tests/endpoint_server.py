@@ -79,7 +79,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         content = self.body["messages"][-1]["content"]
-        self.question = content if isinstance(content, str) else content[0]["text"]
+        self.question = content if isinstance(content, str) else next(part["text"] for part in content if part["type"] == "text")
         with server.lock:
             number = len(server.received)
             server.received.append({"headers": dict(self.headers), "body": self.body, "path": self.path})

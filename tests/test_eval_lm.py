@@ -9,7 +9,7 @@ from eval_world import random_model, write_world
 from omnivision_eval.lm import OmniVisionLM
 from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours
-from omnivision_eval.run import evaluate
+from omnivision_eval.run import Settings, evaluate
 
 TASKS = Path(omnivision_eval.__file__).parent / "tasks"
 NAMES = ("pope_random", "chartqa")
@@ -46,9 +46,9 @@ def through_lm_eval(model, names, metadata, **options):
     return lm_eval.simple_evaluate(model, tasks=[f"omnivision_{name}" for name in names], task_manager=manager, bootstrap_iters=0, **options)
 
 
-def check_alike(data, checkpoint, folder, table, theirs, names=NAMES, judge=None):
+def check_alike(data, checkpoint, folder, table, theirs, names=NAMES, judge=None, limit=None):
     """lm-eval's table and answers against ours, for a checkpoint that both loaded from its folder."""
-    ours = evaluate(source_of(checkpoint), data, names, folder, judge=judge)
+    ours = evaluate(source_of(checkpoint), data, names, folder, Settings(limit=limit), judge)
     for name in names:
         for metric, value in ours[name]["metrics"].items():
             if f"{metric},none" in table[f"omnivision_{name}"]:
@@ -104,3 +104,19 @@ def test_pictures_without_a_file_are_told_apart_by_their_pixels(model):
 
     answers = OmniVisionLM(model=Listening(model.model, model.processor)).generate_until(requests)
     assert answers[0] == answers[2] and len(answered) == 2
+
+
+def test_every_metric_and_length_of_a_benchmark_stands_in_its_task():
+    """lm-eval averages a metric that its YAML does not name, whatever it is."""
+    import yaml
+    from omnivision_eval.benchmarks import MODULES
+
+    class Loader(yaml.SafeLoader):
+        """lm-eval's own tag names functions."""
+
+    Loader.add_constructor("!function", lambda loader, node: node.value)
+    named = {}
+    for file in TASKS.glob("*/omnivision_*.yaml"):
+        common = yaml.load((file.parent / "_common_yaml").read_text(), Loader)
+        named[yaml.load(file.read_text(), Loader)["task"]] = [one["metric"] for one in common["metric_list"]], common["generation_kwargs"]["max_gen_toks"]
+    assert named == {f"omnivision_{task}": (list(one.METRICS), one.MAX_NEW_TOKENS) for task, one in MODULES.items()}
