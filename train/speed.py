@@ -136,13 +136,17 @@ def stock_sft(out: Path, options: argparse.Namespace) -> dict[str, float]:
     class Timed(SFTTrainer):
         """Notes when each step ends, and its tokens and pictures."""
 
-        ends, seen = [], []
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            self.ends: list[float] = []
+            self.seen: list[dict[str, int]] = []
 
         def training_step(self, model, inputs, num_items_in_batch=None):
             mask, labels = inputs["attention_mask"], inputs["labels"]
             self.seen.append({"tokens": int(mask.sum()), "supervised": int((labels != -100).sum()), "pictures": len(inputs.get("pixel_values", ()))})
             loss = super().training_step(model, inputs, num_items_in_batch)
-            self.ends.append(float(loss) * 0 + time.perf_counter())  # the loss is read: the GPU has finished
+            loss.item()  # the GPU has finished once it can be read
+            self.ends.append(time.perf_counter())
             return loss
 
     start = out / "align" / "final"
