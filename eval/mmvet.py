@@ -15,7 +15,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, read_mapping
+from .questions import Questions, first_file, image_file, read_mapping, read_rows, tables
 
 VARIANTS = ("official",)  # the judge reads the answer; there is no second reading
 MAX_NEW_TOKENS = 512
@@ -28,7 +28,8 @@ def load(folder: Path, task: str = "mmvet") -> Questions:
     """The 218 questions of mm-vet.json; pictures in images/.
 
     Args:
-        folder: as unpacked from mm-vet.zip.
+        folder: as unpacked from mm-vet.zip; or holds the hub's table (test-*.parquet, also in data/), or is a data set, with
+            `question_id, image, question, answer, capability` (names with commas between).
         task: unused; every loader has it.
 
     Returns:
@@ -38,17 +39,22 @@ def load(folder: Path, task: str = "mmvet") -> Questions:
     Raises:
         DataError: the file is missing or broken, or names an unknown capability.
     """
+    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+        needed = ("question_id", "image", "question", "answer", "capability")
+        rows = [_row(str(one["question_id"]), one | {"imagename": str(one["image"]), "capability": one["capability"].split(",")}, file)
+                | {"pictures": [one["image"]]} for file in files for one in read_rows(file, needed)]
+        return Questions(rows, files)
     path = first_file(folder, ["mm-vet.json"], "MM-Vet's questions", "mm-vet.zip of yuweihao/MM-Vet")
-    rows = []
-    for key, one in read_mapping(path, "questions").items():
-        if not isinstance(one, dict) or not {"imagename", "question", "answer", "capability"} <= one.keys() \
-                or not set(one["capability"]) <= set(CAPABILITIES):
-            raise DataError(f"The question {key!r} lacks a field or names an unknown capability", str(path), "Copy it again.")
-        needs = [name for name in CAPABILITIES if name in one["capability"]]
-        rows.append({"question_id": key, "alias": key.removeprefix("v1_"), "unit": key, "image": one["imagename"],
-                     "image_file": image_file(folder, ("images",), one["imagename"]), "text": one["question"],
-                     "question": one["question"], "label": one["answer"], "capability": needs, "capability_set": "_".join(needs)})
-    return Questions(rows, [path])
+    rows = [_row(key, one, path) for key, one in read_mapping(path, "questions").items()]
+    return Questions([row | {"image_file": image_file(folder, ("images",), row["image"])} for row in rows], [path])
+
+
+def _row(key: str, one: dict, path: Path | str) -> dict:
+    if not isinstance(one, dict) or not {"imagename", "question", "answer", "capability"} <= one.keys() or not set(one["capability"]) <= set(CAPABILITIES):
+        raise DataError(f"The question {key!r} lacks a field or names an unknown capability", str(path), "Copy it again.")
+    needs = [name for name in CAPABILITIES if name in one["capability"]]
+    return {"question_id": key, "alias": key.removeprefix("v1_"), "unit": key, "image": one["imagename"], "text": one["question"],
+            "question": one["question"], "label": one["answer"], "capability": needs, "capability_set": "_".join(needs)}
 
 
 def prompt(row: dict) -> str:

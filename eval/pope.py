@@ -13,11 +13,12 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, no_id_twice
+from .questions import Questions, first_file, image_file, no_id_twice, tables
 from .questions import read_rows as read_questions
 
 SPLITS = ("random", "popular", "adversarial")
 PUBLISHED = "RUCAIBox/POPE, output/coco"
+TABLE = ("question_id", "image", "question", "answer", "category")  # columns of lmms-lab/POPE
 LLAVA_FILE = "llava_pope_test.jsonl"  # all splits in one file with ids of its own, as LLaVA asks them
 
 VARIANTS = ("official", "normalised")
@@ -33,7 +34,8 @@ def load(folder: Path, task: str) -> Questions:
 
     Args:
         folder: holds coco_pope_<split>.json (or coco/ or coco_v1/ does); optionally LLaVA's question file, whose ids
-            its answer files use, and COCO's pictures in val2014/.
+            its answer files use, and COCO's pictures in val2014/. Or holds the hub's table (test-*.parquet, also in data/), or is
+            a data set, with `question_id, image, question, answer, category` (the split) and optionally `image_source`.
         task: pope_random, pope_popular or pope_adversarial.
 
     Raises:
@@ -43,6 +45,9 @@ def load(folder: Path, task: str) -> Questions:
     Source: RUCAIBox/POPE@e3e3926 output/coco (its random file has 2,910 lines; later ones have 3,000).
     """
     split = task.removeprefix("pope_")
+    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+        rows = [_from_table(one) for file in files for one in read_questions(file, TABLE) if one["category"] == split]
+        return _checked(rows, files, split)
     name = f"coco_pope_{split}.json"
     path = first_file(folder, [name, f"coco_v1/{name}", f"coco/{name}"], f"The questions of POPE's {split} split", PUBLISHED)
     rows = [
@@ -50,13 +55,25 @@ def load(folder: Path, task: str) -> Questions:
          "question": one["text"], "image_file": image_file(folder, ("val2014", "images", "."), one["image"])}
         for one in read_questions(path, ("question_id", "image", "text", "label"))
     ]
-    no_id_twice(rows, path)
-    if wrong := [row["question_id"] for row in rows if row["label"] not in ("yes", "no")]:
-        raise DataError(f"{len(wrong)} labels are neither yes nor no, the first of question {wrong[0]}", str(path), "Copy it again.")
-    notes = {"questions": f"{path.name}, {len(rows):,} lines"}
+    found = _checked(rows, [path], split)
     if not (folder / LLAVA_FILE).is_file():
-        return Questions(rows, [path], {}, notes)
-    return Questions(rows, [path, folder / LLAVA_FILE], _add_aliases(rows, folder / LLAVA_FILE, split), notes)
+        return found
+    return found._replace(files=[path, folder / LLAVA_FILE], beside=_add_aliases(rows, folder / LLAVA_FILE, split))
+
+
+def _from_table(one: dict) -> dict:
+    return {"question_id": str(one["question_id"]), "image": str(one.get("image_source") or one["image"]), "text": one["question"],
+            "label": one["answer"], "question": one["question"], "pictures": [one["image"]]}
+
+
+def _checked(rows: list[dict], files: list, split: str) -> Questions:
+    where = str(files[0])
+    if not rows:
+        raise DataError(f"No question is of POPE's {split} split", where, "Its table names the split as `category`.")
+    no_id_twice(rows, where)
+    if wrong := [row["question_id"] for row in rows if row["label"] not in ("yes", "no")]:
+        raise DataError(f"{len(wrong)} labels are neither yes nor no, the first of question {wrong[0]}", where, "Copy it again.")
+    return Questions(rows, files, {}, {"questions": f"{Path(where).name}, {len(rows):,} lines"})
 
 
 def _add_aliases(rows: list[dict], path: Path, split: str) -> dict[str, str]:

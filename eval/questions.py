@@ -95,7 +95,7 @@ def read_rows(path: Path | str, needed: Iterable[str]) -> list[dict]:
     return rows
 
 
-def no_id_twice(rows: list[dict], path: Path) -> None:
+def no_id_twice(rows: list[dict], path: Path | str) -> None:
     """Checks that ids tell questions apart.
 
     Raises:
@@ -108,8 +108,14 @@ def no_id_twice(rows: list[dict], path: Path) -> None:
 
 
 def image_file(folder: Path, places: Iterable[str], name: str) -> str:
-    """Where a picture lies: below the first of these folders that holds it; where none does, the place it belongs."""
+    """Where a picture lies: below the first of these folders that holds it; where none does, the place it belongs.
+
+    Raises:
+        DataError: a name that leads out of the folder.
+    """
     places = list(places)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DataError(f"The picture's name {name!r} leads out of the folder", str(folder), "Copy the questions again.")
     place = next((place for place in places if (folder / place / name).is_file()), places[0])
     return str(folder / place / name)
 

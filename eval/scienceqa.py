@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, read_mapping
+from .questions import Questions, first_file, image_file, read_mapping, tables
 from .questions import read_rows as read_questions
 
 VARIANTS = ("official", "normalised")
@@ -33,7 +33,8 @@ def load(folder: Path, task: str) -> Questions:
 
     Args:
         folder: holds problems.json and pid_splits.json, pictures in images/test/<id>/ (as published), or LLaVA's
-            llava_test_CQM-A.json; where both are there the published files are read.
+            llava_test_CQM-A.json; where both are there the published files are read. Or holds the hub's table (test-*.parquet,
+            also in data/), or is a data set, with the same columns; ids then count its rows from 0.
         task: scienceqa, or scienceqa_img for the questions with a picture.
 
     Returns:
@@ -43,6 +44,9 @@ def load(folder: Path, task: str) -> Questions:
     Raises:
         DataError: a missing or broken file.
     """
+    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+        found = [one for file in files for one in read_questions(file, ("question", "choices", "answer"))]
+        return _with_pictures(task, [_from_table(folder, str(at), one, f"{files[0]}[{at}]") for at, one in enumerate(found)], files, {})
     names = ["problems.json", "llava_test_CQM-A.json"]
     path = first_file(folder, names, "ScienceQA's questions", f"{PUBLISHED} (the second from LLaVA's convert_sqa_to_llava.py)")
     splits = read_mapping(folder / "pid_splits.json", "splits") if (folder / "pid_splits.json").is_file() else {}
@@ -52,11 +56,22 @@ def load(folder: Path, task: str) -> Questions:
         rows = _published(folder, path, splits["test"])
     else:
         rows = [_from_llava(folder, one, f"{path}[{at}]") for at, one in enumerate(read_questions(path, ("id", "conversations")))]
-    beside = {str(key): split for split in ("train", "val") for key in splits.get(split, ())}
+    return _with_pictures(task, rows, [path], {str(key): split for split in ("train", "val") for key in splits.get(split, ())})
+
+
+def _with_pictures(task: str, rows: list[dict], files: list, beside: dict[str, str]) -> Questions:
+    """All rows, or for scienceqa_img those with a picture."""
     if task == "scienceqa_img":
         beside |= {row["question_id"]: "test, without a picture" for row in rows if "image" not in row["modality"]}
         rows = [row for row in rows if "image" in row["modality"]]
-    return Questions(rows, [path], beside)
+    return Questions(rows, files, beside)
+
+
+def _from_table(folder: Path, key: str, one: dict, where: str) -> dict:
+    """A null picture or hint is no column of its record."""
+    shown = [one["image"]] if one.get("image") else []
+    row = _from_problem(folder, key, {"hint": "", "image": None} | one | ({"image": "table"} if shown else {}), where)
+    return row | {"image": str(shown[0]) if shown else "", "image_file": None, "pictures": shown}
 
 
 def _published(folder: Path, path: Path, ids: list) -> list[dict]:

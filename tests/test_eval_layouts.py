@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from omnivision_eval import mmmu, scienceqa
+from omnivision_eval import mmmu, mmvet, pope, scienceqa
 from omnivision_eval.saved import score_saved
 from PIL import Image
 from test_eval_saved import charts, refused, write  # noqa: F401 - charts is a fixture
@@ -202,3 +202,69 @@ def test_scienceqa_another_split_and_lacking_problems(tmp_path):
     ("Which?\nA. a\nB. b\nC. c\nD. d\nE. e\nF. f", 5)])
 def test_scienceqa_options_are_counted(text, options):
     assert scienceqa.count_options(text) == options
+
+
+# --- the hub's tables
+
+def table(folder, columns, **kinds):
+    import datasets
+
+    features = datasets.Features({name: kinds.get(name, datasets.Value("string")) for name in columns})
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "test-00000-of-00001.parquet")
+    return folder
+
+
+def shown(count):
+    from eval_benchmarks import png
+
+    return [{"bytes": png(at), "path": None} for at in range(count)]
+
+
+def test_pope_from_the_hub(tmp_path):
+    import datasets
+
+    folder = table(tmp_path, {"question_id": ["1", "2", "1"], "image": shown(3), "question": ["Is there a cat in the image?"] * 3,
+                              "answer": ["yes", "no", "yes"], "image_source": ["a", "a", "b"], "category": ["random", "random", "popular"]}, image=datasets.Image())
+    found = pope.load(folder, "pope_random")
+    assert [row["question_id"] for row in found.rows] == ["1", "2"] and len({row["image"] for row in found.rows}) == 1
+    assert pope.load(folder, "pope_popular").rows[0]["pictures"][0].read() == shown(3)[2]["bytes"]
+    with pytest.raises(DataError, match="adversarial split"):
+        pope.load(folder, "pope_adversarial")
+
+
+def test_mmvet_from_the_hub(tmp_path):
+    import datasets
+
+    folder = table(tmp_path, {"question_id": ["v1_0"], "image": shown(1), "question": ["What is x?"], "answer": ["-1<AND>-5"], "capability": ["math,ocr"]},
+                   image=datasets.Image())
+    row = mmvet.load(folder).rows[0]
+    assert row["capability_set"] == "ocr_math" and row["pictures"][0].read() == shown(1)[0]["bytes"] and row["alias"] == "0"
+
+
+def test_scienceqa_from_the_hub(tmp_path):
+    import datasets
+
+    folder = table(tmp_path, {"image": [*shown(1), None], "question": ["Which?", "Who?"], "choices": [["x", "y"], ["z", "w"]], "answer": [1, 0],
+                              "hint": ["", "Look."], "subject": ["natural science"] * 2, "grade": ["grade2"] * 2},
+                   image=datasets.Image(), choices=datasets.List(datasets.Value("string")), answer=datasets.Value("int8"))
+    first, second = scienceqa.load(folder, "scienceqa").rows
+    assert (first["label"], first["modality"], second["label"], second["modality"]) == ("B", ["image"], "A", ["text"])
+    assert first["pictures"][0].read() == shown(1)[0]["bytes"] and second["pictures"] == []
+    assert [row["question_id"] for row in scienceqa.load(folder, "scienceqa_img").rows] == ["0"]
+
+
+@pytest.mark.parametrize("kind", ["saved", "hub"])
+def test_a_data_set_of_the_datasets_library(kind, tmp_path, monkeypatch):
+    import datasets
+
+    made = datasets.Dataset.from_parquet(str(table(tmp_path, {
+        "image": shown(2), "query": ["How many?"] * 2, "label": [["14"], ["2"]], "human_or_machine": [0, 1]}, image=datasets.Image(),
+        label=datasets.List(datasets.Value("string")), human_or_machine=datasets.Value("int8")) / "test-00000-of-00001.parquet"))
+    made.save_to_disk(tmp_path / "saved")
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {("Some/ChartQA", "test"): made}[name, split])
+    source = {"saved": tmp_path / "saved", "hub": "hub:Some/ChartQA:test"}[kind]
+    from omnivision_eval.task_data import load_task
+
+    data = load_task("chartqa", source)
+    assert [row["source"] for row in data.rows] == ["human", "augmented"] and data.data_hash
+    assert data.rows[1]["pictures"][0].read() == shown(2)[1]["bytes"]

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 
 import eval_benchmarks
 import pytest
@@ -209,24 +210,30 @@ def test_what_a_process_raises_is_told(folders, checkpoint, tmp_path):
 
 @pytest.mark.slow  # each start of a process loads torch
 def test_a_command_killed_at_any_moment_ends_the_same(folders, checkpoint, tmp_path):
-    """SIGKILL at random moments, then once to the end: the files of a run that nobody killed."""
-    command = [sys.executable, "-m", "omnivision_cli.main", "eval", "pope", "--model", str(checkpoint), "--data", str(folders["pope"]), "--batch-size", "2"]
+    """SIGKILL whenever a few more answers are on the disk, then once to the end: the files of a run that nobody killed."""
+    command = [sys.executable, "-m", "omnivision_cli", "eval", "pope", "--model", str(checkpoint), "--data", str(folders["pope"]), "--batch-size", "2"]
     subprocess.run([*command, "--out", str(tmp_path / "once")], check=True, capture_output=True)
-    dice, killed = random.Random(0), 0
-    for _ in range(8):
-        process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(dice.uniform(6, 14))
-        except subprocess.TimeoutExpired:
+    dice, sizes = random.Random(0), [0]
+    for _ in range(6):
+        with subprocess.Popen([*command, "--out", str(tmp_path / "killed")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            while process.poll() is None and _journalled(tmp_path / "killed") <= sizes[-1]:
+                time.sleep(0.001)
+            time.sleep(dice.uniform(0, 0.05))
             process.kill()
-            process.wait()
-            killed += 1
+        sizes.append(_journalled(tmp_path / "killed"))
     subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, capture_output=True)
-    assert killed > 2
-    for file in (tmp_path / "once").glob("pope*/*"):
+    assert 0 < sizes[1] < sizes[3] < _journalled(tmp_path / "killed"), "the kills did not fall between answers"
+    files = [file for file in (tmp_path / "once").glob("pope*/*") if file.is_file()]
+    assert len(files) == 4 * 3 - 1  # the mean of the splits has no predictions
+    for file in files:
         assert file.read_bytes() == (tmp_path / "killed" / file.relative_to(tmp_path / "once")).read_bytes(), file
-    answered = [line for journal in (tmp_path / "killed" / "answers").glob("*.jsonl") for line in lines(journal) if "key" in line]
-    assert len(answered) == len({line["key"] for line in answered})
+    answered = [line["key"] for journal in (tmp_path / "killed" / "answers").glob("*.jsonl") for line in lines(journal) if "key" in line]
+    assert len(answered) == len(set(answered))
+
+
+def _journalled(folder):
+    """Bytes of the journal."""
+    return sum(journal.stat().st_size for journal in (folder / "answers").glob("*.jsonl"))
 
 
 # --- pictures that cannot be shown
