@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import AddedToken, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.functions import Function, FunctionSet
 
@@ -58,3 +60,24 @@ def make_shop() -> FunctionSet:
         "required": ["item"],
     }
     return FunctionSet((Function("order", "Order a thing in the shop.", order), Function("any", "Take it.", ANYTHING)))
+
+
+def make_llama_tokenizer() -> PreTrainedTokenizerFast:
+    """A BPE of SentencePiece's kind: a space before every text, characters it does not know as bytes."""
+    characters = "(item='a red cat', count=2) abcdefghijklmnopqrstuvwxyz 0123456789 '\"[]{}()=,.:-\\*_"
+    inner = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    inner.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *fallback], show_progress=False)
+    inner.train_from_iterator([characters], trainer)
+    state = json.loads(inner.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in fallback]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerFast, functions: FunctionSet) -> PreTrainedTokenizerFast:
+    """The tokenizer with the set's tokens, where no model is at hand."""
+    new = [AddedToken(token, special=True, normalized=False) for token in (*functions.tokens, functions.end_token)]
+    tokenizer.add_tokens(new, special_tokens=True)
+    return tokenizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
@@ -119,3 +121,8 @@ def test_a_trained_set_grows_past_the_spare_rows(tied):
     calls = [{"name": "order", "arguments": {"item": "x"}}, {"name": "f299", "arguments": {}}]
     found = parse_calls(target_ids(calls, tokenizer, larger), tokenizer, larger)
     assert [one.to_dict() for one in found] == calls
+
+
+def test_training_needs_no_grammar():
+    code = "import sys, omnivision.functions; print('llguidance' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -1,6 +1,7 @@
 """Functional tokens: a request becomes one token that names the function, then its arguments.
 
-function_set -> tokens (rows of the embedding table) -> calls (text and ids, there and back).
+function_set -> tokens (rows of the embedding table) -> grammar -> constraint (what generation may write; imported by
+itself, for training needs no llguidance) -> calls (text and ids, there and back).
 """
 
 from omnivision.functions.calls import Action, CallError, Calls, format_call, parse_calls, target_ids
