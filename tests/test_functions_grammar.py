@@ -78,6 +78,8 @@ SCHEMAS = [
      ["{'y': 2}", "{'x': 1, 'y': 2}", "{'y': 2, 'z': 3}"], ["{}", "{'x': 1}", "{'y': 2, 'x': 1}", "{'y': 2, 'w': 0}", "{'y': 2, 'y': 2}"]),
     ({"type": "object", "properties": {"x": {"const": 1}, "y": {"const": 2}, "z": {"const": 3}}}, ["{}", "{'x': 1}", "{'y': 2}", "{'x': 1, 'z': 3}", "{'y': 2, 'z': 3}"], ["{'z': 3, 'x': 1}"]),
     ({"type": "object", "properties": {"x": {"const": 1}}, "additionalProperties": {"type": "boolean"}}, ["{'x': 1}", "{'w': True}", "{'x': 1, 'w': True, 'v': False}"], ["{'w': 1}", "{'w': True, 'x': 1}"]),
+    ({"type": ["object", "null"], "properties": {"x": False}, "required": ["x"]}, ["None"], ["{}", "{'x': 1}"]),
+    ({"type": "object", "properties": {"x": False, "y": {"const": 1}}}, ["{}", "{'y': 1}"], ["{'x': 1}"]),
     ({"type": "object", "required": ["k"]}, ["{'k': 'v'}", "{'k': 1, 'l': 2}"], ["{}", "{'l': 1}"]),
     ({"type": "object", "required": ["k"], "properties": {"x": {"const": 1}}}, ["{'k': 'v'}", "{'x': 1, 'k': 1}"], ["{}", "{'x': 1}"]),
     ({"anyOf": [{"type": "integer"}, {"type": "array", "items": {"type": "string"}}]}, ["1", "['a']"], ["'a'", "[1]"]),
@@ -266,6 +268,10 @@ def test_modes_and_numbers_of_calls(tokenizer):
     assert tokens.functions[2] not in allowed(strict, nested[: -len(call)], width)
     with pytest.raises(ConfigError, match="calls, text_or_calls"):
         CallConstraint(tokenizer, FUNCTIONS, "json")
+
+
+def test_whole_numbers_are_among_the_numbers_once():
+    assert one_argument({"type": "number"})[2].grammar.text.count("L0: ") == 1 and "L1: " not in one_argument({"type": ["integer", "number"]})[2].grammar.text
 
 
 def test_functions_of_one_schema_share_their_rules():

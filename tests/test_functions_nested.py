@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections import Counter
 
 import pytest
 from function_parts import make_model, make_tokenizer
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnivision.errors import ConfigError, DataError
-from omnivision.functions import Function, FunctionSet, format_call, functional_tokens, install_tokens, parse_calls, target_ids
+from omnivision.functions import Action, CallError, Function, FunctionSet, format_call, functional_tokens, install_tokens, parse_calls, target_ids
 
 SEND = {"type": "object", "properties": {"to": {"type": "string"}, "text": {"type": "string"}, "from": {}}, "required": ["to", "text"]}
 FIND = {"type": "object", "properties": {"name": {"type": "string"}, "call_": {"type": "integer", "maximum": 9}}, "required": ["name"]}
@@ -101,6 +103,7 @@ def test_nesting_has_an_end(tokenizer, mail):
     ([0, "(to=", 1, "(name='Ann')", "end", ", to='a', text='b')", "end"], ["duplicate"]),
     ([0, "(to=", 1, "(name='Ann')", "end", ", text=call_0_)", "end"], ["not_literal"]),
     ([0, "(to=", 1, "(name='Ann')", "end", ", text=ｃａｌｌ_0_)", "end"], ["not_literal"]),  # the parser folds it to ASCII
+    ([0, "(to='", 1, "(name='Ann')", "end", "', text=ｃａｌｌ_0_)", "end"], ["not_literal"]),
     ([0, "(to='a', text='b')", 1, "(name='Ann')", "end", "end"], ["syntax"]),
     ([0, "(to='a', text='b') # ", 1, "(name='Ann')", "end", "end"], ["syntax"]),
     ([0, "(", 1, "(name='Ann')", "end", "=1, to='a', text='b')", "end"], ["not_literal"]),
@@ -140,6 +143,26 @@ def test_any_nesting_at_all_never_raises(tokenizer, mail, pieces):
     assert all(first[1] <= second[0] for first, second in zip(spans, spans[1:]))
 
 
+def test_1000_damaged_answers_are_actions_or_errors(tokenizer, mail):
+    """Ids of good answers left out, doubled, exchanged and strewn in: what comes out is typed, fits its schema and lies inside."""
+    rng, kinds = random.Random(0), Counter()
+    inner = {"name": "find", "arguments": {"name": "it's \"猫\"", "call_": -3}}
+    answer = target_ids([{"name": "send", "arguments": {"text": "<nexa_1>\n", "from": {"a": [1.5, None]}}, "nested": {"to": inner}}, ANN], tokenizer, mail)
+    for _ in range(1000):
+        ids = list(answer)
+        for _ in range(rng.randint(1, 6)):
+            at, other = rng.randrange(len(ids)), rng.randrange(-1, len(tokenizer) + 3)
+            ids[at : at + rng.choice([0, 1, 1, 4])] = rng.choice([[], [other], [ids[at]] * 2, answer[: rng.randrange(9)]])
+            ids = ids or [other]
+        found = parse_calls(ids, tokenizer, mail)
+        for action in found:
+            assert isinstance(action, Action) and mail[action.name].faults(action.arguments, action.nested) == []
+            assert 0 <= action.span[0] < action.span[1] <= len(ids)
+        assert all(isinstance(error, CallError) for error in found.errors)
+        kinds.update([error.kind for error in found.errors] or ["none"])
+    assert set(kinds) >= {"none", "unclosed", "stray_end", "foreign_token", "syntax", "not_literal", "unknown_argument", "schema", "nested"}, kinds
+
+
 # ---- objects ----
 
 
@@ -148,15 +171,15 @@ def test_keys_of_nested_objects_take_the_schemas_order():
     code = {"properties": {"land": {}, "number": {"$ref": "#/$defs/code"}}}
     schema = {"type": "object", "$defs": {"code": code, "place": place}, "properties": {
         "at": {"allOf": [{"$ref": "#/$defs/place"}]},
-        "list": {"type": "array", "prefixItems": [True], "items": {"$ref": "#/$defs/place"}},
+        "list": {"type": "array", "prefixItems": [{"$ref": "#/$defs/code"}], "items": {"$ref": "#/$defs/place"}},
         "map": {"type": "object", "additionalProperties": {"$ref": "#/$defs/code"}}}}
     functions = FunctionSet((Function("f", "f", schema),))
     inner = {"number": {"number": 1, "land": 2}, "land": 3}
     arguments = {"map": {"b": inner, "a": 1}, "list": [inner, {"x": 1, "zip": inner, "city": 0}], "at": {"zip": None, "city": "B"}}
     ordered = "{'land': 3, 'number': {'land': 2, 'number': 1}}"
     assert format_call("f", arguments, functions) == (
-        "(at={'city': 'B', 'zip': None}, list=[{'number': {'number': 1, 'land': 2}, 'land': 3}, "
-        f"{{'city': 0, 'zip': {ordered}, 'x': 1}}], map={{'b': {ordered}, 'a': 1}})")
+        "(at={'city': 'B', 'zip': None}, list=["
+        f"{ordered}, {{'city': 0, 'zip': {ordered}, 'x': 1}}], map={{'b': {ordered}, 'a': 1}})")
 
 
 @pytest.mark.parametrize("reference", ["#/$defs/none", "#anchor", "#/type"])

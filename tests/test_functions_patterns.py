@@ -42,6 +42,7 @@ def test_every_number_that_a_call_can_hold_is_written_so(value):
 @pytest.mark.parametrize("text", ["1e999", "1.7976931348623158e+308", "1.8e+308", "01", "1.", ".5", "--1", "1e5", "9" * 301, "inf", "nan", "-", "0x1", "1_0"])
 def test_what_python_would_read_otherwise_or_not_at_all_is_no_number(text):
     assert not fits(matcher(numbers(None, None)), text)
+    assert not fits(matcher(numbers(Decimal(1), None)), text) and not fits(matcher(whole_numbers(Decimal(1), None)), text)
 
 
 def draw(rng: random.Random) -> float:
@@ -103,6 +104,7 @@ def test_what_is_no_string_or_half_a_character_is_refused(text):
     (r"red|blue", ["a red b", "blue"], ["green"]),
     (r"^[^/|$^]+/x$", ["a/x"], ["a|/x", "/x"]),
     (r"^cost\$$", ["cost$"], ["cost", "cost\\"]),
+    (r"^a\$", ["a$", "a$b"], ["a", "ba$"]),
     (r"^it's$", ["it's"], ["its"]),
     (r"^[猫犬]+$", ["猫犬"], ["猫a"]),
 ])
