@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import ModuleType
 
 from omnivision.errors import ConfigError, DataError
 
-from . import results
-from .benchmarks import MODULES
+from . import pope, results
+from .benchmarks import MODULES, POPE_SPLITS
 from .bootstrap import paired_difference
 from .main import figure
-from .published import BENCHMARKS, NOTE, PUBLISHED
+from .pope_splits import mean_f1, side_by_side
+from .published import BENCHMARKS, NOTE, PUBLISHED, SAME
 
+WIDTH = 140
 EXAMPLE = "example: omnivision compare runs/NAME/sft/eval runs/NAME/dpo/eval --plot compare.png"
 
 
@@ -54,8 +57,7 @@ def compare(folders: list[Path]) -> dict:
     runs = {name: _read_run(folder) for name, folder in zip(names, folders, strict=True)}
     differences = {}
     for name, folder in list(zip(names, folders, strict=True))[1:]:
-        shared = [task for task in runs[name] if task in runs[names[0]]]
-        pairs = {task: _difference(folders[0] / task, folder / task, runs[name][task]["task"]) for task in shared}
+        pairs = {task: _difference(folders[0], folder, task, runs[name][task]["task"]) for task in runs[name] if task in runs[names[0]]}
         differences[name] = {task: pair for task, pair in pairs.items() if pair}
     return {"runs": runs, "differences": differences, "published": {"note": NOTE, "rows": PUBLISHED}}
 
@@ -82,20 +84,35 @@ def _read_run(folder: Path) -> dict[str, dict]:
     return found
 
 
-def _difference(first: Path, second: Path, task: str) -> dict | None:
-    """Paired over the questions that both runs answered (a saved answer may be missing)."""
-    benchmark = MODULES.get(task)
-    if benchmark is None:  # the mean of POPE's splits has no samples of its own
+def _difference(first: Path, second: Path, place: str, task: str) -> dict | None:
+    """Paired over the questions that both runs answered (an answer may be missing).
+
+    Args:
+        first, second: the runs. place: the task's folder in both. task: its name.
+    """
+    if task != "pope":
+        benchmark = MODULES[task]
+        both = _counts(first / place, second / place, benchmark)
+        return both and {"n": both[0], **paired_difference(both[1][1], both[2][1], benchmark.headline)}
+    places = [place.replace("pope", split, 1) for split in POPE_SPLITS]
+    if not all((run / one).is_dir() for run in (first, second) for one in places):
         return None
+    splits = [_counts(first / one, second / one, pope) for one in places]
+    if not all(splits):
+        return None
+    a, b = (side_by_side([split[run] for split in splits]) for run in (1, 2))
+    return {"n": sum(split[0] for split in splits), **paired_difference(a, b, mean_f1)}
+
+
+def _counts(first: Path, second: Path, benchmark: ModuleType) -> tuple[int, tuple, tuple] | None:
+    """How many questions both answered, and the counts of each run with row i of both about the same image; None where there are none."""
     a, b = _samples(first), _samples(second)
     shared = [key for key in a if key in b and a[key]["answer"] is not None and b[key]["answer"] is not None]
     if not shared:
         return None
     variant = benchmark.VARIANTS[0]
-    # the questions of both in one order, so that row i of both matrices is the same image
-    _, counts_a = results.counts_of(benchmark, [a[key] for key in shared], variant)
-    _, counts_b = results.counts_of(benchmark, [b[key] | {"image": a[key]["image"]} for key in shared], variant)
-    return {"n": len(shared), **paired_difference(counts_a, counts_b, benchmark.headline)}
+    theirs = [b[key] | {"image": a[key]["image"]} for key in shared]
+    return len(shared), results.counts_of(benchmark, [a[key] for key in shared], variant), results.counts_of(benchmark, theirs, variant)
 
 
 def _samples(folder: Path) -> dict[str, dict]:
@@ -107,26 +124,44 @@ def _samples(folder: Path) -> dict[str, dict]:
 
 
 def _show(found: dict) -> None:
+    """One table: a line a task, a column a run, then the published columns."""
     from rich.console import Console
     from rich.table import Table
 
     console, first = Console(stderr=True), next(iter(found["runs"]))
+    if not console.is_terminal:  # a file or a pipe has no width; 80 columns would break every cell
+        console = Console(stderr=True, width=WIDTH)
     tasks = list(dict.fromkeys(task for run in found["runs"].values() for task in run))
-    table = Table(title="measured: score ± stderr; (difference from the first run, * where its 95 % interval excludes 0)")
-    table.add_column("run")
+    table = Table(title="score ± standard error", caption=_caption(found))
+    table.add_column("task", no_wrap=True)
+    for name in found["runs"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in PUBLISHED:
+        table.add_column(f"{name} †", justify="right", style="dim", overflow="fold")
+    shown = set()
     for task in tasks:
-        table.add_column(task, justify="right")
-    for name, run in found["runs"].items():
-        table.add_row(name, *[_cell(run.get(task), found["differences"].get(name, {}).get(task)) for task in tasks])
-    console.print(table)
-    table = Table(title=NOTE)
-    for column in ("published", *BENCHMARKS):
-        table.add_column(column, justify="left" if column == "published" else "right")
-    for name, row in PUBLISHED.items():
-        table.add_row(name, *[figure(row[benchmark]) for benchmark in BENCHMARKS])
+        measured = [_cell(run.get(task), found["differences"].get(name, {}).get(task)) for name, run in found["runs"].items()]
+        key = _benchmark(found["runs"], task)
+        shown.add(key)
+        table.add_row(task, *measured, *[figure(row[key]) if key else "" for row in PUBLISHED.values()])
+    table.add_section()
+    for key in BENCHMARKS:
+        if key not in shown:
+            table.add_row(f"{key} †", *["" for _ in found["runs"]], *[figure(row[key]) for row in PUBLISHED.values()], style="dim")
     console.print(table)
     if len(found["runs"]) > 1:
-        console.print(f"Differences are paired by image against {first}.")
+        console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
+                      highlight=False)
+
+
+def _caption(found: dict) -> str:
+    return "† " + found["published"]["note"]
+
+
+def _benchmark(runs: dict[str, dict], task: str) -> str | None:
+    """The published figure beside a task, where the real benchmark was measured (only its results have notes)."""
+    real = any("notes" in run[task] for run in runs.values() if task in run)
+    return SAME.get(task) if real else None
 
 
 def _cell(one: dict | None, pair: dict | None) -> str:
@@ -136,4 +171,4 @@ def _cell(one: dict | None, pair: dict | None) -> str:
     if pair is None:
         return text
     sure = pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0)
-    return f"{text} ({pair['difference']:+.1f}{'*' if sure else ''})"
+    return f"{text}\n({pair['difference']:+.1f}{'*' if sure else ''})"

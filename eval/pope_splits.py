@@ -28,18 +28,28 @@ def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict
     return {"task": "pope", "variant": first, **parts[first], "variants": {name: parts[name] for name in others}, **whole}
 
 
-def _mean_of_splits(found: dict[str, dict], samples: dict[str, list[dict]], variant: str) -> dict:
-    counts = [results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS]
-    images = list(dict.fromkeys(image for names, _ in counts for image in names))
-    width = counts[0][1].shape[1]
-    joined_IK = np.zeros((len(images), width * len(counts)))  # the three splits side by side, a row an image
+def side_by_side(counts: list[tuple[list[str], np.ndarray]]) -> np.ndarray:
+    """The counts of the splits in one matrix, a row an image, as `mean_f1` takes their totals.
+
+    Args:
+        counts: (images, counts_IK) of each split.
+    """
+    images, width = {image: None for names, _ in counts for image in names}, counts[0][1].shape[1]
+    rows = {image: row for row, image in enumerate(images)}
+    joined_IK = np.zeros((len(rows), width * len(counts)))
     for position, (names, counts_IK) in enumerate(counts):
-        joined_IK[[images.index(name) for name in names], position * width:(position + 1) * width] = counts_IK
+        joined_IK[[rows[name] for name in names], position * width:(position + 1) * width] = counts_IK
+    return joined_IK
 
-    def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
-        return np.mean([pope.headline(part) for part in np.split(totals_BK, len(counts), axis=1)], axis=0)
 
-    each = [pope.metrics(counts_IK.sum(0)) for _, counts_IK in counts]
+def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
+    """Mean F1 of the splits in 0-100, score_B."""
+    return np.mean([pope.headline(part) for part in np.split(totals_BK, len(POPE_SPLITS), axis=1)], axis=0)
+
+
+def _mean_of_splits(found: dict[str, dict], samples: dict[str, list[dict]], variant: str) -> dict:
+    joined_IK = side_by_side([results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS])
+    each = [pope.metrics(totals_K) for totals_K in np.split(joined_IK.sum(0), len(POPE_SPLITS))]
     figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
     splits = {split: found[split] if variant == found[split]["variant"] else found[split]["variants"][variant] for split in POPE_SPLITS}
     refused = any(one["score"] is None for one in splits.values())

@@ -15,4 +15,5 @@ PUBLISHED: dict[str, dict[str, float | None]] = {
     "Qwen2-VL-2B": dict(zip(BENCHMARKS, (49.5, 73.5, 41.1, None, None, None, None), strict=True)),
     "TinyLLaVA 0.5B": dict(zip(BENCHMARKS, (23.9, None, None, 33.3, None, 60.3, 86.1), strict=True)),
 }
+SAME = {"mmvet": "mmvet", "chartqa": "chartqa", "mmmu": "mmmu_val", "scienceqa": "scienceqa_test", "pope": "pope"}  # task -> its published figure
 NOTE = "published on the real benchmarks, not measured here; the embedded world's questions are easier and not comparable"

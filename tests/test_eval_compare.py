@@ -55,3 +55,37 @@ def test_what_is_missing_is_named(runs, tmp_path):
         compare.main([str(tmp_path)])
     with pytest.raises(ConfigError, match="twice"):
         compare.main([str(runs / "sft"), str(runs / "sft" / "eval")])
+
+
+def test_the_mean_of_popes_splits_is_paired_too(tmp_path):
+    """By hand: run B loses one true yes of ten in one split of three, on the second image."""
+    from omnivision_eval import pope, results
+    from omnivision_eval.benchmarks import POPE_SPLITS
+    from omnivision_eval.pope_splits import mean_of_pope
+
+    for name, wrong in (("a", None), ("b", ("pope_random", 7))):
+        found, samples = {}, {}
+        for split in POPE_SPLITS:
+            rows = [{"question_id": str(at), "image": f"{at % 5}.png", "text": "?", "label": "yes" if at < 10 else "no"} for at in range(20)]
+            answers = ["no" if (split, int(row["question_id"])) == wrong else row["label"] for row in rows]
+            samples[split] = results.samples_of(pope, rows, answers)
+            found[split] = results.results_of(split, pope, samples[split], {"model": name, "data_hash": "", "settings": {}, "version": "", "notes": {}})
+            results.write(tmp_path / name / split, samples[split], found[split])
+        results.write(tmp_path / name / "pope", [], mean_of_pope(found, samples))
+    pair = compare.compare([tmp_path / "a", tmp_path / "b"])["differences"]["b"]["pope"]
+    f1 = 100 * 2 * 9 / (2 * 9 + 1)
+    assert pair["n"] == 60 and pair["difference"] == pytest.approx((f1 - 100) / 3) and pair["low"] < 0 == pair["high"]
+
+
+def test_published_figures_stand_beside_the_same_benchmark_only(tmp_path, runs, capsys):
+    from omnivision_eval import results
+
+    one = {"task": "mmmu", "variant": "official", "score": 33.3, "stderr": 1.5, "n": 900, "notes": {}}
+    results.write(tmp_path / "a" / "mmmu", [], one)
+    compare.main([str(tmp_path / "a")])
+    lines = capsys.readouterr().err.splitlines()
+    measured = next(line for line in lines if "33.3 ± 1.5" in line)
+    assert "39.9" in measured and "30.4" in measured and not any("mmmu_val" in line for line in lines)
+    compare.main([str(runs / "sft")])
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("│ pope ") and "89.4" not in line for line in lines) and any("pope †" in line and "89.4" in line for line in lines)
