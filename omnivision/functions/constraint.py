@@ -1,6 +1,6 @@
 """Generation that can only write calls: at every step the logits of all other ids are taken away.
 
-V = width of the logits, B = rows of a batch
+V = width of the logits, B = rows of a batch; one bit for each id where `bits` is said
 """
 
 from __future__ import annotations
@@ -65,10 +65,15 @@ class CallConstraint:
             DataError: an answer that the grammar does not allow (it was not made under this constraint).
         """
         self._rows += [_Row(self._fresh) for _ in range(len(answers) - len(self._rows))]
-        allowed_BV = np.zeros(logits_BV.shape, dtype=bool)
-        for row, ids, allowed_V in zip(self._rows, answers, allowed_BV):
-            ended = len(ids) > 0 and ids[-1] in self.stops
-            allowed_V[:] = True if ended else row.allowed(list(ids), len(allowed_V))
+        width = logits_BV.shape[-1]
+        bits = np.zeros((len(answers), (width + 7) // 8), dtype=np.uint8)
+        for row, ids, bits_row in zip(self._rows, answers, bits):
+            if len(ids) and ids[-1] in self.stops:
+                bits_row[:] = 255
+            else:
+                given = row.bits(list(ids))[: len(bits_row)]  # rows of the table may be more or fewer than a multiple of 8
+                bits_row[: len(given)] = given
+        allowed_BV = np.unpackbits(bits, axis=1, count=width, bitorder="little").view(bool)
         return logits_BV.masked_fill(~torch.from_numpy(allowed_BV).to(logits_BV.device), -torch.inf)
 
     def matcher(self) -> llguidance.LLMatcher:
@@ -107,8 +112,8 @@ class _Row:
         self.fresh = fresh
         self.matcher, self.ids = fresh.deep_copy(), []
 
-    def allowed(self, ids: list[int], width: int) -> np.ndarray:
-        """One truth value for each of `width` ids."""
+    def bits(self, ids: list[int]) -> np.ndarray:
+        """One bit for each id, low bits first."""
         if ids[: len(self.ids)] != self.ids:
             self.matcher, self.ids = self.fresh.deep_copy(), []
         new = ids[len(self.ids) :]
@@ -118,8 +123,7 @@ class _Row:
         bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
         if self.matcher.is_error():
             self._refuse(new)
-        allowed = np.unpackbits(bits, count=min(width, 8 * len(bits)), bitorder="little").astype(bool)
-        return np.pad(allowed, (0, width - len(allowed)))
+        return bits
 
     def _refuse(self, new: list[int]) -> None:
         first = self.matcher.get_error().split("\n", 1)[0]
