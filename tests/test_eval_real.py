@@ -44,6 +44,15 @@ def checkpoint(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def official_data():
+    from conftest import OFFICIAL_DATA
+
+    if not OFFICIAL_DATA.is_dir():
+        pytest.skip(f"no official data in {OFFICIAL_DATA}; set OMNIVISION_OFFICIAL_DATA")
+    return OFFICIAL_DATA
+
+
 @pytest.fixture
 def short(monkeypatch):
     """A random model never ends: 128 and 512 tokens of it teach no more than a few."""
@@ -105,7 +114,7 @@ def test_all_pictures_of_a_question(folders, model, tmp_path, short):
 
 # --- lm-eval's way
 
-@pytest.mark.parametrize(("name", "tasks"), [("pope", ["pope_adversarial"]), ("chartqa", ["chartqa"]), ("scienceqa", ["scienceqa_img"]), ("mmmu", ["mmmu"])])
+@pytest.mark.parametrize(("name", "tasks"), [("pope", ["pope_adversarial"]), ("chartqa", ["chartqa"]), ("scienceqa", ["scienceqa", "scienceqa_img"]), ("mmmu", ["mmmu"])])
 def test_hf_multimodal_gives_the_same_answers_and_score(name, tasks, folders, checkpoint, tmp_path):
     limit = 8 if name == "mmmu" else None  # 128 tokens each
     found = through_lm_eval("hf-multimodal", tasks, {"data_dir": str(folders[name])}, apply_chat_template=True, batch_size=3, device="cpu",
@@ -142,6 +151,27 @@ def test_a_judge_grades_fresh_answers_both_ways(folders, checkpoint, tmp_path, c
     assert main([*saved, *recorded]) == 3  # the other three questions have no answer
     again = json.loads(capsys.readouterr().out)["tasks"]["mmvet"]
     assert again["missing"] == 3 and again["metrics"]["judged"] == pytest.approx(ours["score"])
+
+
+@pytest.mark.official_data
+def test_real_charts_and_photos_reach_every_way_alike(official_data, checkpoint, tmp_path):
+    made = json.loads((official_data / "coco_small" / "pope_made.json").read_text())
+    rows = [{"question_id": at, "image": one["image"], "text": one["question"], "label": one["label"]}
+            for at, one in enumerate(one for one in made if one["set"] == "random" and one["split"] == "val")]
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope" / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pope" / "images").symlink_to(official_data / "coco_small" / "img")
+    for task, data in (("pope_random", tmp_path / "pope"), ("chartqa", official_data / "chartqa" / "val_small")):
+        found = through_lm_eval("hf-multimodal", [task], {"data_dir": str(data)}, apply_chat_template=True, batch_size=4, device="cpu", limit=24,
+                                model_args={"pretrained": str(checkpoint), "convert_img_format": True})
+        check_alike(data, checkpoint, tmp_path, found["results"], found["samples"], [task], limit=24)
+
+
+@pytest.mark.official_data
+@pytest.mark.parametrize(("name", "said"), [("mmvet", "of 218 questions of mmvet .* missing.*images/"), ("scienceqa", "2017 of 4241 questions.*2017 missing.*images/test/<id>/")])
+def test_pictures_that_are_not_there_are_asked_for(name, said, official_data):
+    with pytest.raises(DataError, match=said):
+        evaluate(None, official_data / name, [name])
 
 
 # --- a run that is killed
