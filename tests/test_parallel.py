@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from omnivision.data.parallel import AHEAD, in_order
+from omnivision.data.parallel import AHEAD, at_once, cores, in_order
 
 
 def test_results_stand_in_order_and_few_things_are_taken_ahead():
@@ -37,3 +37,20 @@ def test_an_error_comes_where_its_result_would():
         with pytest.raises(ZeroDivisionError):
             next(results)
         assert list(in_order(threads, 2, str, [])) == []
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_batch_keeps_its_order(workers):
+    assert at_once(workers, lambda number: time.sleep(0.002 * (9 - number)) or number, range(9)) == list(range(9))
+    assert at_once(workers, str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        at_once(workers, lambda number: 1 // number, [1, 0])
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores() == 8
+    for processes, share in (("2", 4), ("16", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert cores() == share

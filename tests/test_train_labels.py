@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 
 import pytest
 import torch
 import train_world
+from omnivision_train import data
 from omnivision_train.data import Collator, Conversations
 from train_world import conversation
 
 from omnivision.constants import IGNORE_INDEX
+from omnivision.data.image import open_image
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 
@@ -106,6 +110,18 @@ def test_batches_are_padded_on_the_right_and_pictures_in_order(world, model):
     alone = [Collator(processor)([made[i]])["pixel_values"] for i in (0, 1)]
     assert torch.equal(batch["pixel_values"], torch.cat(alone))
     assert "pixel_values" not in Collator(processor)([made[2]])
+
+
+@pytest.mark.parametrize("worker", [False, True])
+def test_pictures_are_read_by_all_cores_but_in_a_loaders_worker(world, model, monkeypatch, worker):
+    readers = set()
+    monkeypatch.setattr(data, "open_image", lambda path: readers.add(threading.get_ident()) or time.sleep(0.02) or open_image(path))
+    monkeypatch.setattr(data, "cores", lambda: 3)
+    monkeypatch.setattr(data, "get_worker_info", lambda: object() if worker else None)
+    made = samples(world, model[1], [row(images=(f"images/{number}.png",)) for number in range(6)])
+    pixels = Collator(model[1])(made)["pixel_values"]
+    assert readers == {threading.get_ident()} if worker else len(readers) == 3
+    assert torch.equal(pixels, model[1].pixels([open_image(sample.images[0]) for sample in made]))
 
 
 def test_padding_does_not_change_the_loss(world, model):

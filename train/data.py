@@ -12,12 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.features import FeatureCache
 from omnivision.data.fitting import fitted
 from omnivision.data.image import open_image
+from omnivision.data.parallel import at_once, cores
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
@@ -185,8 +186,11 @@ class Collator:
         paths = [path for sample in samples for path in sample.images]
         if self.cache is not None:
             return {"image_features": self.cache.get(paths).float() if paths else torch.zeros(0, *self.cache.shape)}
-        opened = [self.squashed.open(path) if self.squashed else open_image(path) for path in paths]
-        return {"pixel_values": self.processor.pixels(opened)} if paths else {}
+        workers = 1 if get_worker_info() else cores()  # a loader's worker has company, and this process waits for its batch
+        return {"pixel_values": torch.cat(at_once(workers, self._pixels, paths))} if paths else {}
+
+    def _pixels(self, path: str | Packed) -> Tensor:
+        return self.processor.pixels([self.squashed.open(path) if self.squashed else open_image(path)])
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 from omnivision.data.features import FeatureCache
 from omnivision.data.fitting import Unsupervised
 from omnivision.data.image import open_image
-from omnivision.data.parallel import in_order
+from omnivision.data.parallel import cores, in_order
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row, load_rows
@@ -164,10 +164,7 @@ def _located(image: str | Packed, config: StageConfig) -> str:
 
 
 def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = None) -> dict[str, str]:
-    """What is wrong with pictures that do not decode, by name; the cache's have been decoded before.
-
-    Decoding leaves Python's lock, so threads share the cores.
-    """
+    """What is wrong with pictures that do not decode, by name; the cache's have been decoded before."""
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
 
     def look(picture: str | Packed) -> tuple[str, str] | None:
@@ -178,9 +175,8 @@ def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = N
             return str(picture), f"{error.what} ({error.where})"
         return None
 
-    workers = max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    with ThreadPoolExecutor(workers) as threads:
-        found = [one for one in in_order(threads, workers, look, itertools.islice(pictures, rank, None, ranks)) if one]
+    with ThreadPoolExecutor(cores()) as threads:
+        found = [one for one in in_order(threads, cores(), look, itertools.islice(pictures, rank, None, ranks)) if one]
     return dict(one for part in gathered(found) for one in part)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 from omnivision.data.findings import check
 from omnivision.data.flags import output_file, within
 from omnivision.data.overlap import read_evaluation
-from omnivision.data.parallel import in_order
+from omnivision.data.parallel import cores, in_order
 from omnivision.data.writing import stand_in_tokenizer
 from omnivision.runs import write_text
 
@@ -86,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--max-bad-fraction", type=within("--max-bad-fraction", float, 0, 1), default=0.01, metavar="X", help="as in the stage (default 0.01)")
     arguments.add_argument("--against", nargs="+", default=[], metavar="PATH", help="evaluation sets: files, folders or hub:NAME:SPLIT whose pictures must not train")
     arguments.add_argument("--urls", metavar="DIR", help="fetch pictures that rows name by URL into this folder")
-    arguments.add_argument("--workers", type=within("--workers", int, 1), default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: one a core)")
+    arguments.add_argument("--workers", type=within("--workers", int, 1), default=cores(), metavar="N", help="threads (default: one a core)")
     arguments.add_argument("--html", type=output_file, metavar="FILE", help="a page with histograms and sample pictures")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return arguments

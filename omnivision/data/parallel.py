@@ -1,9 +1,10 @@
-"""Many things in a few threads, in their order, and never all of them in memory at once."""
+"""Things in a few threads, in their order. Reading and decoding pictures leaves Python's lock, so threads share the cores."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -11,8 +12,21 @@ from typing import Any
 AHEAD = 32  # things under way or waiting for each thread
 
 
+def cores() -> int:
+    """Cores of this process: those of the machine, shared among the processes that a launcher started on it."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def at_once(workers: int, function: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+    """function(thing) of a few: those of a batch."""
+    if min(workers, len(things)) <= 1:
+        return [function(thing) for thing in things]
+    with ThreadPoolExecutor(min(workers, len(things))) as threads:
+        return list(threads.map(function, things))
+
+
 def in_order(threads: ThreadPoolExecutor, workers: int, function: Callable[[Any], Any], things: Iterable[Any]) -> Iterator[Any]:
-    """function(thing) of each. `ThreadPoolExecutor.map` would take all of the things, and make a future of each, before the first result.
+    """function(thing) of many. `ThreadPoolExecutor.map` would take all of the things, and make a future of each, before the first result.
 
     Args:
         workers: threads that there are.

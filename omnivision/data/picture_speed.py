@@ -3,8 +3,9 @@
     python -m omnivision.data.picture_speed [--json] [--photos 2000] [--reduced]
 
 All arms go over the same photos in turn, round by round. `plain` is datasets' Image column, `convert("RGB")` and transformers'
-SigLIP processor; `ours` has its pixels; `reduced` may decode smaller (not equal); `cached` writes squashed pictures to disk while
-`kept` finds them there: both have plain's pixels. `--reduced` measures instead what reduced decoding changes on larger photos.
+SigLIP processor; `ours` has its pixels, and `threads` too: batches of 8, a thread for each core, as training reads without workers;
+`reduced` may decode smaller (not equal); `cached` writes squashed pictures to disk while `kept` finds them there: both have plain's
+pixels. `--reduced` measures instead what reduced decoding changes on larger photos.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from omnivision.data.image import open_image
+from omnivision.data.parallel import at_once, cores
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import read_rows
 
 SIZE, WIDTH, HEIGHT, QUALITY, SEED = 384, 640, 480, 90, 0
-EQUAL = ("ours", "cached", "kept")  # arms that claim plain's pixels
-ARMS = ("plain", "ours", "reduced", "cached", "kept")
+BATCH = 8  # pictures at once where threads read them
+EQUAL = ("ours", "threads", "cached", "kept")  # arms that claim plain's pixels
+ARMS = ("plain", "ours", "threads", "reduced", "cached", "kept")
 Arm = Callable[[Sequence[int]], Iterator]
 
 
@@ -94,7 +97,11 @@ def arms(file: Path, cache: Path) -> dict[str, Arm]:
         for number in numbers:
             yield ours.pixels([open_one(file.parent / rows[number].images[0])])
 
-    return {"plain": plain, "ours": partial(reader, open_image), "reduced": partial(reader, partial(open_image, at_least=(SIZE, SIZE))),
+    def threads(numbers: Sequence[int]) -> Iterator:
+        for start in range(0, len(numbers), BATCH):
+            yield from at_once(cores(), lambda number: next(reader(open_image, [number])), numbers[start : start + BATCH])
+
+    return {"plain": plain, "ours": partial(reader, open_image), "threads": threads, "reduced": partial(reader, partial(open_image, at_least=(SIZE, SIZE))),
             "cached": partial(reader, resized.open), "kept": partial(reader, resized.open)}
 
 
@@ -140,11 +147,11 @@ def time_arms(file: Path, cache: Path, count: int, rounds: int, workers: int) ->
             pools.append(stack.enter_context(ProcessPoolExecutor(1, get_context("spawn"), _set_up, (file, cache))))
         if not pools:
             _set_up(file, cache)
-        for arm in ("plain", "ours", "reduced"):  # warm
+        for arm in ("plain", "ours", "threads", "reduced"):  # warm
             _seconds(arm, range(min(8, count)), pools)
         for number in range(rounds):
             rows = range(number * count // rounds, (number + 1) * count // rounds)
-            for arm in ARMS if number % 2 == 0 else ("reduced", "ours", "cached", "kept", "plain"):  # kept needs what cached wrote
+            for arm in ARMS if number % 2 == 0 else ("reduced", "threads", "ours", "cached", "kept", "plain"):  # kept needs what cached wrote
                 for clock, seconds in zip(("wall", "cpu"), _seconds(arm, rows, pools), strict=True):
                     speeds[clock][arm].append(len(rows) / seconds)
     return speeds
