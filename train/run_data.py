@@ -218,7 +218,8 @@ def check_settings(config: StageConfig) -> None:
     for key, most in (("passes", MOST_PASSES), ("weights", MOST_WEIGHT)):
         given = getattr(config, key)
         if given and not (len(given) == len(config.data) and all(0 < one <= most for one in given)):  # NaN is not
-            raise ConfigError(f"`{key}` is {given}, and `data` has {len(config.data)} files", key, f"Give one number above 0 and up to {most:g} for each file.")
+            raise ConfigError(f"`{key}` is {given}, and `data` has {len(config.data)} files", key,
+                              f"Give one number above 0 and up to {most:g} for each file.")
     if config.passes and config.weights:
         raise ConfigError("Both `passes` and `weights` say how often a file is seen", "passes, weights", "Give one of them.")
     if not 0 <= config.max_bad_fraction <= 1:

@@ -82,8 +82,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
     arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer, for counting tokens (default: the stand-in)")
     arguments.add_argument("--max-length", type=within("--max-length", int, 1), default=2048, metavar="N", help="as in the stage (default 2048)")
-    arguments.add_argument("--max-bad-fraction", type=within("--max-bad-fraction", float, 0, 1), default=0.01, metavar="X", help="as in the stage (default 0.01)")
-    arguments.add_argument("--against", nargs="+", default=[], metavar="PATH", help="evaluation sets: files, folders or hub:NAME:SPLIT whose pictures must not train")
+    arguments.add_argument("--max-bad-fraction", type=within("--max-bad-fraction", float, 0, 1), default=0.01, metavar="X",
+                           help="as in the stage (default 0.01)")
+    arguments.add_argument("--against", nargs="+", default=[], metavar="PATH",
+                           help="evaluation sets: files, folders or hub:NAME:SPLIT whose pictures must not train")
     arguments.add_argument("--urls", metavar="DIR", help="fetch pictures that rows name by URL into this folder")
     arguments.add_argument("--workers", type=within("--workers", int, 1), default=cores(), metavar="N", help="threads (default: one a core)")
     arguments.add_argument("--html", type=output_file, metavar="FILE", help="a page with histograms and sample pictures")

@@ -77,7 +77,8 @@ def sample_answers(options, asked: Asked, work: Path) -> list[Task]:
     pictures = [locate(row.images[0], root) for row, _, _ in asked.questions]
     digests = {picture: digest(read_image(picture)) for picture in dict.fromkeys(pictures)}  # another picture of the same name is asked about anew
     tasks = [Task(f"{number}/{sample}", row, picture, question, "", reference)
-             for number, (picture, (row, question, reference)) in enumerate(zip(pictures, asked.questions, strict=True)) for sample in range(options.samples)]
+             for number, (picture, (row, question, reference)) in enumerate(zip(pictures, asked.questions, strict=True))
+             for sample in range(options.samples)]
     with Journal(work, "answers", settings) as journal:
         keys = [f"{task.key}/{digests[task.picture]}" for task in tasks]
         missing = [(key, task) for key, task in zip(keys, tasks, strict=True) if key not in journal.done]
