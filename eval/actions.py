@@ -10,6 +10,7 @@ import numpy as np
 from omnivision.errors import DataError
 
 from .answer import Answer
+from .rates import headline  # noqa: F401 - part of a benchmark
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 48
@@ -99,11 +100,6 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
         graded["score"], 1.0, graded["function"], graded["strict"], graded["lenient"], float(graded["valid"]),
         graded["over"], float(not needs_call), graded["missed"], float(needs_call),
     )
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Requests whose function and arguments are right, in 0-100, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float]:

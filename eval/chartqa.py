@@ -13,6 +13,7 @@ import numpy as np
 from omnivision.errors import DataError
 
 from .questions import Questions, image_file, read_rows, tables
+from .rates import columns, headline  # noqa: F401 - part of a benchmark
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 16
@@ -135,16 +136,6 @@ def grade(row: dict, answer: str) -> dict[str, dict]:
         "official": _graded(answer, any(relaxed_match(answer, t) for t in targets)),
         "normalised": _graded(said, any(relaxed_match(said, normalise(t)) for t in targets)),
     }
-
-
-def columns(row: dict, graded: dict) -> tuple[float, ...]:
-    """Counts of one question: right, asked, valid."""
-    return graded["score"], 1.0, float(graded["valid"])
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Relaxed accuracy in 0-100, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float]:

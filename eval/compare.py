@@ -134,6 +134,7 @@ def _show(found: dict) -> None:
     tasks = list(dict.fromkeys(task for run in found["runs"].values() for task in run))
     table = Table(title="score ± standard error", caption=_caption(found))
     table.add_column("task", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
     for name in found["runs"]:
         table.add_column(name, justify="right", no_wrap=True)
     for name in PUBLISHED:
@@ -143,11 +144,12 @@ def _show(found: dict) -> None:
         measured = [_cell(run.get(task), found["differences"].get(name, {}).get(task)) for name, run in found["runs"].items()]
         key = _benchmark(found["runs"], task)
         shown.add(key)
-        table.add_row(task, *measured, *[figure(row[key]) if key else "" for row in PUBLISHED.values()])
+        sizes = dict.fromkeys(f"{run[task]['n']:,}" for run in found["runs"].values() if task in run)
+        table.add_row(task, "\n".join(sizes), *measured, *[figure(row[key]) if key else "" for row in PUBLISHED.values()])
     table.add_section()
     for key in BENCHMARKS:
         if key not in shown:
-            table.add_row(f"{key} †", *["" for _ in found["runs"]], *[figure(row[key]) for row in PUBLISHED.values()], style="dim")
+            table.add_row(f"{key} †", "", *["" for _ in found["runs"]], *[figure(row[key]) for row in PUBLISHED.values()], style="dim")
     console.print(table)
     if len(found["runs"]) > 1:
         console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",

@@ -21,6 +21,7 @@ from .mmmu_reading import choice_is_right, open_is_right, read_choice, read_open
 from .mmmu_subjects import DISCIPLINES, SUBJECTS, subject_of
 from .predictions import Predictions, Said, read_predictions
 from .questions import Questions, first_file, read_mapping, read_rows, tables
+from .rates import headline  # noqa: F401 - part of a benchmark
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 128
@@ -170,11 +171,6 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
     """Counts of one question: right, asked, valid, right without a random option, raw choices, unreadable raw choices."""
     raw = row["question_type"] == CHOICE and not row.get("parsed")
     return (graded["score"], 1.0, float(graded["valid"]), graded["score"] * graded["valid"], float(raw), float(raw and not graded["valid"]))
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Accuracy over all questions in 0-100, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float | None]:

@@ -16,6 +16,7 @@ import numpy as np
 from omnivision.errors import DataError
 
 from .questions import Questions, first_file, image_file, read_mapping, read_rows, tables
+from .rates import headline
 
 VARIANTS = ("official",)  # the judge reads the answer; there is no second reading
 MAX_NEW_TOKENS = 512
@@ -141,11 +142,6 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
     if graded["score"] is None:
         return 0.0, 0.0, float(graded["valid"]), 1.0, *[0.0] * len(graded["runs"])
     return graded["score"], 1.0, float(graded["valid"]), 1.0, *graded["runs"]
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Mean grade in 0-100 over the graded questions, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float | None]:

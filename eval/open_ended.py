@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .rates import headline  # noqa: F401 - part of a benchmark
+
 VARIANTS = ("official",)
 MAX_NEW_TOKENS = 48
 METRICS = ("judged", "valid_rate", "missing")
@@ -54,11 +56,6 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
     """Counts of one question: judgement, judged, valid, asked."""
     missing = graded["score"] is None
     return 0.0 if missing else graded["score"], float(not missing), float(graded["valid"]), 1.0
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Mean judgement in 0-100 over the judged questions, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ from omnivision.errors import DataError
 
 from .questions import Questions, first_file, image_file, read_mapping, tables
 from .questions import read_rows as read_questions
+from .rates import columns, headline  # noqa: F401 - part of a benchmark
 
 VARIANTS = ("official", "normalised")
 MAX_NEW_TOKENS = 16
@@ -159,16 +160,6 @@ def grade(row: dict, answer: str) -> dict[str, dict]:
     """
     said = {"official": read_official(answer, row["choices"]), "normalised": read_normalised(answer, row["choices"])}
     return {name: {"said": letter, "score": float(letter == row["label"]), "valid": letter is not None} for name, letter in said.items()}
-
-
-def columns(row: dict, graded: dict) -> tuple[float, ...]:
-    """Counts of one question: right, asked, valid."""
-    return graded["score"], 1.0, float(graded["valid"])
-
-
-def headline(totals_BK: np.ndarray) -> np.ndarray:
-    """Accuracy in 0-100, score_B."""
-    return 100 * totals_BK[:, 0] / np.maximum(totals_BK[:, 1], 1)
 
 
 def metrics(totals_K: np.ndarray) -> dict[str, float]:

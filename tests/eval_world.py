@@ -6,7 +6,9 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 import torch
+from omnivision_eval.ours import Ours
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -74,4 +76,25 @@ def write_world(folder: Path, images: int = 4) -> Path:
         for task, lines in rows.items():
             (folder / split / f"{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "functions.json").write_text(json.dumps(FUNCTIONS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A small world."""
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The random model, open."""
+    return Ours(*random_model())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tmp_path_factory):
+    """Its folder."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.model.save_pretrained(folder)
+    model.processor.save_pretrained(folder)
     return folder

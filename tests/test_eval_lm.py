@@ -5,7 +5,7 @@ from pathlib import Path
 
 import omnivision_eval
 import pytest
-from eval_world import random_model, write_world
+from eval_world import checkpoint, model, world  # noqa: F401 - fixtures are found by name
 from omnivision_eval.lm import OmniVisionLM
 from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours
@@ -13,24 +13,6 @@ from omnivision_eval.run import Settings, evaluate
 
 TASKS = Path(omnivision_eval.__file__).parent / "tasks"
 NAMES = ("pope_random", "chartqa")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return Ours(*random_model())
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.model.save_pretrained(folder)
-    model.processor.save_pretrained(folder)
-    return folder
 
 
 def lines(path):

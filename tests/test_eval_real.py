@@ -11,7 +11,7 @@ import time
 
 import eval_benchmarks
 import pytest
-from eval_world import random_model
+from eval_world import checkpoint, model, random_model  # noqa: F401 - fixtures are found by name
 from endpoint_server import Server
 from omnivision_eval import mmmu, mmvet
 from omnivision_eval.lm import OmniVisionLM
@@ -29,19 +29,6 @@ TASKS = {"pope": ["pope"], "chartqa": ["chartqa"], "mmvet": ["mmvet"], "mmmu": [
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return eval_benchmarks.all_of_them(tmp_path_factory.mktemp("benchmarks"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return Ours(*random_model())
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.model.save_pretrained(folder)
-    model.processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from eval_world import FUNCTIONS, random_model, write_world
+from eval_world import FUNCTIONS, checkpoint, model, random_model, world, write_world  # noqa: F401 - fixtures are found by name
 from omnivision_eval import main as eval_main
 from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours, check_image_reaches_model
@@ -15,24 +15,6 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
 
 POPE = ("pope_random", "pope_popular", "pope_adversarial")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return write_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return Ours(*random_model())
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    model.model.save_pretrained(folder)
-    model.processor.save_pretrained(folder)
-    return folder
 
 
 def lines(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ import torch
 import train_world
 from omnivision_train import launch as launch_module
 from omnivision_train import main as main_module
-from omnivision_train.deepspeed_config import deepspeed_config
+from omnivision_train.config import SftConfig
+from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError
@@ -235,3 +237,18 @@ def test_a_deepspeed_file_of_ones_own(world, tmp_path):
     made = deepspeed_config(train_world.settings(world, tmp_path, "sft", zero_stage=3, offload_optimizer=True))
     assert made["zero_optimization"]["stage"] == 3
     assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
+
+
+@pytest.mark.parametrize("settings", [{"zero_optimization": "two"}, {"zero_optimization": {"stage": "two"}}, {"zero_optimization": {"stage": 4}},
+                                      {"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}, [], 7])
+def test_deepspeed_settings_of_another_shape_are_refused(settings, tmp_path):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="ZeRO stage is|not an object"):
+        zero_settings(SftConfig(deepspeed=str(file)))
+
+
+def test_deepspeed_settings_may_leave_things_out():
+    assert zero_settings(SftConfig(deepspeed={"zero_optimization": None})) == (0, False)
+    assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 1, "offload_optimizer": None}})) == (1, False)
+    assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}})) == (3, True)

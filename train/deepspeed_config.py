@@ -14,15 +14,16 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
     """DeepSpeed's settings; sizes are "auto", which transformers' Trainer fills in.
 
     Raises:
-        ConfigError: the user's own JSON cannot be read.
+        ConfigError: the user's own JSON cannot be read, or holds no object.
     """
     if isinstance(config.deepspeed, dict):
         return config.deepspeed
     if config.deepspeed:
         try:
-            return json.loads(Path(config.deepspeed).read_text())
+            found = json.loads(Path(config.deepspeed).read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
+        return _mapping(found, config.deepspeed)
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -40,6 +41,20 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
 
 
 def zero_settings(config: StageConfig) -> tuple[int, bool]:
-    """(ZeRO stage, whether the optimizer's state is in the CPU's memory), also of a user's own JSON."""
-    zero = deepspeed_config(config).get("zero_optimization", {})
-    return zero.get("stage", 0), zero.get("offload_optimizer", {}).get("device", "none") != "none"
+    """(ZeRO stage, whether the optimizer's state is in the CPU's memory), also of a user's own JSON.
+
+    Raises:
+        ConfigError: the JSON's part about ZeRO is not as DeepSpeed wants it.
+    """
+    zero = _mapping(deepspeed_config(config).get("zero_optimization") or {}, "zero_optimization")
+    offload = _mapping(zero.get("offload_optimizer") or {}, "zero_optimization.offload_optimizer")
+    stage = zero.get("stage", 0)
+    if isinstance(stage, bool) or stage not in range(4):
+        raise ConfigError(f"The ZeRO stage is {stage!r}", "deepspeed: zero_optimization.stage", "Give 0, 1, 2 or 3.")
+    return stage, offload.get("device", "none") != "none"
+
+
+def _mapping(found: Any, key: str) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise ConfigError(f"This part of the DeepSpeed settings is {type(found).__name__}, not an object", key, "Correct `deepspeed`.")
+    return found
