@@ -52,7 +52,8 @@ class CallConstraint:
         self._fresh = llguidance.LLMatcher(readable, self.grammar.text, limits=llguidance.LLParserLimits(**_LIMITS), log_level=0)
         if self._fresh.is_error():
             first = self._fresh.get_error().split("\n", 1)[0]
-            raise ConfigError(f"no grammar of {len(function_set)} functions: {first:.300}", "grammar of calls", "Make the set or its schemas smaller.")
+            what = f"no grammar of {len(function_set)} functions: {first:.300}"
+            raise ConfigError(what, "grammar of calls", "Make the set or its schemas smaller.")
         self._rows: list[_Row] = []
 
     def __call__(self, logits_BV: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
@@ -101,7 +102,8 @@ def _lead(tokenizer, readable: llguidance.LLTokenizer) -> str:
     ids = tokenizer.encode("(", add_special_tokens=False, split_special_tokens=True)
     written = readable.decode_bytes(ids).decode("utf-8", "replace")
     if not written.endswith("("):
-        raise ConfigError(f"the tokenizer cannot be used: it reads '(' back as {written!r}", "grammar of calls", "Use one that keeps texts as they are.")
+        what = f"the tokenizer cannot be used: it reads '(' back as {written!r}"
+        raise ConfigError(what, "grammar of calls", "Use one that keeps texts as they are.")
     return written[:-1]
 
 

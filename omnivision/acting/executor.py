@@ -1,0 +1,133 @@
+"""Runs calls that a policy allows, innermost first, and says of each what became of it. A dry run unless told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from omnivision.acting.audit import Audit
+from omnivision.acting.policy import ASK, NEVER, Policy
+from omnivision.acting.program import Failed, TimedOut
+from omnivision.functions.calls import Action
+from omnivision.functions.function_set import IRRELEVANT, FunctionSet
+
+DONE, FAILED, TIMED_OUT = "done", "failed", "timed out"  # after these something has run; after the others nothing has
+DRY_RUN = "dry run"
+NOTHING = "nothing to do"  # `irrelevant`
+NOT_ALLOWED = "not allowed"  # no rule, or the rule says never, or nothing is known that would do it
+DECLINED = "declined"  # a person was to be asked, and did not say yes
+INVALID = "invalid"  # unknown to the set, or the arguments do not fit, those that inner calls gave too
+NOT_REACHED = "not reached"  # a call inside it was not done
+BEGUN = "begun"  # in the audit only, before a call runs
+OUTCOMES = (DONE, FAILED, TIMED_OUT, DRY_RUN, NOTHING, NOT_ALLOWED, DECLINED, INVALID, NOT_REACHED)
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What became of one call."""
+
+    action: Action
+    outcome: str
+    policy: str | None = None
+    result: object = None  # where it is done
+    reason: str = ""  # where it is not
+    seconds: float = 0.0
+    nested: dict[str, Deed] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """For JSON: the call and its outcome, nested ones inside."""
+        found = {"name": self.action.name, "arguments": self.action.arguments, "span": list(self.action.span), "policy": self.policy,
+                 "outcome": self.outcome, "seconds": round(self.seconds, 3)}
+        found |= {"result": self.result} if self.outcome == DONE else {}
+        found |= {"reason": self.reason} if self.reason else {}
+        return found | ({"nested": {name: one.to_dict() for name, one in self.nested.items()}} if self.nested else {})
+
+
+class Executor:
+    """Acts on calls.
+
+    Args:
+        functions: the set whose schemas arguments have to fit.
+        policy: what may run.
+        execute: False says only what would happen.
+        ask: given a call and its complete arguments, whether a person says yes; None is nobody there.
+        audit: where a line of each call goes; needed to execute.
+
+    Raises:
+        ValueError: to execute without an audit.
+    """
+
+    def __init__(self, functions: FunctionSet, policy: Policy, *, execute: bool = False, ask: Callable[[Action, dict], bool] | None = None,
+                 audit: Audit | None = None) -> None:
+        if execute and audit is None:
+            raise ValueError("To execute, give an audit.")
+        self.functions, self.policy, self.execute, self.ask, self.audit = functions, policy, execute, ask, audit
+
+    def act(self, action: Action) -> Deed:
+        """Run one call and the calls inside it, as far as the policy allows.
+
+        Raises:
+            ResumableError: the audit cannot be written.
+        """
+        nested = {name: self.act(one) for name, one in action.nested.items()}
+        rule = self.policy.get(action.name)
+        refused = self._refused(action, nested)
+        if refused is None:
+            return self._run(action, _complete(action, nested), nested)
+        outcome, reason = refused
+        deed = Deed(action, outcome, rule and rule.policy, reason=reason, nested=nested)
+        self._note(deed)
+        return deed
+
+    def _refused(self, action: Action, nested: dict[str, Deed]) -> tuple[str, str] | None:
+        """Why a call is not run, if it is not."""
+        function = next((one for one in self.functions.functions if one.name == action.name), None)
+        if function is None:
+            return INVALID, "the set has no such function"
+        if action.name == IRRELEVANT:
+            return NOTHING, ""
+        rule = self.policy.get(action.name)
+        if rule is None or rule.policy == NEVER:
+            return NOT_ALLOWED, "no rule allows it" if rule is None else "the rule says never"
+        faults = function.faults(action.arguments, [*nested])
+        if faults:
+            return INVALID, faults[0][1]
+        if not self.execute:
+            return DRY_RUN, ""
+        if rule.run is None:
+            return NOT_ALLOWED, "the rule names nothing to run"
+        missing = [name for name, deed in nested.items() if deed.outcome != DONE]
+        if missing:
+            return NOT_REACHED, f"the call in argument {missing[0]!r} was not done"
+        faults = function.faults(_complete(action, nested))
+        if faults:
+            return INVALID, f"with the results of the calls inside: {faults[0][1]}"
+        return None
+
+    def _run(self, action: Action, arguments: dict, nested: dict[str, Deed]) -> Deed:
+        rule = self.policy[action.name]
+        if rule.policy == ASK and not (self.ask and self.ask(action, arguments)):
+            deed = Deed(action, DECLINED, rule.policy, reason="nobody said yes", nested=nested)
+            self._note(deed)
+            return deed
+        self._note(Deed(action, BEGUN, rule.policy, nested=nested))
+        started, result, outcome, reason = time.monotonic(), None, DONE, ""
+        try:
+            result = rule.run(arguments, rule.seconds)
+        except TimedOut as error:
+            outcome, reason = TIMED_OUT, str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a user's own function raises is that call's failure
+            outcome, reason = FAILED, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        deed = Deed(action, outcome, rule.policy, result, reason, time.monotonic() - started, nested)
+        self._note(deed)
+        return deed
+
+    def _note(self, deed: Deed) -> None:
+        if self.audit:
+            self.audit.write(deed.to_dict())
+
+
+def _complete(action: Action, nested: dict[str, Deed]) -> dict:
+    """The arguments with the results of the calls inside."""
+    return {**action.arguments, **{name: deed.result for name, deed in nested.items()}}

@@ -1,0 +1,132 @@
+"""`omnivision call`: a request about a picture becomes calls of functions; they run only where asked and allowed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+EXAMPLE = 'example: omnivision call --model runs/quickstart/functions/final --image photo.jpg "Throw this away."'
+
+
+def main(argv: list[str]) -> int:
+    """Prints one line for each call and what became of it. 1 where something is malformed or was not done."""
+    options = _options(argv)
+
+    from omnivision.acting.audit import Audit
+    from omnivision.acting.executor import Executor
+    from omnivision.data.image import open_image
+    from omnivision.functions import parse_calls
+    from omnivision.model.checkpoints import load_checkpoint, model_folder
+
+    folder = model_folder(options.model)  # every input is judged before anything slow begins
+    picture = open_image(options.image) if options.image else None
+    functions = read_functions(options.functions, folder)
+    policy = read_policy(options.policy, functions)
+    model, processor = load_checkpoint(folder)
+    ids = call_ids(model, processor, functions, picture, options)
+    calls = parse_calls(ids, processor.tokenizer, functions)
+    about = {"model": options.model, "image": options.image, "request": options.request}
+    audit = Audit(options.audit, about) if options.audit else None
+    executor = Executor(functions, policy, execute=options.execute, ask=_ask(functions), audit=audit)
+    deeds = [executor.act(call) for call in calls]
+    errors = [{"kind": error.kind, "message": error.message, "span": list(error.span), "name": error.name} for error in calls.errors]
+    if options.json:
+        print(json.dumps({**about, "calls": [deed.to_dict() for deed in deeds], "errors": errors}, ensure_ascii=False))
+    else:
+        for deed in deeds:
+            print(_line(deed, functions))
+        for error in errors:
+            print(f"malformed ({error['kind']}): {error['message']}", file=sys.stderr)
+    return 0 if deeds and not errors and all(deed.outcome in ("done", "dry run", "nothing to do") for deed in deeds) else 1
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="omnivision call", description="Calls of functions for a request about a picture; a dry run unless told.",
+                                     epilog=EXAMPLE)
+    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint of the stage functions")
+    parser.add_argument("--functions", metavar="FILE", help="its functions, as a JSON list of tools (default: the table beside the model)")
+    parser.add_argument("--image", metavar="FILE", help="JPEG, PNG or WebP")
+    parser.add_argument("--policy", metavar="FILE", help="what may run: JSON, one rule for each function; others never run")
+    parser.add_argument("--execute", action="store_true", help="run what the policy allows")
+    parser.add_argument("--audit", metavar="FILE", help="JSON lines of what was called and what became of it (with --execute: call-audit.jsonl)")
+    parser.add_argument("--nested", action="store_true", help="an argument's value may be a call")
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("request")
+    options = parser.parse_args(argv)
+    if options.max_new_tokens < 1:
+        parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
+    if options.execute and not options.policy:
+        parser.error("--execute needs --policy FILE: what it does not name never runs")
+    options.audit = options.audit or ("call-audit.jsonl" if options.execute else None)
+    return options
+
+
+def read_functions(file: str | None, folder):
+    """The function set: the file's, which must not have moved a function of the checkpoint's own."""
+    from omnivision.constants import FUNCTION_FILE
+    from omnivision.errors import ConfigError
+    from omnivision.functions import FunctionSet
+
+    own = FunctionSet.load(folder) if (folder / FUNCTION_FILE).is_file() else None
+    if file is None and own is None:
+        raise ConfigError("The model has no functions", str(folder), "Train the stage functions first, or give --functions FILE.")
+    if file is None:
+        return own
+    given = FunctionSet.from_json(file)
+    if own is not None:
+        given.check_keeps(own)
+    return given
+
+
+def read_policy(file: str | None, functions):
+    """The rules; without a file every function would be asked about, which a dry run never does."""
+    from omnivision.acting.policy import ASK, Policy, Rule
+    from omnivision.functions.function_set import IRRELEVANT
+
+    if file:
+        return Policy.read(file, functions)
+    return Policy({function.name: Rule(ASK) for function in functions.functions if function.name != IRRELEVANT}, functions)
+
+
+def call_ids(model, processor, functions, picture, options: argparse.Namespace) -> list[int]:
+    """What the model answers, kept to calls."""
+    from omnivision.functions.constraint import CallConstraint
+    from omnivision.generation import generate_ids
+
+    ends = model.generation_config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else ends
+    constraint = CallConstraint(processor.tokenizer, functions, nested=options.nested, stop_token_ids=ends)
+    return generate_ids(model, processor, [options.request], [picture], options.max_new_tokens, constrain=constraint)[0]
+
+
+def _line(deed, functions) -> str:
+    from omnivision.functions.literals import literal
+
+    reason = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in deed.reason)  # a program's words, for a terminal
+    result = f"  {literal(deed.result, 'result')}" if deed.outcome == "done" else ""
+    return f"{_shown(deed.action, functions)}  [{deed.outcome}{': ' if reason else ''}{reason}]{result}"
+
+
+def _shown(action, functions) -> str:
+    """The call as it would be written in Python; literals escape what a terminal would act on."""
+    from omnivision.functions.arguments import write_arguments
+
+    pieces, inside = write_arguments(functions[action.name], action.arguments, action.nested)
+    shown = [_shown(action.nested[name], functions) for name in inside] + [""]
+    return action.name + "".join(piece + call for piece, call in zip(pieces, shown))
+
+
+def _ask(functions):
+    """Asks the person at the terminal; None where there is none."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(action, arguments: dict) -> bool:
+        from omnivision.functions import format_call
+
+        print(f"{action.name}{format_call(action.name, arguments, functions)}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    return ask

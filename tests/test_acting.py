@@ -1,0 +1,208 @@
+"""Calls become deeds: what a policy lets run, what comes back, what the audit says."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+
+import pytest
+from function_parts import add_tokens, make_tokenizer
+
+from omnivision.acting.audit import Audit
+from omnivision.acting.executor import BEGUN, OUTCOMES, Executor
+from omnivision.acting.policy import ASK, NEVER, READ_ONLY, Policy, Rule
+from omnivision.acting.program import Failed, Program, TimedOut
+from omnivision.errors import ConfigError, ResumableError
+from omnivision.functions import Action, Function, FunctionSet, parse_calls, target_ids
+
+FIND = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+SEND = {"type": "object", "properties": {"to": {"type": "string", "maxLength": 9}, "text": {"type": "string"}}, "required": ["to", "text"]}
+FUNCTIONS = FunctionSet((Function("find", "Find an address.", FIND), Function("send", "Send a text.", SEND), Function("wipe", "Wipe the disk.")))
+FIND_ANN = Action("find", {"name": "Ann"}, (3, 9))
+SEND_ANN = Action("send", {"text": "hi"}, (0, 12), {"to": FIND_ANN})
+
+
+class Recorded:
+    """Stands for a program; remembers what it was called with."""
+
+    def __init__(self, result: object = None) -> None:
+        self.result, self.calls = result, []
+
+    def __call__(self, arguments: dict, seconds: float) -> object:
+        self.calls.append(arguments)
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+def audit_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def executor(tmp_path):
+    def make(rules: dict, execute: bool = True, ask=None) -> Executor:
+        return Executor(FUNCTIONS, Policy(rules, FUNCTIONS), execute=execute, ask=ask, audit=Audit(tmp_path / "audit.jsonl", {"request": "Write to Ann."}))
+
+    return make
+
+
+# ---- the executor ----
+
+
+def test_nothing_runs_unless_told(executor, tmp_path):
+    find, send = Recorded("a@b"), Recorded()
+    dry = executor({"find": Rule(READ_ONLY, find), "send": Rule(ASK, send)}, execute=False, ask=lambda *_: pytest.fail("asked"))
+    deed = dry.act(SEND_ANN)
+    assert (deed.outcome, deed.nested["to"].outcome) == ("dry run", "dry run") and find.calls == send.calls == []
+    assert [line["outcome"] for line in audit_of(tmp_path)] == ["dry run", "dry run"]
+    assert dry.act(Action("find", {"name": 3}, (0, 1))).outcome == "invalid"
+    with pytest.raises(ValueError, match="audit"):
+        Executor(FUNCTIONS, Policy({}, FUNCTIONS), execute=True)
+
+
+def test_inner_calls_give_their_results_to_outer_ones(executor, tmp_path):
+    find, send, asked = Recorded("ann@b.de"), Recorded({"sent": True}), []
+    acting = executor({"find": Rule(READ_ONLY, find), "send": Rule(ASK, send)}, ask=lambda action, arguments: asked.append(arguments) or True)
+    deed = acting.act(SEND_ANN)
+    assert deed.outcome == "done" and deed.result == {"sent": True}
+    assert find.calls == [{"name": "Ann"}] and send.calls == asked == [{"text": "hi", "to": "ann@b.de"}]
+    lines = audit_of(tmp_path)
+    assert [(line["name"], line["outcome"]) for line in lines] == [("find", BEGUN), ("find", "done"), ("send", BEGUN), ("send", "done")]
+    assert all(line["request"] == "Write to Ann." and line["time"].endswith("+00:00") for line in lines)
+    assert lines[3]["result"] == {"sent": True} and lines[3]["nested"]["to"]["result"] == "ann@b.de" and lines[3]["policy"] == ASK
+
+
+@pytest.mark.parametrize(("rules", "action", "outcome", "reason"), [
+    ({}, FIND_ANN, "not allowed", "no rule"),
+    ({"find": Rule(NEVER, Recorded())}, FIND_ANN, "not allowed", "never"),
+    ({"find": Rule(READ_ONLY)}, FIND_ANN, "not allowed", "nothing to run"),
+    ({"find": Rule(ASK, Recorded())}, FIND_ANN, "declined", "nobody"),
+    ({"find": Rule(READ_ONLY, Recorded())}, Action("find", {"name": 3}, (0, 1)), "invalid", "not of type"),
+    ({"find": Rule(READ_ONLY, Recorded())}, Action("find", {"name": "a", "x": 1}, (0, 1)), "invalid", "no argument 'x'"),
+    ({}, Action("reboot", {}, (0, 1)), "invalid", "no such function"),
+    ({}, Action("irrelevant", {}, (0, 1)), "nothing to do", ""),
+    ({"find": Rule(READ_ONLY, Recorded(Failed("no network")))}, FIND_ANN, "failed", "no network"),
+    ({"find": Rule(READ_ONLY, Recorded(KeyError("k")))}, FIND_ANN, "failed", "KeyError"),
+    ({"find": Rule(READ_ONLY, Recorded(TimedOut("1 s")))}, FIND_ANN, "timed out", "1 s"),
+    ({"find": Rule(NEVER), "send": Rule(READ_ONLY, Recorded())}, SEND_ANN, "not reached", "'to'"),
+    ({"find": Rule(READ_ONLY, Recorded("a long address")), "send": Rule(READ_ONLY, Recorded())}, SEND_ANN, "invalid", "too long"),
+    ({"find": Rule(READ_ONLY, Recorded(5)), "send": Rule(READ_ONLY, Recorded())}, SEND_ANN, "invalid", "results of the calls inside"),
+])
+def test_every_way_not_to_be_done_has_its_name(executor, tmp_path, rules, action, outcome, reason):
+    deed = executor(rules).act(action)
+    assert deed.outcome == outcome in OUTCOMES and reason in deed.reason
+    ran = outcome in ("failed", "timed out")
+    assert [len(rule.run.calls) for name, rule in rules.items() if rule.run and name == action.name] in ([], [int(ran)])
+    assert audit_of(tmp_path)[-1]["outcome"] == outcome and audit_of(tmp_path)[-1]["name"] == action.name
+
+
+def test_a_no_is_a_no(executor):
+    send = Recorded()
+    assert executor({"send": Rule(ASK, send)}, ask=lambda *_: False).act(Action("send", {"to": "a", "text": "b"}, (0, 1))).outcome == "declined"
+    assert send.calls == []
+
+
+def test_without_an_audit_that_can_be_written_nothing_runs(tmp_path):
+    find = Recorded()
+    acting = Executor(FUNCTIONS, Policy({"find": Rule(READ_ONLY, find)}, FUNCTIONS), execute=True, audit=Audit(tmp_path / "none" / "audit.jsonl", {}))
+    with pytest.raises(ResumableError, match="audit cannot be written"):
+        acting.act(FIND_ANN)
+    assert find.calls == []
+
+
+def test_1000_damaged_answers_run_nothing_outside_the_allow_list(executor):
+    tokenizer, rng = add_tokens(make_tokenizer(), FUNCTIONS), random.Random(0)
+    find, wipe = Recorded("x"), Recorded()
+    acting = executor({"find": Rule(READ_ONLY, find), "wipe": Rule(NEVER, wipe), "send": Rule(ASK, wipe)})
+    calls = [{"name": "send", "arguments": {"text": "wipe()"}, "nested": {"to": {"name": "find", "arguments": {"name": "it's"}}}}, {"name": "wipe"},
+             {"name": "find", "arguments": {"name": "<nexa_2>()"}}]
+    answer, seen = target_ids(calls, tokenizer, FUNCTIONS), set()
+    for _ in range(1000):
+        ids = list(answer)
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(ids))
+            ids[at : at + rng.choice([0, 1, 1, 4])] = rng.choice([[], [rng.randrange(len(tokenizer) + 3)], [ids[at]] * 2, answer[: rng.randrange(20)]])
+            ids = ids or [0]
+        seen |= {acting.act(action).outcome for action in parse_calls(ids, tokenizer, FUNCTIONS)}
+    assert wipe.calls == [] and find.calls and all(FUNCTIONS["find"].faults(arguments) == [] for arguments in find.calls)
+    assert seen == {"done", "not allowed", "declined"}
+
+
+# ---- programs ----
+
+
+def python(code: str, tmp_path) -> Program:
+    return Program([sys.executable, "-c", code], tmp_path)
+
+
+def test_a_program_reads_arguments_and_gives_a_value(tmp_path):
+    arguments = {"a": "it's; `rm` $HOME 猫", "b": [1, None]}
+    assert python("import sys, json; print(json.dumps({'got': json.load(sys.stdin)}))", tmp_path)(arguments, 20) == {"got": arguments}
+    assert python("import os; print(os.getcwd())", tmp_path)({}, 20) == str(tmp_path.resolve())
+    for code, text in (("print('red cat')", "red cat"), ("print('NaN')", "NaN"), ("print('[' * 9000)", "[" * 9000), ("print('\"\\\\ud800\"')", '"\\ud800"'),
+                       ("import sys; sys.stdout.buffer.write(b'\\xff')", "\ufffd"), ("pass", "")):
+        assert python(code, tmp_path)({}, 20) == text
+
+
+@pytest.mark.parametrize(("code", "word"), [("import sys; sys.exit('no money')", "code 1: no money"), ("print('x' * 70000)", "more than 65536 bytes")])
+def test_a_program_that_fails_says_why(tmp_path, code, word):
+    with pytest.raises(Failed, match=word):
+        python(code, tmp_path)({}, 20)
+    with pytest.raises(Failed, match="cannot be started"):
+        Program(["./none"], tmp_path)({}, 20)
+
+
+def test_the_time_limit_ends_a_program_and_what_it_started(tmp_path):
+    code = ("import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
+            "open('pid', 'w').write(str(child.pid)); os.rename('pid', 'child'); time.sleep(60)")
+    started = time.monotonic()
+    with pytest.raises(TimedOut, match="more than 3 s"):
+        python(code, tmp_path)({}, 3)
+    assert time.monotonic() - started < 30
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not _lives(child):
+            break
+        time.sleep(0.1)
+    assert not _lives(child)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process runs still; one that nobody has waited for does not."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- policy files ----
+
+
+def test_a_policy_file_names_programs_beside_it(tmp_path):
+    script = tmp_path / "find.py"
+    script.write_text(f"#!{sys.executable}\nimport sys, json\nprint(json.dumps(json.load(sys.stdin)['name'] + '@b'))\n")
+    os.chmod(script, 0o700)
+    file = tmp_path / "policy.json"
+    file.write_text(json.dumps({"find": {"policy": "read-only", "run": ["./find.py"], "seconds": 20}, "wipe": {"policy": "never"}}))
+    policy = Policy.read(file, FUNCTIONS)
+    assert policy["find"].run({"name": "ann"}, policy["find"].seconds) == "ann@b" and policy["wipe"].run is None and "send" not in policy
+
+
+@pytest.mark.parametrize(("content", "word"), [
+    ("[", "not a readable policy"), ("[]", "no JSON object"), ('{"find": "ask"}', "names no policy"), ('{"find": {"policy": "always"}}', "no policy 'always'"),
+    ('{"fnd": {"policy": "ask"}}', "Did you mean 'find'"), ('{"irrelevant": {"policy": "ask"}}', "no function of the set"),
+    ('{"find": {"policy": "ask", "cmd": []}}', "unknown key 'cmd'"), ('{"find": {"policy": "ask", "run": "rm -r"}}', "there is no shell"),
+    ('{"find": {"policy": "ask", "run": []}}', "there is no shell"), ('{"find": {"policy": "ask", "seconds": 0}}', "time limit of 0"),
+    ('{"find": {"policy": "ask", "seconds": NaN}}', "time limit of nan"), ('{"find": {"policy": "ask", "seconds": "9"}}', "time limit of '9'"),
+])
+def test_a_policy_that_is_none_is_refused(tmp_path, content, word):
+    (tmp_path / "policy.json").write_text(content)
+    with pytest.raises(ConfigError, match=word):
+        Policy.read(tmp_path / "policy.json", FUNCTIONS)
+    with pytest.raises(ConfigError, match="not a readable policy"):
+        Policy.read(tmp_path / "none.json", FUNCTIONS)

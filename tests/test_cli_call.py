@@ -1,0 +1,119 @@
+"""`omnivision call`: a random model under the grammar makes calls; what is printed, what runs, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+from model_parts import make_image, make_model, make_processor
+
+from omnivision.functions import Function, FunctionSet, install_tokens
+from omnivision_cli import call
+from omnivision_cli.main import main
+
+SIDE = {"type": "object", "properties": {"side": {"enum": ["left\u202e", "right\u202e"]}}, "required": ["side"]}
+TURN = FunctionSet((Function("turn", "Turn around.", SIDE), Function("rest", "Rest a while.", SIDE)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "final"
+    model = make_model()
+    processor = make_processor(model)
+    install_tokens(model, processor.tokenizer, TURN)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    TURN.save(folder)
+    make_image(0).save(folder.parent / "photo.png")
+    return folder
+
+
+@pytest.fixture
+def run(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = main(["call", "--model", str(folder), "--image", str(folder.parent / "photo.png"), "Turn.", *words])
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def policy(tmp_path, rule: str = "read-only", code: str = "print(json.load(sys.stdin)['side'] + '\\x1b[2J')") -> str:
+    program = [sys.executable, "-c", f"import sys, json; {code}"]
+    rules = {name: {"policy": rule, "run": program, "seconds": 60} for name in ("turn", "rest")}
+    (tmp_path / "policy.json").write_text(json.dumps(rules))
+    return str(tmp_path / "policy.json")
+
+
+def test_a_dry_run_prints_calls_that_fit_and_leaves_nothing_behind(run, tmp_path):
+    code, out, _ = run("--max-new-tokens", "200", "--json")
+    told = json.loads(out)
+    assert told["request"] == "Turn." and told["calls"] or told["errors"]
+    for one in told["calls"]:
+        assert one["outcome"] in ("dry run", "nothing to do")
+        assert one["name"] == "irrelevant" or one["arguments"]["side"] in SIDE["properties"]["side"]["enum"]
+    assert code == (1 if told["errors"] else 0) and list(tmp_path.iterdir()) == []
+
+
+def test_lines_are_fit_for_a_terminal(run, tmp_path):
+    _, out, _ = run()
+    assert "(side='" in out and "[dry run]" in out and "\\u202e" in out and "\u202e" not in out
+    _, out, _ = run("--execute", "--policy", policy(tmp_path))
+    assert "[done]" in out and "\\x1b[2J" in out and "\x1b" not in out
+    code, out, _ = run("--execute", "--policy", policy(tmp_path, code="sys.exit('no \\x1b[2J')"))
+    assert code == 1 and "[failed: it ended with code 1: no \\x1b[2J]" in out and "\x1b" not in out
+
+
+def test_what_runs_is_in_the_audit(run, tmp_path):
+    _, out, _ = run("--execute", "--policy", policy(tmp_path), "--json")
+    told = json.loads(out)
+    lines = [json.loads(line) for line in (tmp_path / "call-audit.jsonl").read_text().splitlines()]
+    done = [one for one in told["calls"] if one["outcome"] == "done"]
+    assert done and all(one["result"].startswith(one["arguments"]["side"]) for one in done)
+    assert [line["outcome"] for line in lines if line["name"] != "irrelevant"] == ["begun", "done"] * len(done)
+    assert {line["request"] for line in lines} == {"Turn."}
+
+
+def test_nobody_at_the_terminal_says_no(run, tmp_path, monkeypatch):
+    code, out, _ = run("--execute", "--policy", policy(tmp_path, "ask"))
+    assert code == 1 and "[declined: nobody said yes]" in out and "[done" not in out
+
+
+@pytest.mark.parametrize(("answer", "outcome"), [("y\n", "done"), ("YES\n", "done"), ("n\n", "declined"), ("\n", "declined"), ("", "declined")])
+def test_a_person_at_the_terminal_is_shown_the_call(run, tmp_path, monkeypatch, answer, outcome):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal(answer * 99))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, out, told = run("--execute", "--policy", policy(tmp_path, "ask"))
+    assert f"[{outcome}" in out and "Run it? [y/N]" in told and "(side='" in told and "\u202e" not in told
+
+
+@pytest.mark.parametrize(("words", "code", "word"), [
+    (["--execute"], 2, "--execute needs --policy"), (["--max-new-tokens", "0"], 2, "at least 1"), (["--policy", "none.json"], 2, "not a readable policy"),
+    (["--functions", "none.json"], 2, "no function file"), (["--image", "none.png"], 3, "none.png")])
+def test_wrong_input_is_told_before_anything_loads(run, monkeypatch, words, code, word):
+    monkeypatch.setattr(call, "call_ids", lambda *_: pytest.fail("it asked the model"))
+    found, _, told = run(*words)
+    assert found == code and word in told
+
+
+def test_a_table_that_moves_functions_is_refused(run, tmp_path):
+    (tmp_path / "moved.json").write_text(json.dumps([function.to_tool() for function in reversed(TURN.functions[:2])]))
+    code, _, told = run("--functions", "moved.json")
+    assert code == 2 and "<nexa_0> was 'turn' and is now 'rest'" in told
+
+
+def test_a_model_without_functions_says_so(folder, tmp_path, capsys):
+    import shutil
+
+    plain = shutil.copytree(folder, tmp_path / "plain")
+    (plain / "functions.json").unlink()
+    assert main(["call", "--model", str(plain), "Turn."]) == 2 and "has no functions" in capsys.readouterr().err
+    assert main(["call", "--model", str(plain), "--functions", str(folder / "functions.json"), "Turn.", "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["image"] is None
