@@ -62,6 +62,11 @@ def test_nothing_runs_unless_told(executor, tmp_path):
     assert dry.act(Action("find", {"name": 3}, (0, 1))).outcome == "invalid"
     with pytest.raises(ValueError, match="audit"):
         Executor(FUNCTIONS, Policy({}, FUNCTIONS), execute=True)
+    with pytest.raises(ValueError, match="policy"):
+        Executor(FUNCTIONS, None, execute=True, audit=dry.audit)
+    unruled = Executor(FUNCTIONS, None)
+    assert [unruled.act(one).outcome for one in (SEND_ANN, Action("wipe", {}, (0, 1)), Action("find", {}, (0, 1)))] == ["dry run", "dry run", "invalid"]
+    assert dry.act(Action("wipe", {}, (0, 1))).outcome == "not allowed"
 
 
 def test_inner_calls_give_their_results_to_outer_ones(executor, tmp_path):
@@ -98,6 +103,15 @@ def test_every_way_not_to_be_done_has_its_name(executor, tmp_path, rules, action
     ran = outcome in ("failed", "timed out")
     assert [len(rule.run.calls) for name, rule in rules.items() if rule.run and name == action.name] in ([], [int(ran)])
     assert audit_of(tmp_path)[-1]["outcome"] == outcome and audit_of(tmp_path)[-1]["name"] == action.name
+
+
+@pytest.mark.parametrize("outer", [SEND_ANN, Action("send", {"text": 3}, (0, 12), {"to": SEND_ANN}), Action("none", {}, (0, 12), {"x": FIND_ANN})])
+def test_calls_inside_one_that_cannot_run_do_not_run_either(executor, tmp_path, outer):
+    find = Recorded("a")
+    rules = {"find": Rule(READ_ONLY, find)} | ({"send": Rule(READ_ONLY, Recorded())} if outer is not SEND_ANN else {})
+    deed = executor(rules).act(outer)
+    assert deed.outcome in ("not allowed", "invalid") and find.calls == []
+    assert {line["outcome"] for line in audit_of(tmp_path)} == {deed.outcome, "not reached"}
 
 
 def test_a_no_is_a_no(executor):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from omnivision.acting.audit import Audit
-from omnivision.acting.policy import ASK, NEVER, Policy
+from omnivision.acting.policy import ASK, NEVER, Policy, Rule
 from omnivision.acting.program import Failed, TimedOut
 from omnivision.functions.calls import Action
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
@@ -18,7 +18,7 @@ NOTHING = "nothing to do"  # `irrelevant`
 NOT_ALLOWED = "not allowed"  # no rule, or the rule says never, or nothing is known that would do it
 DECLINED = "declined"  # a person was to be asked, and did not say yes
 INVALID = "invalid"  # unknown to the set, or the arguments do not fit, those that inner calls gave too
-NOT_REACHED = "not reached"  # a call inside it was not done
+NOT_REACHED = "not reached"  # a call inside it was not done, or the call around it does not run
 BEGUN = "begun"  # in the audit only, before a call runs
 OUTCOMES = (DONE, FAILED, TIMED_OUT, DRY_RUN, NOTHING, NOT_ALLOWED, DECLINED, INVALID, NOT_REACHED)
 
@@ -49,20 +49,20 @@ class Executor:
 
     Args:
         functions: the set whose schemas arguments have to fit.
-        policy: what may run.
+        policy: what may run; None where none is known: a dry run then says nothing of it.
         execute: False says only what would happen.
         ask: given a call and its complete arguments, whether a person says yes; None is nobody there.
         audit: where a line of each call goes; needed to execute.
 
     Raises:
-        ValueError: to execute without an audit.
+        ValueError: to execute without a policy or an audit.
     """
 
-    def __init__(self, functions: FunctionSet, policy: Policy, *, execute: bool = False, ask: Callable[[Action, dict], bool] | None = None,
+    def __init__(self, functions: FunctionSet, policy: Policy | None, *, execute: bool = False, ask: Callable[[Action, dict], bool] | None = None,
                  audit: Audit | None = None) -> None:
-        if execute and audit is None:
-            raise ValueError("To execute, give an audit.")
-        self.functions, self.policy, self.execute, self.ask, self.audit = functions, policy, execute, ask, audit
+        if execute and (policy is None or audit is None):
+            raise ValueError("To execute, give a policy and an audit.")
+        self.functions, self.rules, self.execute, self.ask, self.audit = functions, policy, execute, ask, audit
 
     def act(self, action: Action) -> Deed:
         """Run one call and the calls inside it, as far as the policy allows.
@@ -70,48 +70,50 @@ class Executor:
         Raises:
             ResumableError: the audit cannot be written.
         """
+        rule = self.rules.get(action.name) if self.rules is not None else None
+        barred = self._barred(action, rule)
+        if barred:
+            nested = {name: self._unreached(one) for name, one in action.nested.items()}
+            return self._noted(Deed(action, barred[0], rule and rule.policy, reason=barred[1], nested=nested))
         nested = {name: self.act(one) for name, one in action.nested.items()}
-        rule = self.policy.get(action.name)
-        refused = self._refused(action, nested)
-        if refused is None:
-            return self._run(action, _complete(action, nested), nested)
-        outcome, reason = refused
-        deed = Deed(action, outcome, rule and rule.policy, reason=reason, nested=nested)
-        self._note(deed)
-        return deed
+        stopped = self._stopped(action, nested)
+        if stopped:
+            return self._noted(Deed(action, stopped[0], rule and rule.policy, reason=stopped[1], nested=nested))
+        return self._run(action, rule, nested)
 
-    def _refused(self, action: Action, nested: dict[str, Deed]) -> tuple[str, str] | None:
-        """Why a call is not run, if it is not."""
+    def _barred(self, action: Action, rule: Rule | None) -> tuple[str, str] | None:
+        """Why a call would not be run whatever the calls inside it gave, if so."""
         function = next((one for one in self.functions.functions if one.name == action.name), None)
         if function is None:
             return INVALID, "the set has no such function"
         if action.name == IRRELEVANT:
             return NOTHING, ""
-        rule = self.policy.get(action.name)
-        if rule is None or rule.policy == NEVER:
+        if self.rules is not None and (rule is None or rule.policy == NEVER):
             return NOT_ALLOWED, "no rule allows it" if rule is None else "the rule says never"
-        faults = function.faults(action.arguments, [*nested])
-        if faults:
-            return INVALID, faults[0][1]
+        if self.execute and rule.run is None:
+            return NOT_ALLOWED, "the rule names nothing to run"
+        faults = function.faults(action.arguments, [*action.nested])
+        return (INVALID, faults[0][1]) if faults else None
+
+    def _unreached(self, action: Action) -> Deed:
+        nested = {name: self._unreached(one) for name, one in action.nested.items()}
+        return self._noted(Deed(action, NOT_REACHED, reason="the call around it does not run", nested=nested))
+
+    def _stopped(self, action: Action, nested: dict[str, Deed]) -> tuple[str, str] | None:
+        """Why a call is not run now that the calls inside it are over, if so."""
         if not self.execute:
             return DRY_RUN, ""
-        if rule.run is None:
-            return NOT_ALLOWED, "the rule names nothing to run"
         missing = [name for name, deed in nested.items() if deed.outcome != DONE]
         if missing:
             return NOT_REACHED, f"the call in argument {missing[0]!r} was not done"
-        faults = function.faults(_complete(action, nested))
-        if faults:
-            return INVALID, f"with the results of the calls inside: {faults[0][1]}"
-        return None
+        faults = self.functions[action.name].faults(_complete(action, nested))
+        return (INVALID, f"with the results of the calls inside: {faults[0][1]}") if faults else None
 
-    def _run(self, action: Action, arguments: dict, nested: dict[str, Deed]) -> Deed:
-        rule = self.policy[action.name]
+    def _run(self, action: Action, rule: Rule, nested: dict[str, Deed]) -> Deed:
+        arguments = _complete(action, nested)
         if rule.policy == ASK and not (self.ask and self.ask(action, arguments)):
-            deed = Deed(action, DECLINED, rule.policy, reason="nobody said yes", nested=nested)
-            self._note(deed)
-            return deed
-        self._note(Deed(action, BEGUN, rule.policy, nested=nested))
+            return self._noted(Deed(action, DECLINED, rule.policy, reason="nobody said yes", nested=nested))
+        self._noted(Deed(action, BEGUN, rule.policy, nested=nested))
         started, result, outcome, reason = time.monotonic(), None, DONE, ""
         try:
             result = rule.run(arguments, rule.seconds)
@@ -119,13 +121,12 @@ class Executor:
             outcome, reason = TIMED_OUT, str(error)
         except Exception as error:  # noqa: BLE001 - whatever a user's own function raises is that call's failure
             outcome, reason = FAILED, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-        deed = Deed(action, outcome, rule.policy, result, reason, time.monotonic() - started, nested)
-        self._note(deed)
-        return deed
+        return self._noted(Deed(action, outcome, rule.policy, result, reason, time.monotonic() - started, nested))
 
-    def _note(self, deed: Deed) -> None:
+    def _noted(self, deed: Deed) -> Deed:
         if self.audit:
             self.audit.write(deed.to_dict())
+        return deed
 
 
 def _complete(action: Action, nested: dict[str, Deed]) -> dict:

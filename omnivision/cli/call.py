@@ -15,6 +15,7 @@ def main(argv: list[str]) -> int:
 
     from omnivision.acting.audit import Audit
     from omnivision.acting.executor import Executor
+    from omnivision.acting.policy import Policy
     from omnivision.data.image import open_image
     from omnivision.functions import parse_calls
     from omnivision.model.checkpoints import load_checkpoint, model_folder
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     folder = model_folder(options.model)  # every input is judged before anything slow begins
     picture = open_image(options.image) if options.image else None
     functions = read_functions(options.functions, folder)
-    policy = read_policy(options.policy, functions)
+    policy = Policy.read(options.policy, functions) if options.policy else None
     model, processor = load_checkpoint(folder)
     ids = call_ids(model, processor, functions, picture, options)
     calls = parse_calls(ids, processor.tokenizer, functions)
@@ -78,16 +79,6 @@ def read_functions(file: str | None, folder):
     if own is not None:
         given.check_keeps(own)
     return given
-
-
-def read_policy(file: str | None, functions):
-    """The rules; without a file every function would be asked about, which a dry run never does."""
-    from omnivision.acting.policy import ASK, Policy, Rule
-    from omnivision.functions.function_set import IRRELEVANT
-
-    if file:
-        return Policy.read(file, functions)
-    return Policy({function.name: Rule(ASK) for function in functions.functions if function.name != IRRELEVANT}, functions)
 
 
 def call_ids(model, processor, functions, picture, options: argparse.Namespace) -> list[int]:
