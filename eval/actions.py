@@ -82,7 +82,7 @@ def grade(row: dict, answer: Answer) -> dict[str, dict]:
     synonyms = synonyms_of(row.get("functions", []))
     same_names = [c["name"] for c in said] == [c["name"] for c in true]
     valid = answer.fault is None
-    strict = valid and same_names and all(s["arguments"] == t["arguments"] for s, t in zip(said, true, strict=True))
+    strict = valid and same_names and all(_arguments(s) == _arguments(t) for s, t in zip(said, true, strict=True))
     lenient = valid and same_names and all(
         _lenient_arguments(s, synonyms) == _lenient_arguments(t, synonyms) for s, t in zip(said, true, strict=True)
     )
@@ -114,7 +114,11 @@ def metrics(totals_K: np.ndarray) -> dict[str, float]:
     }
 
 
-def _lenient_arguments(call: dict, synonyms: dict) -> dict:
-    return {
-        name: lenient_form(value, synonyms.get((call["name"], name))) for name, value in call["arguments"].items()
-    }
+def _arguments(call: dict) -> tuple[dict, dict]:
+    """The arguments, and those of the calls that stand in place of some."""
+    return call["arguments"], {name: (one["name"], _arguments(one)) for name, one in call.get("nested", {}).items()}
+
+
+def _lenient_arguments(call: dict, synonyms: dict) -> tuple[dict, dict]:
+    nested = {name: (one["name"], _lenient_arguments(one, synonyms)) for name, one in call.get("nested", {}).items()}
+    return {name: lenient_form(value, synonyms.get((call["name"], name))) for name, value in call["arguments"].items()}, nested

@@ -80,7 +80,7 @@ class Ours(BatchedModel):
         raw = tokenizer.decode(ids, skip_special_tokens=False)
         found = parse_calls(ids, tokenizer, self.functions)
         fault = f"{found.errors[0].kind}: {found.errors[0].message}" if found.errors else None
-        return Answer(text, ids, raw, [{"name": c.name, "arguments": c.arguments} for c in found], fault)
+        return Answer(text, ids, raw, [one.to_dict() for one in found], fault)
 
 
 def features_of(model: Any, processor: Any, image: Any) -> Tensor:

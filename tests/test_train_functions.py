@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,8 @@ from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer_arguments import training_arguments
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.errors import DataError
-from omnivision.functions import FunctionSet, functional_tokens, install_tokens, parse_calls
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions import Function, FunctionSet, functional_tokens, install_tokens, parse_calls
 
 WEIGHT = 2.5
 
@@ -137,9 +138,29 @@ def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory)
 
 
 def test_earlier_rows_are_mixed_in(world, tmp_path):
-    import json
-
     changes = {"replay": [world.file("sft")], "replay_limit": 5, "limit": 4, "token_weight": 2.0, "max_steps": 2}
     final = train_world.train(train_world.settings(world, tmp_path, "functions", **changes), "functions")
     manifest = json.loads((final.parent / "data_manifest.json").read_text())
     assert {name: entry["rows"] for name, entry in manifest.items() if "rows" in entry} == {world.file("functions"): 4, world.file("sft"): 5}
+
+
+def test_more_functions_for_a_trained_set(world, tmp_path):
+    """The stage goes on from itself; the trained rows are where they were, and a set that moves them is refused."""
+    first = train_world.train(train_world.settings(world, tmp_path / "first", "functions"), "functions")
+    tools = json.loads((world.folder / "functions.json").read_text())
+    more = {"name": "sing", "description": "Sing.", "parameters": {"type": "object", "properties": {}}}
+    changes = {"start": first, "max_steps": 1, "lr": 0.0}
+    trained = FunctionSet.load(first)
+    (tmp_path / "moved.json").write_text(json.dumps([more, *tools]))
+    with pytest.raises(ConfigError, match="<nexa_0> was"):
+        train_world.train(train_world.settings(world, tmp_path / "moved", "functions", functions=str(tmp_path / "moved.json"), **changes), "functions")
+    (tmp_path / "more.json").write_text(json.dumps([one.to_tool() for one in trained.extended([Function("sing", "Sing.")]).functions]))
+    second = train_world.train(train_world.settings(world, tmp_path / "second", "functions", functions=str(tmp_path / "more.json"), **changes), "functions")
+    assert FunctionSet.load(second).token("sing") == f"<nexa_{len(trained)}>"
+    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+
+    rows = []
+    for final in (first, second):
+        ids = functional_tokens(OmniVisionProcessor.from_pretrained(final).tokenizer, trained).functions
+        rows.append((ids, OmniVisionForConditionalGeneration.from_pretrained(final).get_input_embeddings().weight[list(ids)]))
+    assert rows[0][0] == rows[1][0] and torch.equal(rows[0][1], rows[1][1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo")}  # what a stage may start from
+FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions")}  # what a stage may start from
 TRAINS = {  # parts of the model by stage
     "align": ("projector",),
     "sft": ("projector", "language_model"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnivision.constants import IGNORE_INDEX
+from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
@@ -99,6 +99,8 @@ def functions(config: FunctionsConfig) -> Path:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
         function_set = FunctionSet.from_json(config.functions)
+        if (Path(config.start) / FUNCTION_FILE).is_file():  # more functions for a trained set: its own stay where they are
+            function_set.check_keeps(FunctionSet.load(config.start))
         install_tokens(model, processor.tokenizer, function_set)
         stages.set_trainable(model, stage, main=run.main)
         cache = run_data.open_cache(config, model, processor)
