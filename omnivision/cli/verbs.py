@@ -27,6 +27,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "export": Verb("files for devices, proved equal", "omnivision.export.main:main"),
     "chat": Verb("an answer about a picture, streamed", "omnivision_cli.chat:main"),
     "call": Verb("calls of functions for a request about a picture; a dry run unless told", "omnivision_cli.call:main"),
+    "route": Verb("an answer through the worker that a router chooses", "omnivision_cli.route:main"),
     "plan": Verb("parameters and training memory before anything loads", "omnivision_cli.plan:main"),
     "config": Verb("show: a resolved configuration; schema: every key", "omnivision_cli.config:main"),
     "doctor": Verb("the environment, and what to mend", "omnivision_cli.doctor:main"),
