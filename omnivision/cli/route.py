@@ -44,8 +44,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--model", required=True, metavar="DIR", help="the router: a checkpoint of the stage functions, trained for the graph")
     parser.add_argument("--graph", required=True, metavar="FILE", help="workers, edges, fallbacks: JSON")
     parser.add_argument("--image", metavar="FILE", help="JPEG, PNG or WebP")
-    parser.add_argument("--ledgers", type=Path, default=Path("route-ledgers"), metavar="DIR", help="what was asked of each endpoint (default route-ledgers)")
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest call, and longest answer of the router's own (default 256)")
+    parser.add_argument("--ledgers", type=Path, default=Path("route-ledgers"), metavar="DIR",
+                        help="what was asked of each endpoint (default route-ledgers)")
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N",
+                        help="longest call, and longest answer of the router's own (default 256)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("request")
     options = parser.parse_args(argv)

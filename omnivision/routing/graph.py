@@ -67,7 +67,8 @@ class Graph:
             for name in wanted:
                 if name not in names:
                     near = difflib.get_close_matches(name, names, n=1)
-                    raise ConfigError(f"no worker named {name!r}", f"{self.source}: {key}", f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}.")
+                    remedy = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(names)}."
+                    raise ConfigError(f"no worker named {name!r}", f"{self.source}: {key}", remedy)
         self._check_steps()
 
     @classmethod

@@ -57,7 +57,8 @@ class Router:
             others[:, allowed] = False
             return logits_BV.masked_fill(others, -torch.inf)
 
-        ids = generate_ids(self.model, self.processor, [text], [picture], self.max_new_tokens, stop_token_ids=[self._tokens.end], constrain=constrain)[0]
+        ids = generate_ids(self.model, self.processor, [text], [picture], self.max_new_tokens,
+                           stop_token_ids=[self._tokens.end], constrain=constrain)[0]
         calls = parse_calls(ids, self.processor.tokenizer, self.functions)
         # A call that max_new_tokens cut still names its worker: the first token is the decision.
         name, arguments = (calls[0].name, calls[0].arguments) if calls else (calls.errors[0].name, {})
@@ -85,5 +86,6 @@ def router_functions(graph: Graph, folder: Path) -> FunctionSet:
     functions.check_keeps(trained)
     if len(functions) > len(trained):
         new = functions.functions[len(trained)].name
-        raise ConfigError(f"The router has no token for the worker {new!r}", f"{graph.source}: workers", "Train the stage functions on the graph's function set again.")
+        raise ConfigError(f"The router has no token for the worker {new!r}", f"{graph.source}: workers",
+                          "Train the stage functions on the graph's function set again.")
     return functions
