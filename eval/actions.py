@@ -75,10 +75,10 @@ def grade(row: dict, answer: Answer) -> dict[str, dict]:
     Raises:
         DataError: the answer has no ids (another harness's text), so calls cannot be told from typed words.
     """
-    if not isinstance(answer, Answer):
-        raise DataError("Actions are scored from generated ids, and this answer is text only", str(row.get("question_id")),
-                        "Use the model type `omnivision` (omnivision eval actions) instead of hf-multimodal.")
-    true, said = real_calls(row["calls"]), real_calls(answer.calls or [])
+    if not isinstance(answer, Answer) or answer.calls is None:
+        raise DataError("Actions are scored from generated ids of functional tokens, and this answer has none", str(row.get("question_id")),
+                        "Take a checkpoint of the stage functions, and in lm-eval the model type `omnivision`.")
+    true, said = real_calls(row["calls"]), real_calls(answer.calls)
     synonyms = synonyms_of(row.get("functions", []))
     same_names = [c["name"] for c in said] == [c["name"] for c in true]
     valid = answer.fault is None

@@ -44,13 +44,18 @@ class AnyModel(BatchedModel):
         """The batch's inputs; each row's image tokens are counted.
 
         Raises:
-            ConfigError: a prompt with pictures has no image token, or one without has some: the model would answer blindly.
+            ConfigError: a prompt with pictures has no image token, or one without has some: the model would answer blindly; or the
+            processor refuses it.
         """
         opened = {one: Image.new("RGB", (64, 64), GREY) if self.blank else _open(one.source) for one in pictures_of(prompts)}
         conversations = [[{"role": "user", "content": [*({"type": "image", "image": opened[one]} for one in prompt.pictures),
                                                        {"type": "text", "text": prompt.text}]}] for prompt in prompts]
-        made = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True,
-                                                  return_tensors="pt", processor_kwargs={"padding": True})
+        try:
+            made = self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=True, return_dict=True,
+                                                      return_tensors="pt", processor_kwargs={"padding": True})
+        except ValueError as error:
+            raise ConfigError(f"The processor does not take a prompt with its pictures: {error}", self.name,
+                              "Its chat template drops pictures, or takes one only (--pictures first).") from error
         counts = (made["input_ids"] == self._image_token).sum(1).tolist()
         for prompt, count in zip(prompts, counts, strict=True):
             if bool(count) != bool(prompt.pictures):
@@ -66,7 +71,10 @@ class AnyModel(BatchedModel):
         new = found[:, inputs["input_ids"].shape[1]:].tolist()
         pad = getattr(self.processor, "tokenizer", self.processor).pad_token_id
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        return [Answer(text.strip(), _without_padding(ids, pad)) for text, ids in zip(texts, new, strict=True)]
+        stops = self.model.generation_config.eos_token_id
+        stops = {pad, stops} if isinstance(stops, int) else {pad, *(stops or ())}
+        return [Answer(text.strip(), _without_padding(ids, pad), cut=len(ids) == prompts[0].max_new_tokens and ids[-1] not in stops)
+                for text, ids in zip(texts, new, strict=True)]
 
 
 def _open(source: Any) -> Image.Image:

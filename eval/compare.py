@@ -90,6 +90,8 @@ def _difference(first: Path, second: Path, place: str, task: str) -> dict | None
     Args:
         first, second: the runs. place: the task's folder in both. task: its name.
     """
+    if task == "mmvet" and len({_judge_of(run / place) for run in (first, second)}) > 1:
+        return None  # grades of two judges differ by the judges
     if task != "pope":
         benchmark = MODULES[task]
         both = _counts(first / place, second / place, benchmark)
@@ -104,13 +106,21 @@ def _difference(first: Path, second: Path, place: str, task: str) -> dict | None
     return {"n": sum(split[0] for split in splits), **paired_difference(a, b, mean_f1)}
 
 
+def _judge_of(folder: Path) -> str:
+    notes = json.loads((folder / "results.json").read_text("utf-8")).get("notes", {})
+    return json.dumps([notes.get(key) for key in ("judge", "judge prompt")])
+
+
 def _counts(first: Path, second: Path, benchmark: ModuleType) -> tuple[int, tuple, tuple] | None:
     """How many questions both answered, and the counts of each run with row i of both about the same image; None where there are none."""
     a, b = _samples(first), _samples(second)
-    shared = [key for key in a if key in b and a[key]["answer"] is not None and b[key]["answer"] is not None]
+    variant = benchmark.VARIANTS[0]
+    shared = [key for key in a if key in b and all(one[key][variant]["score"] is not None for one in (a, b))]
     if not shared:
         return None
-    variant = benchmark.VARIANTS[0]
+    for key in shared:
+        if a[key].get("label") != b[key].get("label") or len({one[key]["text"] for one in (a, b)} - {""}) > 1:  # answers of MMMU may come without texts
+            raise DataError(f"The question {key} is another in the two runs", f"{first} and {second}", "Compare runs on the same questions.")
     theirs = [b[key] | {"image": a[key]["image"]} for key in shared]
     return len(shared), results.counts_of(benchmark, [a[key] for key in shared], variant), results.counts_of(benchmark, theirs, variant)
 
@@ -120,7 +130,10 @@ def _samples(folder: Path) -> dict[str, dict]:
     if not file.is_file():
         raise DataError("The samples of a run are missing", str(file), "Run the evaluation again.")
     with file.open(encoding="utf-8") as lines:
-        return {str(sample["question_id"]): sample for sample in map(json.loads, lines)}
+        try:
+            return {str(sample["question_id"]): sample for sample in map(json.loads, lines)}
+        except ValueError as error:
+            raise DataError(f"The samples are broken ({error})", str(file), "Run the evaluation again.") from error
 
 
 def _show(found: dict) -> None:
@@ -161,8 +174,8 @@ def _caption(found: dict) -> str:
 
 
 def _benchmark(runs: dict[str, dict], task: str) -> str | None:
-    """The published figure beside a task, where the real benchmark was measured (only its results have notes)."""
-    real = any("notes" in run[task] for run in runs.values() if task in run)
+    """The published figure beside a task, where all of the real benchmark was measured (only its results have notes)."""
+    real = all("part" not in run[task].get("notes", {"part": ""}) for run in runs.values() if task in run)
     return SAME.get(task) if real else None
 
 

@@ -50,7 +50,7 @@ def check_judge(options: argparse.Namespace) -> Prompt:
     if options.judge_runs < 1:
         raise ConfigError(f"--judge-runs is {options.judge_runs}", "--judge-runs", "Give 1 or more.")
     prompt = read_prompt(options.judge_prompt)
-    if _is_address(options.judge):
+    if is_address(options.judge):
         Secret(_endpoint(options).key_variable)
     else:
         _recorded(options, prompt)
@@ -83,7 +83,7 @@ def judge_rows(rows: list[dict], answers: list[str | None], options: argparse.Na
 
 @contextmanager
 def _opened(options: argparse.Namespace, prompt: Prompt, folder: Path) -> Iterator[Judge]:
-    if not _is_address(options.judge):
+    if not is_address(options.judge):
         yield _recorded(options, prompt)
         return
     with Ledger(folder / LEDGER_FILE) as ledger:
@@ -103,5 +103,6 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
                     price_out=options.judge_price_out, timeout=options.judge_timeout, max_tokens=options.judge_max_tokens, seed=None)
 
 
-def _is_address(who: str) -> bool:
+def is_address(who: str) -> bool:
+    """Whether a model or judge is named by an endpoint's address."""
     return who.startswith(("http://", "https://"))

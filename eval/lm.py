@@ -11,6 +11,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
 from omnivision.data.pictures import Packed
+from omnivision.errors import ConfigError
 
 from .answer import Answer
 from .lm_task import PLACEHOLDER
@@ -28,7 +29,7 @@ class OmniVisionLM(LM):
 
     Args:
         pretrained: a checkpoint folder; or give `model`, an `Ours` that is open already.
-        batch_size: questions at a time.
+        batch_size: questions at a time. dtype, device: as `omnivision eval` takes them.
 
     Raises:
         ConfigError: no such checkpoint.
@@ -37,9 +38,11 @@ class OmniVisionLM(LM):
     MULTIMODAL = True
 
     def __init__(self, pretrained: str | Path | None = None, *, model: Any = None, batch_size: int | str = 32,
-                 device: str | None = None, **_harness_arguments) -> None:
+                 device: str | None = None, dtype: str | None = None, max_batch_size: int | None = None) -> None:
         super().__init__()
-        self.opened = model or source_of(pretrained, device=device).open()
+        if not str(batch_size or 32).isdigit():
+            raise ConfigError(f"The batch size is {batch_size!r}", "--batch_size", "Give a number.")
+        self.opened = model or source_of(pretrained, dtype=dtype, device=device).open()
         self.batch_size = int(batch_size or 32)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:

@@ -12,7 +12,7 @@ from typing import Any
 from omnivision.errors import ConfigError, DataError
 
 from .benchmarks import GROUPS, MODULES
-from .judge import add_judge_arguments, check_judge
+from .judge import add_judge_arguments, check_judge, is_address
 from .task_data import PICTURES
 
 EXAMPLE = """examples:
@@ -22,7 +22,9 @@ EXAMPLE = """examples:
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
 DTYPES = ("float32", "bfloat16", "float16")
-FOR_A_MODEL = ("limit", "batch_size", "blank", "split", "processes", "pictures", "dtype", "model_name", "key_variable", "concurrency", "timeout")
+FOR_AN_ENDPOINT = ("model_name", "key_variable", "concurrency", "timeout")
+FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype")
+FOR_A_MODEL = ("limit", "blank", "split", "pictures", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
 
 
 def main(argv: list[str]) -> int | None:
@@ -31,6 +33,10 @@ def main(argv: list[str]) -> int | None:
     if (options.model is None) == (options.predictions is None):
         raise ConfigError("One of --model and --predictions is needed, not both", "omnivision eval", "Name a checkpoint or a file of saved answers.")
     if options.judge:
+        if "mmvet" not in options.tasks:
+            raise ConfigError("A judge grades mmvet only", "--judge", "Add the task mmvet, or leave it out.")
+        if is_address(options.judge) and options.out is None:
+            raise ConfigError("The judge's ledger needs a folder: what is paid is kept", "--judge", "Add --out DIR.")
         check_judge(options)
     found = _saved(options) if options.predictions else _answered(options)
     if options.json:
@@ -45,6 +51,8 @@ def _answered(options: argparse.Namespace) -> dict[str, dict]:
 
     if options.grades:
         raise ConfigError("Grades belong to saved answers", "--grades", "Give --predictions instead of --model.")
+    served = is_address(options.model)
+    _refuse(options, FOR_OPEN_WEIGHTS if served else FOR_AN_ENDPOINT, "a model that is opened here" if served else "a model behind an endpoint")
     for flag in ("limit", "batch_size", "processes"):
         if getattr(options, flag) is not None and getattr(options, flag) < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(options, flag)}", f"--{flag.replace('_', '-')}", "Give 1 or more.")
@@ -57,7 +65,7 @@ def _model(options: argparse.Namespace) -> Any:
     """What `--model` names: an address, a checkpoint of ours, or any model that takes pictures."""
     from .models import source_of
 
-    if not options.model.startswith(("http://", "https://")):
+    if not is_address(options.model):
         return source_of(options.model, options.blank, options.dtype)
     from omnivision.endpoint import Endpoint
 
@@ -65,10 +73,9 @@ def _model(options: argparse.Namespace) -> Any:
 
     if not options.model_name or options.out is None:
         raise ConfigError("An endpoint needs the model's name and a folder for its ledger", f"--model {options.model}", "Add --model-name NAME and --out DIR.")
-    options.out.mkdir(parents=True, exist_ok=True)
-    endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, concurrency=options.concurrency or 4,
-                        timeout=options.timeout or 120.0)
-    return Served(endpoint, options.out / "answers.ledger.jsonl", options.blank)
+    given = {name: getattr(options, name) for name in ("concurrency", "timeout") if getattr(options, name) is not None}
+    endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, **{"timeout": 120.0, **given})
+    return Served(endpoint, options.out / "answers", options.blank)
 
 
 @contextlib.contextmanager
@@ -86,10 +93,15 @@ def _counter():
 def _saved(options: argparse.Namespace) -> dict[str, dict]:
     from .saved import score_saved
 
-    given = [flag for flag in FOR_A_MODEL if getattr(options, flag) not in (None, False)]
-    if given:
-        raise ConfigError(f"--{given[0].replace('_', '-')} is for a model that answers", "--predictions", "Leave it out.")
+    _refuse(options, FOR_A_MODEL, "a model that answers")
     return score_saved(options.tasks, options.predictions, options.data, options.grades, options.out, options)
+
+
+def _refuse(options: argparse.Namespace, flags: tuple[str, ...], whose: str) -> None:
+    """Flags that would do nothing."""
+    for flag in flags:
+        if getattr(options, flag) not in (None, False):
+            raise ConfigError(f"--{flag.replace('_', '-')} is for {whose}", "omnivision eval", "Leave it out.")
 
 
 def _tell_missing(found: dict[str, dict]) -> int:

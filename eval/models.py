@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivision.errors import ConfigError
 from omnivision.runs import file_hash
 
 from .answer import Answer, Missing
@@ -20,6 +21,7 @@ from .prompts import Picture, Prompt, batches_of, pictures_of
 
 GREY = (128, 128, 128)  # the picture of the blind row: it says nothing, and no training picture looks like it
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+AS_SAVED = "as saved"  # the weights' own type
 AHEAD = 2  # batches whose pictures are decoded while the model works
 
 
@@ -87,14 +89,15 @@ class Source:
     Args:
         name: a checkpoint of ours, or the folder or hub id of any AutoModelForImageTextToText.
         ours: which of the two.
-        blank, dtype, device: as the command line gives them.
+        blank, device: as the command line gives them.
+        dtype: what it computes in: a type of torch, or "as saved".
     """
 
     name: str
     ours: bool
     blank: bool = False
-    dtype: str | None = None
-    device: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
 
     def open(self) -> BatchedModel:
         """Loads it.
@@ -102,23 +105,34 @@ class Source:
         Raises:
             ConfigError, DataError: as `load_any`.
         """
+        dtype = None if self.dtype == AS_SAVED else self.dtype
         if self.ours:
             from omnivision.model.checkpoints import load_checkpoint
 
             from .ours import Ours, load_functions
 
-            return Ours(*load_checkpoint(self.name, self.device, self.dtype), functions=load_functions(self.name), blank=self.blank)
+            return Ours(*load_checkpoint(self.name, self.device, dtype), functions=load_functions(self.name), blank=self.blank)
         from omnivision.model.checkpoints import load_any
 
         from .any_model import AnyModel
 
-        return AnyModel(*load_any(self.name, self.device, self.dtype), blank=self.blank)
+        return AnyModel(*load_any(self.name, self.device, dtype), blank=self.blank)
 
     def fingerprint(self) -> str:
-        """What its answers depend on: config, weights, tokenizer and processor; of a hub id its name, for it is not here yet."""
+        """What its answers depend on: config, weights, tokenizer and processor; of a hub id the commit.
+
+        Raises:
+            ConfigError: the hub has no such model, or cannot be reached.
+        """
         folder = Path(self.name)
         if not folder.is_dir():
-            return self.name
+            from transformers.utils.hub import cached_file
+
+            try:
+                return f"{self.name}@{Path(cached_file(self.name, 'config.json')).parent.name}"
+            except OSError as error:
+                raise ConfigError(f"The model cannot be fetched: {' '.join(str(error).split())[:200]}", f"--model {self.name}",
+                                  "Give a checkpoint's folder, or the hub id of a model that takes pictures.") from error
         files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"))
         return hashlib.sha256(json.dumps([(one.name, file_hash(one)) for one in files]).encode()).hexdigest()[:16]
 
@@ -132,8 +146,13 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
     """
     from omnivision.model.checkpoints import kind_of, model_folder, resolved
 
+    import torch
+
     found = resolved(str(name))
-    if not Path(found).exists() and HUB_ID.fullmatch(found):
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("float32" if device == "cpu" else AS_SAVED)
+    misspelt = "/" in found and Path(found).parent.is_dir()
+    if not Path(found).exists() and HUB_ID.fullmatch(found) and not misspelt:
         return Source(found, False, blank, dtype, device)
     ours = not (Path(found) / "config.json").is_file() or kind_of(Path(found)) == "omnivision"
     return Source(str(model_folder(found)) if ours else found, ours, blank, dtype, device)

@@ -52,7 +52,9 @@ class Ours(BatchedModel):
             found = generate_ids(self.model, self.processor, [one.text for one in prompts], shown, prompts[0].max_new_tokens, len(prompts))
         wanted = len({tuple(map(id, one)) for one in shown if one})
         assert sum(projected) >= wanted, f"{wanted} images were asked about, {sum(projected)} reached the projector"
-        return [self._read(ids) for ids in found]
+        stops = self.model.generation_config.eos_token_id
+        stops = {stops} if isinstance(stops, int) else set(stops or ())
+        return [self._read(ids, len(ids) == prompts[0].max_new_tokens and ids[-1] not in stops) for ids in found]
 
     def _see(self, pictures: list[Picture], new: list[Picture], pixels: Tensor | None) -> None:
         """Tower features of the batch's pictures."""
@@ -70,17 +72,17 @@ class Ours(BatchedModel):
         with torch.inference_mode():
             return [] if pixels is None else list(self.model.model.get_vision_features(pixels.to(tower.device, tower.dtype)))
 
-    def _read(self, ids: list[int]) -> Answer:
+    def _read(self, ids: list[int], cut: bool = False) -> Answer:
         tokenizer = self.processor.tokenizer
         text = tokenizer.decode(ids, skip_special_tokens=True).strip()
         if self.functions is None:
-            return Answer(text, ids)
+            return Answer(text, ids, cut=cut)
         from omnivision.functions.calls import parse_calls
 
         raw = tokenizer.decode(ids, skip_special_tokens=False)
         found = parse_calls(ids, tokenizer, self.functions)
         fault = f"{found.errors[0].kind}: {found.errors[0].message}" if found.errors else None
-        return Answer(text, ids, raw, [one.to_dict() for one in found], fault)
+        return Answer(text, ids, raw, [one.to_dict() for one in found], fault, cut)
 
 
 def features_of(model: Any, processor: Any, image: Any) -> Tensor:
@@ -96,8 +98,9 @@ def check_image_reaches_model(model: Any, processor: Any, question: str, image: 
     A wrong image token drops every image without a word, and the model then answers as if blind.
 
     Raises:
-        RuntimeError: the prompt has another number of placeholders than one image needs, or the image changes nothing.
+        ConfigError: the prompt has another number of placeholders than one image needs, or the image changes nothing.
     """
+    name = str(getattr(model.config, "_name_or_path", ""))
     content = [{"type": "image"}, {"type": "text", "text": question}]
     grey = Image.new("RGB", (8, 8), GREY)  # only for the count: the features below take its place
     encoded = processor.apply_chat_template(
@@ -106,13 +109,13 @@ def check_image_reaches_model(model: Any, processor: Any, question: str, image: 
     ids = encoded["input_ids"].to(model.device)
     places = int((ids == model.config.image_token_id).sum())
     if places != processor.image_seq_length:
-        raise RuntimeError(f"the prompt holds {places} image placeholders (id {model.config.image_token_id}), one image needs "
-                           f"{processor.image_seq_length}: processor and model do not belong together")
+        raise ConfigError(f"The prompt holds {places} image placeholders (id {model.config.image_token_id}), one image needs "
+                          f"{processor.image_seq_length}", name, "Processor and model do not belong together: take both from one checkpoint.")
     features = features_of(model, processor, image).to(model.device, model.dtype)[None]
     with torch.no_grad():
         seen, other = (model(input_ids=ids, image_features=f, logits_to_keep=1).logits for f in (features, -features))
     if torch.equal(seen, other):
-        raise RuntimeError("another image gives the same logits: the image does not reach the language model")
+        raise ConfigError("Another image gives the same logits: the image does not reach the language model", name, "The checkpoint is damaged.")
 
 
 @contextlib.contextmanager

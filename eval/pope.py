@@ -22,7 +22,8 @@ TABLE = ("question_id", "image", "question", "answer", "category")  # columns of
 LLAVA_FILE = "llava_pope_test.jsonl"  # all splits in one file with ids of its own, as LLaVA asks them
 
 VARIANTS = ("official", "normalised")
-MAX_NEW_TOKENS = 8
+MAX_NEW_TOKENS = 16
+SUFFIX = "\nAnswer the question using a single word or phrase."  # LLaVA's; without it many models begin "Based on the image, …" and are cut off
 METRICS = ("f1", "accuracy", "precision", "recall", "yes_ratio", "false_yes", "false_yes_rate", "valid_rate")
 
 # "是"/"有" open an affirmative answer in Chinese; the negatives are tried first because "不是" contains "是".
@@ -91,8 +92,8 @@ def _add_aliases(rows: list[dict], path: Path, split: str) -> dict[str, str]:
 
 
 def prompt(row: dict) -> str:
-    """The question as it is asked; POPE's own wording is in the row."""
-    return row["text"]
+    """POPE's own question, with LLaVA's line; the embedded world's as it is."""
+    return row["text"] + SUFFIX if "question" in row else row["text"]
 
 
 def parse_official(answer: str) -> str:

@@ -23,6 +23,7 @@ def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict
     whole["data_hash"] = {split: found[split]["data_hash"] for split in POPE_SPLITS}
     if all("notes" in found[split] for split in POPE_SPLITS):  # which random file, for one
         whole["notes"] = {f"{split} {name}": note for split in POPE_SPLITS for name, note in found[split]["notes"].items()}
+        whole["notes"] |= {"part": "of one split at least"} if any("part" in found[split]["notes"] for split in POPE_SPLITS) else {}
     first, *others = pope.VARIANTS
     parts = {variant: _mean_of_splits(found, samples, variant) for variant in pope.VARIANTS}
     return {"task": "pope", "variant": first, **parts[first], "variants": {name: parts[name] for name in others}, **whole}

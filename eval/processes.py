@@ -56,7 +56,7 @@ def _gather(running: dict[Connection, multiprocessing.Process]) -> Iterator[Answ
         for reader in wait(list(readers)):
             try:
                 said = reader.recv()
-            except EOFError:
+            except (EOFError, OSError):  # OSError: killed while it sent
                 said = ResumableError("A process ended without a word (out of memory, or killed)", "--processes", "Start again: what was answered is kept.")
             if isinstance(said, Exception):
                 raise said
@@ -80,5 +80,7 @@ def _work(writer: Connection, source: Source, device: str | None, share: list[li
         writer.send(None)
     except OmniError as error:
         writer.send(error)
+    except OSError:
+        return  # the parent has gone
     except Exception as error:  # noqa: BLE001 - a traceback does not travel, its text does
         writer.send(RuntimeError(f"{type(error).__name__}: {error}"))

@@ -126,12 +126,22 @@ def tables(folder: Path, *patterns: str) -> list[str]:
     Args:
         folder: local, written by `datasets`, or hub:NAME[:SPLIT].
         patterns: of the files, below the folder.
+
+    Raises:
+        DataError: a part of a table's files is missing.
     """
     if str(folder).startswith(HUB) or is_table_folder(folder):
         return [str(folder)]
-    return [str(path) for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    for files in found:
+        wanted = {int(one.stem.rsplit("-of-", 1)[1]) for one in files if one.stem.rsplit("-of-", 1)[-1].isdigit()}
+        if wanted and wanted != {len(files)}:
+            raise DataError(f"{len(files)} of {max(wanted)} files of a table are there", str(files[0].parent), "Copy all of them.")
+    return [str(path) for files in found for path in files]
 
 
 def hashes(files: Iterable[Path | str]) -> dict[str, str]:
-    """Name of a file or data set -> its hash."""
-    return {Path(source).name: source_hash(str(source)) for source in files}
+    """Name of a file or data set, with its folder where two have one name -> its hash."""
+    paths = [Path(source) for source in files]
+    alike = len({path.name for path in paths}) < len(paths)
+    return {f"{path.parent.name}/{path.name}" if alike else path.name: source_hash(str(path)) for path in paths}

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
+from omnivision.runs import write_json, write_text
+
 from .answer import Missing
 from .bootstrap import standard_error, sum_by_image
 
@@ -91,11 +93,9 @@ def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dic
 def write(folder: Path, samples: list[dict], results: dict) -> None:
     """Both files; results.json last and whole, so that its presence means the evaluation is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as lines:
-        lines.writelines(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
-    part = folder / "results.json.part"
-    part.write_text(json.dumps(results, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / "results.json")
+    (folder / "results.json").unlink(missing_ok=True)
+    write_text(folder / "samples.jsonl", "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples))
+    write_json(folder / "results.json", results)
 
 
 def _by(benchmark: ModuleType, samples: list[dict], variant: str, key: str) -> dict:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from omnivision import __version__
-from omnivision.runs import write_text
+from omnivision.errors import ConfigError
+from omnivision.runs import read_json, write_text
 
 from . import results
 from .answer import Answer, Missing
@@ -65,17 +66,21 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
     """
     tasks = expand(tasks, MODULES, "that a model can answer")
     data = {task: load_task(task, data_dir, settings.split, settings.limit) for task in tasks}
-    prompts, faults = _prompts(data, settings.pictures)
+    about = {task: _about(model, one, settings) for task, one in data.items()}
+    suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
     out = Path(out_dir) if out_dir else None
+    if out:
+        _claim(out, {task + suffix: one for task, one in about.items()})
+    prompts, faults = _prompts(data, settings.pictures)
     answers = ask(model, [one for some in prompts.values() for one in some if one], settings.batch_size, out and out / "answers",
                   settings.processes, on_batch)
-    suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
     found, samples = {}, {}
     for task, one in data.items():
         folder = out and out / (task + suffix)
         given = [answers[prompt] if prompt else Missing(fault) for prompt, fault in zip(prompts[task], faults[task], strict=True)]
         samples[task], notes = grade_answers(one.benchmark, one.rows, given, judge, folder)
-        found[task] = results.results_of(task, one.benchmark, samples[task], _about(model, one, settings, given, notes))
+        said = {} if one.notes is None else {"notes": one.notes | notes | _odd_answers(one, settings, given)}
+        found[task] = results.results_of(task, one.benchmark, samples[task], about[task] | said)
         if folder:
             _write_predictions(folder, one.rows, prompts[task], given, model.name)
             results.write(folder, samples[task], found[task])
@@ -84,6 +89,27 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
         if out:
             results.write(out / ("pope" + suffix), [], found["pope"])
     return found
+
+
+def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
+    """Makes the folder of the results, or checks that what lies there is of the same model and settings.
+
+    Raises:
+        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
+    for file in sorted(out.glob("*/results.json")):
+        there = read_json(file)
+        wanted = about.get(file.parent.name, {"model": next(iter(about.values()))["model"]})
+        given = {key: there.get(key) for key in ("model", "data_hash", "settings")}
+        for one in (wanted, given):  # the batch changes no answer
+            one |= {"settings": {key: value for key, value in one.get("settings", {}).items() if key != "batch_size"}}
+        differ = [key for key in wanted if key in given and wanted[key] != given[key] and (key != "settings" or file.parent.name in about)]
+        if differ:
+            raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 
 
 def _prompts(data: dict[str, TaskData], pictures: str) -> tuple[dict[str, list[Prompt | None]], dict[str, list[str]]]:
@@ -101,17 +127,22 @@ def _prompts(data: dict[str, TaskData], pictures: str) -> tuple[dict[str, list[P
     return prompts, faults
 
 
-def _about(model: Model | Source, data: TaskData, settings: Settings, answers: list[Answer | Missing], notes: dict[str, str]) -> dict[str, Any]:
+def _about(model: Model | Source, data: TaskData, settings: Settings) -> dict[str, Any]:
     said = {"split": settings.split, "blank": model.blank, "limit": settings.limit, "batch_size": settings.batch_size,
             "max_new_tokens": data.benchmark.MAX_NEW_TOKENS, "pictures": settings.pictures, "dtype": model.dtype}
-    about = {"model": model.name, "data_hash": data.data_hash, "settings": said, "version": __version__}
-    if data.notes is None:  # the embedded world
-        return about
+    return {"model": model.name, "data_hash": data.data_hash, "settings": said, "version": __version__}
+
+
+def _odd_answers(data: TaskData, settings: Settings, answers: list[Answer | Missing]) -> dict[str, str]:
+    """What must be said of the answers beside the score."""
     several = sum(len(row["pictures"]) > 1 for row in data.rows)
-    policy = {"pictures": f"{settings.pictures} of several ({several} questions have several)"} if several else {}
     reasons = [str(one) for one in answers if isinstance(one, Missing)]
-    lost = {"without an answer": f"{len(reasons)}; {'; '.join(dict.fromkeys(reasons[:3]))}"} if reasons else {}
-    return about | {"notes": data.notes | policy | notes | lost}
+    given = [one for one in answers if isinstance(one, Answer)]
+    cut, empty = sum(one.cut for one in given), sum(not one for one in given)
+    notes = {"pictures": f"{settings.pictures} of several ({several} questions have several)"} if several else {}
+    notes |= {"cut off": f"{cut} answers were still going on after {data.benchmark.MAX_NEW_TOKENS} tokens"} if cut else {}
+    notes |= {"empty": f"{empty} answers say nothing"} if empty else {}
+    return notes | ({"without an answer": f"{len(reasons)}; {'; '.join(dict.fromkeys(reasons[:3]))}"} if reasons else {})
 
 
 def _write_predictions(folder: Path, rows: list[dict], prompts: list[Prompt | None], answers: list[Answer | Missing], model: str) -> None:

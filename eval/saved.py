@@ -85,6 +85,8 @@ def _file_of(path: Path, task: str) -> Path:
     """The predictions file of a task: the file itself, or the one in the folder whose name says the split."""
     if not path.is_dir():
         return path
+    if (path / task / "predictions.jsonl").is_file():  # of our own run
+        return path / task / "predictions.jsonl"
     word = task.removeprefix("pope_")
     fitting = [one for one in sorted(path.iterdir()) if one.is_file() and word in one.stem and one.suffix in (".json", ".jsonl")]
     if len(fitting) != 1:

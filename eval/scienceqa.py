@@ -89,6 +89,7 @@ def _from_problem(folder: Path, key: str, one: dict, where: str) -> dict:
     except (KeyError, TypeError, IndexError) as error:
         raise DataError("A problem lacks its question, choices, answer, hint or image", where, "Copy the file again.") from error
     text = "\n".join([*([f"Context: {hint}"] if hint else []), question, *[f"{a}. {b}" for a, b in zip(LETTERS, choices, strict=False)]])
+    text = text.replace("  ", " ")  # as LLaVA's conversion does
     return _row(folder, key, text, len(choices), label, f"{key}/{picture}" if picture else None, bool(hint)) | {
         "question": question, "subject": one.get("subject", ""), "grade": one.get("grade", "")}
 

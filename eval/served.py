@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -11,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from omnivision.endpoint import Client, Endpoint, Kind, Ledger, image_part, message
+from omnivision.errors import ResumableError
 from omnivision.pairs.endpoint_teacher import picture_part
 
 from .answer import Answer, Missing
@@ -18,6 +21,7 @@ from .models import GREY, Answers, Model
 from .prompts import Prompt
 
 
+DEAD = 10  # failures in a row
 SAID = (Kind.ANSWERED, Kind.CUT_OFF, Kind.EMPTY)  # a long answer ends at max_new_tokens, and "" is one: as with every other model
 
 
@@ -26,23 +30,39 @@ class Served(Model):
 
     Args:
         endpoint: where and how; its `max_tokens` is the prompts' own.
-        ledger: the file.
+        folder: of the ledgers; each address, model and blindness has its own.
         blank: show a grey picture in place of every one.
     """
 
-    def __init__(self, endpoint: Endpoint, ledger: Path, blank: bool = False) -> None:
-        self.endpoint, self.ledger, self.blank = endpoint, ledger, blank
+    def __init__(self, endpoint: Endpoint, folder: Path, blank: bool = False) -> None:
+        self.endpoint, self.blank = endpoint, blank
         self.name = f"{endpoint.model} at {endpoint.base_url}"
+        whose = hashlib.sha256(json.dumps([endpoint.base_url, endpoint.model, blank]).encode()).hexdigest()[:12]
+        self.ledger = folder / f"answers-{whose}.ledger.jsonl"
 
     def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
-        """As they come, one at a time; a prompt without an answer is Missing, with the reason."""
+        """As they come, one at a time; a prompt without an answer is Missing, with the reason.
+
+        Raises:
+            ResumableError: the endpoint has failed so often in a row that it counts as dead.
+        """
+        failed, most = 0, max(DEAD, 2 * self.endpoint.concurrency)
+        self.ledger.parent.mkdir(parents=True, exist_ok=True)
         prompts = [prompt for batch in batches for prompt in batch]
         for length, some in groupby(sorted(prompts, key=lambda one: one.max_new_tokens), key=lambda one: one.max_new_tokens):
             by_key = {prompt.key: prompt for prompt in some}
             with Ledger(self.ledger) as ledger, Client(replace(self.endpoint, max_tokens=length), ledger) as client:
                 for outcome in client.ask_all((key, self._messages(prompt)) for key, prompt in by_key.items()):
-                    said = outcome.kind in SAID
-                    yield {by_key[outcome.key]: Answer((outcome.text or "").strip()) if said else Missing(f"{outcome.kind.value}: {outcome.detail}")}
+                    if outcome.kind in SAID:
+                        failed = 0
+                        yield {by_key[outcome.key]: Answer((outcome.text or "").strip(), cut=outcome.kind is Kind.CUT_OFF)}
+                        continue
+                    failed += 1
+                    reason = f"{outcome.kind.value}: {outcome.detail}"
+                    if failed >= most:
+                        raise ResumableError(f"{failed} prompts in a row have no answer, the last: {reason}", self.name,
+                                             f"Mend the server and start again; what it rejected is asked again without {self.ledger}.")
+                    yield {by_key[outcome.key]: Missing(reason)}
 
     def _messages(self, prompt: Prompt) -> list[dict]:
         return [message("user", *(self._grey() if self.blank else picture_part(one.source) for one in prompt.pictures), prompt.text)]

@@ -16,6 +16,10 @@ from .prompts import Picture, Prompt
 from .questions import hashes
 
 PICTURES = ("first", "all")
+WHOLE = {  # how many questions a benchmark has, as published
+    **dict.fromkeys(("pope_random", "pope_popular", "pope_adversarial"), (3000, 2910)), "chartqa": (2500,), "mmvet": (218,), "mmmu": (900,),
+    "scienceqa": (4241,), "scienceqa_img": (2017,),
+}
 WHERE = {  # the pictures of a benchmark, for whoever lacks them
     "pope": "Put COCO's val2014 pictures into val2014/.", "chartqa": "Put the charts into test/png/.", "mmvet": "Put the pictures into images/.",
     "mmmu": "Put the hub's <Subject>/validation-*.parquet there.", "scienceqa": "Put the pictures into images/test/<id>/.",
@@ -64,7 +68,10 @@ def load_task(task: str, data: str | Path, split: str | None = None, limit: int 
         row.setdefault("pictures", [row["image_file"]] if row.get("image_file") else [])
     if lacking := [row["question_id"] for row in rows if not row["text"]]:
         raise DataError(f"The text of {len(lacking)} questions of {task} is not there, {lacking[0]} for example", str(data), WHERE[task.split("_")[0]])
-    return TaskData(benchmark, rows, hashes(questions.files), dict(questions.notes), WHERE[task.split("_")[0]])
+    notes = dict(questions.notes)
+    if len(rows) not in WHOLE[task]:
+        notes["part"] = f"{len(rows):,} of {WHOLE[task][0]:,} questions: not comparable with published scores"
+    return TaskData(benchmark, rows, hashes(questions.files), notes, WHERE[task.split("_")[0]])
 
 
 def chosen(pictures: Sequence[str | Packed], policy: str) -> list[str | Packed]:

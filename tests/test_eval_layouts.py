@@ -161,6 +161,7 @@ def test_mmmu_from_the_hub(tmp_path):
     one = score_saved(["mmmu"], file, tmp_path / "hub")["mmmu"]
     assert one["score"] == 100 and {name: part["n"] for name, part in one["by"]["question_type"].items()} == {"multiple-choice": 30, "open": 30}
     row = mmmu.load(tmp_path / "hub").rows[0]
+    assert mmmu.prompt(mmmu.load(tmp_path / "hub").rows[1]) == "How many?\nAnswer the question using a single word or phrase."
     assert mmmu.prompt(row) == "Which? <image 1>\n(A) x\n(B) y's\n\nAnswer with the option's letter from the given choices directly."
 
 
@@ -218,6 +219,12 @@ def shown(count):
     from eval_benchmarks import png
 
     return [{"bytes": png(at), "path": None} for at in range(count)]
+
+
+def test_a_part_of_a_table_is_not_the_whole(tmp_path):
+    (tmp_path / "test-00000-of-00002.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 2 files"):
+        pope.load(tmp_path, "pope_random")
 
 
 def test_pope_from_the_hub(tmp_path):

@@ -19,7 +19,7 @@ from omnivision_eval.served import Served
 from PIL import Image
 
 from omnivision.endpoint import Endpoint
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, ResumableError
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,20 @@ def test_a_folder_of_another_family_is_evaluated(name, pope, tmp_path, capsys):
     assert len(set(answers)) > 3
 
 
-@pytest.mark.parametrize("fault", ["no image token in the text", "no chat template"])
-def test_a_processor_that_drops_pictures_is_noticed(fault, pope):
+def test_a_processor_that_drops_pictures_is_noticed(pope):
     model, processor = other_models.make("llava")
-    processor.chat_template = other_models.TEMPLATE.replace("IMAGE", "") if fault.startswith("no image") else None
-    with pytest.raises((ConfigError, ValueError), match="image token|chat template|number of image"):
+    template = processor.chat_template
+    processor.chat_template = None
+    with pytest.raises(ConfigError, match="no chat template"):
+        AnyModel(model, processor)
+    processor.chat_template = template.replace("<image>", "")
+    with pytest.raises(ConfigError, match="does not take a prompt with its pictures"):
         evaluate(AnyModel(model, processor), pope, ["pope_random"])
+    processor.chat_template = template
+    opened = AnyModel(model, processor)
+    opened._image_token = 5  # a config that names another id than the processor writes
+    with pytest.raises(ConfigError, match="1 pictures has 0 image tokens"):
+        evaluate(opened, pope, ["pope_random"])
 
 
 def test_a_hub_id_is_told_from_a_folder(tmp_path, monkeypatch):
@@ -81,6 +89,9 @@ def test_a_hub_id_is_told_from_a_folder(tmp_path, monkeypatch):
     assert not source_of("HuggingFaceTB/SmolVLM-256M-Instruct").ours
     with pytest.raises(ConfigError, match="does not exist"):
         source_of("./runs/tiny")
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(ConfigError, match="does not exist"):
+        source_of("runs/sft")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no model"):
         source_of("empty")
@@ -90,7 +101,7 @@ def test_a_hub_id_is_told_from_a_folder(tmp_path, monkeypatch):
 
 def served(server, folder, **settings):
     folder.mkdir(exist_ok=True)
-    return Served(Endpoint(server.url, "tiny", timeout=5, backoff=0.01, attempts=2, **settings), folder / "answers.ledger.jsonl")
+    return Served(Endpoint(server.url, settings.pop("name", "tiny"), timeout=5, backoff=0.01, attempts=2), folder / "answers", **settings)
 
 
 PIXEL = (2, 0)  # whose red is odd in some pictures
@@ -119,7 +130,7 @@ def test_an_endpoint_is_shown_the_pictures_and_asked_once(server, pope, tmp_path
         sample = json.loads(line)
         assert sample["answer"] == truth[sample["image"]]
     asked = len(server.received)
-    assert asked < found["pope"]["n"] == 54 and {one["body"]["max_tokens"] for one in server.received} == {8}
+    assert asked < found["pope"]["n"] == 54 and {one["body"]["max_tokens"] for one in server.received} == {16}
     evaluate(served(server, tmp_path), pope, ["pope"], tmp_path)
     assert len(server.received) == asked, "the ledger has every answer"
 
@@ -136,11 +147,33 @@ def test_a_reply_that_is_none_is_missing_and_never_an_answer(behaviour, server, 
         assert evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)["pope_random"]["missing"] == 0
 
 
+def test_another_model_or_none_is_asked_anew_and_blindness_is_grey(server, pope, tmp_path):
+    server.choose = lambda question, number: "good:Yes"
+    evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path / "one")
+    asked = len(server.received)
+    evaluate(served(server, tmp_path, name="other"), pope, ["pope_random"], tmp_path / "two")
+    assert len(server.received) == 2 * asked
+    evaluate(served(server, tmp_path, blank=True), pope, ["pope_random"], tmp_path / "one")
+    pictures = [one["body"]["messages"][-1]["content"][0]["image_url"]["url"] for one in server.received]
+    assert len(pictures) == 3 * asked and len(set(pictures[:asked])) == 3 and len(set(pictures[2 * asked:])) == 1
+    grey = Image.open(io.BytesIO(base64.b64decode(pictures[-1].partition(",")[2])))
+    assert grey.getextrema() == ((128, 128),) * 3 and (tmp_path / "one" / "pope_random_blind").is_dir()
+
+
+def test_an_endpoint_that_is_dead_ends_the_run(server, pope, tmp_path):
+    server.choose = lambda question, number: "status:500"
+    with pytest.raises(ResumableError, match="10 prompts in a row.*ledger.jsonl"):
+        evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)
+    server.choose = lambda question, number: "good:Yes"
+    assert evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)["pope_random"]["missing"] == 0
+
+
 @pytest.mark.parametrize(("behaviour", "answer"), [("length", "half an ans"), ("empty", "")])
 def test_a_long_or_empty_answer_is_an_answer(behaviour, answer, server, pope, tmp_path):
     server.choose = lambda question, number: behaviour
     one = evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path, Settings(limit=4))["pope_random"]
     assert one["missing"] == 0 and one["metrics"]["yes_ratio"] == 100  # the official reading
+    assert one["notes"]["empty" if behaviour == "empty" else "cut off"].startswith("4 answers")
     assert {json.loads(line)["answer"] for line in (tmp_path / "pope_random" / "samples.jsonl").read_text().splitlines()} == {answer}
 
 
@@ -149,5 +182,9 @@ def test_the_command_asks_an_endpoint(server, pope, tmp_path, capsys):
     argv = ["pope_random", "--model", server.url, "--data", str(pope)]
     assert main([*argv, "--model-name", "tiny", "--out", str(tmp_path / "new"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["scores"]["pope_random"] == pytest.approx(200 / 3)
-    with pytest.raises(ConfigError, match="model's name"):
-        main([*argv, "--out", str(tmp_path)])
+    for wrong, said in ((["--out", str(tmp_path)], "model's name"), (["--model-name", "m", "--dtype", "float32"], "--dtype is for a model that is opened"),
+                        (["--model-name", "m", "--out", str(tmp_path), "--concurrency", "0"], "concurrency")):
+        with pytest.raises(ConfigError, match=said):
+            main([*argv, *wrong])
+    with pytest.raises(ConfigError, match="--model-name is for a model behind"):
+        main(["pope_random", "--model", str(tmp_path), "--model-name", "m", "--data", str(pope)])

@@ -16,9 +16,10 @@ from endpoint_server import Server
 from omnivision_eval import mmmu, mmvet
 from omnivision_eval.lm import OmniVisionLM
 from omnivision_eval.main import main
-from omnivision_eval.models import source_of
+from omnivision_eval.models import Source, source_of
 from omnivision_eval.ours import Ours
 from omnivision_eval.run import Settings, evaluate
+from omnivision_eval.saved import score_saved
 from test_eval_lm import check_alike, through_lm_eval
 
 from omnivision.errors import ConfigError, DataError
@@ -78,15 +79,16 @@ def test_every_task_is_scored_and_says_what_was_read(folders, model, tmp_path, s
     assert found["mmmu"]["metrics"]["parse_failure_rate"] > 50, "a random model names no letter"
     assert found["mmmu"]["score"] > found["mmmu"]["metrics"]["without_fallback"]
     assert found["scienceqa"]["by"]["modality"]["image"]["n"] == 4
+    assert found["chartqa"]["notes"]["part"].startswith("12 of 2,500") and "part" in found["pope"]["notes"]
+    assert found["mmmu"]["notes"]["cut off"].split()[0].isdigit() and len(found["mmmu"]["data_hash"]) == 30
 
 
-def test_saved_answers_of_a_run_score_the_same(folders, model, tmp_path):
-    for name in ("pope", "chartqa", "scienceqa"):
+def test_saved_answers_of_a_run_score_the_same(folders, model, tmp_path, short):
+    for name in ("pope", "chartqa", "scienceqa", "mmmu"):
         task = {"pope": "pope_random"}.get(name, name)
         found = evaluate(model, folders[name], [task], tmp_path / name)[task]
-        from omnivision_eval.saved import score_saved
-
-        again = score_saved([task], tmp_path / name / task / "predictions.jsonl", folders[name])[task]
+        again = score_saved([task], tmp_path / name, folders[name])[task] if name != "mmmu" else score_saved(
+            [task], tmp_path / name / task / "predictions.jsonl", folders[name])[task]
         assert {key: again[key] for key in ("score", "stderr", "by", "variants", "n")} == {key: found[key] for key in ("score", "stderr", "by", "variants", "n")}
 
 
@@ -156,9 +158,9 @@ def test_real_charts_and_photos_reach_every_way_alike(official_data, checkpoint,
 
 @pytest.mark.official_data
 @pytest.mark.parametrize(("name", "said"), [("mmvet", "of 218 questions of mmvet .* missing.*images/"), ("scienceqa", "2017 of 4241 questions.*2017 missing.*images/test/<id>/")])
-def test_pictures_that_are_not_there_are_asked_for(name, said, official_data):
+def test_pictures_that_are_not_there_are_asked_for(name, said, official_data, checkpoint):
     with pytest.raises(DataError, match=said):
-        evaluate(None, official_data / name, [name])
+        evaluate(source_of(checkpoint), official_data / name, [name])
 
 
 # --- a run that is killed
@@ -211,8 +213,19 @@ def test_another_model_or_picture_is_asked_anew(folders, checkpoint, tmp_path, m
     other = shutil.copytree(checkpoint, tmp_path / "other")
     network, processor = random_model(seed=1)
     network.save_pretrained(other)
+    shutil.rmtree(tmp_path / "out" / "chartqa")
     evaluate(source_of(other), data, ["chartqa"], tmp_path / "out")
     assert len(asked) == 26
+    shutil.rmtree(tmp_path / "out" / "chartqa")
+    blind = evaluate(source_of(other, blank=True), data, ["chartqa"], tmp_path / "out")
+    assert len(asked) == 38 and blind["chartqa"]["settings"]["blank"]
+    shutil.rmtree(tmp_path / "out" / "chartqa_blind")
+    evaluate(source_of(other, dtype="bfloat16"), data, ["chartqa"], tmp_path / "out")
+    assert len(asked) == 50
+    for file in (tmp_path / "out" / "answers").glob("*.jsonl"):
+        file.write_bytes(b"{\n" + file.read_bytes())
+    with pytest.raises(DataError, match="journal is broken"):
+        evaluate(source_of(other, dtype="bfloat16"), data, ["chartqa"], tmp_path / "out")
 
 
 def test_what_a_process_raises_is_told(folders, checkpoint, tmp_path):
@@ -255,12 +268,13 @@ def _journalled(folder):
 
 # --- pictures that cannot be shown
 
-def test_missing_pictures_are_named_and_counted_before_a_model_is_opened(folders, tmp_path, capsys):
+def test_missing_pictures_are_named_and_counted_before_a_model_is_opened(folders, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(Source, "open", lambda self: pytest.fail("it was opened"))
     data = shutil.copytree(folders["chartqa"], tmp_path / "data")
     (data / "test" / "png" / "human1.png").unlink()
     (data / "test" / "png" / "human2.png").write_bytes(b"GIF89a, or not")
     with pytest.raises(DataError) as error:
-        evaluate(None, data, ["chartqa"], tmp_path / "out")
+        evaluate(source_of(checkpoint), data, ["chartqa"], tmp_path / "out")
     said = str(error.value)
     assert "4 of 12 questions of chartqa" in said and "2 missing, 2 format" in said and "human_2" in said and "test/png/" in said
 

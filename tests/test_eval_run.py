@@ -81,12 +81,12 @@ def test_an_image_that_does_not_arrive_is_noticed(model, monkeypatch):
         for weight in network.model.projector.parameters():
             weight.zero_()
     question, image = "Is there a cat in the image?", torch.randn(729, 16)
-    with pytest.raises(RuntimeError, match="does not reach"):
+    with pytest.raises(ConfigError, match="does not reach"):
         check_image_reaches_model(network, processor, question, image)
     check_image_reaches_model(model.model, model.processor, question, image)
     monkeypatch.setattr(processor, "image_seq_length", 80)
     monkeypatch.setattr(network.config, "image_token_id", 5)
-    with pytest.raises(RuntimeError, match="holds 0 image placeholders"):
+    with pytest.raises(ConfigError, match="holds 0 image placeholders"):
         check_image_reaches_model(network, processor, question, image)
 
 
@@ -118,6 +118,8 @@ def test_missing_things_are_named(world, model, tmp_path):
         evaluate(model, world, ["vqa"])
     with pytest.raises(DataError, match="ChartQA's questions are missing.*test/test_human.json"):
         evaluate(model, tmp_path, ["chartqa"])
+    with pytest.raises(DataError, match="functional tokens"):
+        evaluate(model, world, ["actions"])
     with pytest.raises(DataError, match="open.jsonl"):
         evaluate(model, tmp_path, ["open"])
     broken = shutil.copytree(world, tmp_path / "broken")
@@ -150,3 +152,23 @@ def test_three_thousand_questions_cost_little_beside_the_model(tmp_path, model):
     start = time.process_time()
     assert evaluate(Quick(model.model, model.processor), world, ["pope"], tmp_path / "out")["pope"]["n"] == 3000
     assert time.process_time() - start < 10
+
+
+def test_results_of_another_run_are_not_overwritten(world, model, tmp_path):
+    first = evaluate(model, world, ["chartqa"], tmp_path)
+    again = evaluate(model, world, ["chartqa"], tmp_path, Settings(batch_size=2))
+    again["chartqa"]["settings"]["batch_size"] = 32
+    assert again == first
+    for change, said in ((Settings(limit=2), "another settings"), (Settings(split="eval_held_out", limit=2), None)):
+        if said:
+            with pytest.raises(ConfigError, match=said):
+                evaluate(model, world, ["chartqa"], tmp_path, change)
+        else:
+            evaluate(model, world, ["chartqa"], tmp_path, change)  # lies beside
+    other = Ours(*random_model(seed=1))
+    other.name = "another"
+    with pytest.raises(ConfigError, match="another model"):
+        evaluate(other, world, ["pope_random"], tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        evaluate(model, world, ["chartqa"], tmp_path / "file")

@@ -54,6 +54,9 @@ def test_the_truth_scores_a_hundred_everywhere(world, answering, tmp_path, split
 
 
 def test_a_random_model_answers_every_question_and_scores_little(world, tmp_path):
-    found = evaluate(Ours(*random_model()), world, TASKS, tmp_path, Settings(limit=12))
+    network, processor = random_model()
+    functions = FunctionSet.from_json(world / "functions.json")
+    install_tokens(network, processor.tokenizer, functions)
+    found = evaluate(Ours(network, processor, functions), world, TASKS, tmp_path, Settings(limit=12))
     assert found["open"]["score"] < 20 and found["chartqa"]["score"] < 20 and found["actions"]["metrics"]["function"] < 50
     assert found["pope"]["metrics"]["valid_rate"] == 100 and found["pope"]["variants"]["normalised"]["valid_rate"] < 50

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from omnivision.errors import DataError
+
 
 def digest(*parts: str | bytes) -> str:
     """What a record depends on, in twelve hex digits: texts, a picture's bytes."""
@@ -23,6 +25,9 @@ class Journal:
 
     Args:
         folder: made if it is not there. name: of the kind of record. settings: what the records depend on; others are another file.
+
+    Raises:
+        DataError: a line in the middle is broken.
     """
 
     def __init__(self, folder: Path, name: str, settings: dict[str, Any]) -> None:
@@ -34,7 +39,10 @@ class Journal:
             for line in self.path.read_bytes().splitlines(keepends=True):
                 if not line.endswith(b"\n"):
                     break
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"A line of the journal is broken: {error}", str(self.path), "Remove the file: what it holds is asked again.") from error
                 if "key" in record:
                     self.done[record["key"]] = record["value"]
                 whole += len(line)
