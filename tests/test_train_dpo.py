@@ -106,12 +106,12 @@ def test_chosen_rows_stand_before_rejected_ones(parts, pairs):
     assert "labels" not in batch and len(batch["pixel_values"]) == 6
 
 
-@pytest.mark.parametrize("change", [{"rejected": "same"}, {"prompt": ""}])
-def test_a_pair_that_teaches_nothing_is_refused(parts, tmp_path, change):
+@pytest.mark.parametrize(("change", "said"), [({"rejected": "same"}, "Row p9 is no preference"), ({"prompt": ""}, "a question is empty")])
+def test_a_pair_that_teaches_nothing_is_refused(parts, tmp_path, change, said):
     pair = {"id": "p9", "images": [], "prompt": "What is it?", "chosen": "same", "rejected": "other", **change}
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(pair) + "\n")
-    with pytest.raises(DataError, match=rf"Row p9 is no preference.*{file.name}:1"):
+    with pytest.raises(DataError, match=rf"{said}.*{file.name}:1"):
         check_pair(read_rows(file)[0], parts[2], 256)
 
 
