@@ -14,7 +14,7 @@ from omnivision.errors import ConfigError
 from omnivision.model.checkpoints import image_token_id
 
 from .answer import Answer
-from .models import GREY, BatchedModel
+from .models import BatchedModel, grey_picture
 from .prompts import Picture, Prompt, pictures_of
 
 
@@ -35,10 +35,10 @@ class AnyModel(BatchedModel):
         if self._image_token is None or not getattr(processor, "chat_template", None):
             what = "no image token in its config" if self._image_token is None else "no chat template"
             raise ConfigError(f"The model has {what}", self.name, "Give a chat model that takes pictures.")
-        tokenizer = getattr(processor, "tokenizer", processor)
-        tokenizer.padding_side = "left"
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
 
     def prepare(self, prompts: Sequence[Prompt], pictures: Sequence[Picture]) -> BatchFeature:
         """The batch's inputs; each row's image tokens are counted.
@@ -47,7 +47,7 @@ class AnyModel(BatchedModel):
             ConfigError: a prompt with pictures has no image token, or one without has some: the model would answer blindly; or the
             processor refuses it.
         """
-        opened = {one: Image.new("RGB", (64, 64), GREY) if self.blank else _open(one.source) for one in pictures_of(prompts)}
+        opened = {one: grey_picture() if self.blank else _open(one.source) for one in pictures_of(prompts)}
         conversations = [[{"role": "user", "content": [*({"type": "image", "image": opened[one]} for one in prompt.pictures),
                                                        {"type": "text", "text": prompt.text}]}] for prompt in prompts]
         try:
@@ -69,7 +69,7 @@ class AnyModel(BatchedModel):
         with torch.inference_mode():
             found = self.model.generate(**inputs, max_new_tokens=prompts[0].max_new_tokens, do_sample=False, num_beams=1)
         new = found[:, inputs["input_ids"].shape[1]:].tolist()
-        pad = getattr(self.processor, "tokenizer", self.processor).pad_token_id
+        pad = self._tokenizer.pad_token_id
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
         stops = self.model.generation_config.eos_token_id
         stops = {pad, stops} if isinstance(stops, int) else {pad, *(stops or ())}

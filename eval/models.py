@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from omnivision.errors import ConfigError
 from omnivision.runs import file_hash
 
@@ -24,8 +26,12 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 AS_SAVED = "as saved"  # the weights' own type
 AHEAD = 2  # batches whose pictures are decoded while the model works
 
-
 Answers = dict[Prompt, Answer | Missing]
+
+
+def grey_picture() -> Image.Image:
+    """What a blind model is shown."""
+    return Image.new("RGB", (64, 64), GREY)
 
 
 class Model(ABC):

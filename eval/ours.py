@@ -14,7 +14,7 @@ from torch import Tensor
 from omnivision.errors import ConfigError
 
 from .answer import Answer
-from .models import GREY, BatchedModel
+from .models import GREY, BatchedModel, grey_picture
 from .prompts import Picture, Prompt, pictures_of
 
 
@@ -63,7 +63,7 @@ class Ours(BatchedModel):
 
     def _computed(self, new: list[Picture], pixels: Tensor | None) -> list[Tensor]:
         if self.blank:
-            self._grey = features_of(self.model, self.processor, Image.new("RGB", (64, 64), GREY)) if self._grey is None else self._grey
+            self._grey = features_of(self.model, self.processor, grey_picture()) if self._grey is None else self._grey
             return [self._grey] * len(new)
         if self.cache is not None:
             weight = next(self.model.parameters())
@@ -129,22 +129,9 @@ def _count_images(model: Any) -> Iterator[list[int]]:
         hook.remove()
 
 
-def load_functions(folder: str | Path, tokenizer: Any = None) -> Any:
-    """The function table beside a checkpoint or a data folder, or None.
-
-    Args:
-        folder: where functions.json may lie.
-        tokenizer: if given, a table whose tokens it does not know is None too (the stage was not trained).
-    """
+def load_functions(folder: str | Path) -> Any:
+    """The function table beside a checkpoint, or None."""
     from omnivision.constants import FUNCTION_FILE
-    from omnivision.functions import FunctionSet, functional_tokens
+    from omnivision.functions import FunctionSet
 
-    if not (Path(folder) / FUNCTION_FILE).is_file():
-        return None
-    functions = FunctionSet.from_json(Path(folder) / FUNCTION_FILE)
-    try:
-        if tokenizer is not None:
-            functional_tokens(tokenizer, functions)
-    except ConfigError:
-        return None
-    return functions
+    return FunctionSet.load(folder) if (Path(folder) / FUNCTION_FILE).is_file() else None

@@ -45,8 +45,8 @@ def _look(source: str | Packed) -> Picture | DataError:
     return Picture(hashlib.sha256(data).hexdigest(), source)
 
 
-def refuse_many(task: str, rows: list[dict], seen: dict[str | Packed, Picture | DataError], remedy: str) -> None:
-    """Stops before anything is answered where too many questions of a task cannot be shown their picture.
+def few_faults(task: str, rows: list[dict], seen: dict[str | Packed, Picture | DataError], remedy: str) -> list[DataError | None]:
+    """Why each question of a task cannot be shown its pictures, None where it can; too many stop the run before anything is answered.
 
     Args:
         task: its name. rows: its questions, with the pictures that are `shown`. seen: from `look_at`.
@@ -55,15 +55,11 @@ def refuse_many(task: str, rows: list[dict], seen: dict[str | Packed, Picture | 
     Raises:
         DataError: more than 1 % of the questions; kinds counted, the first question named.
     """
-    faults = [(row, fault_of(row, seen)) for row in rows]
-    hit = [(row, error) for row, error in faults if error]
+    faults = [next((seen[one] for one in row["shown"] if isinstance(seen[one], DataError)), None) for row in rows]
+    hit = [(row, error) for row, error in zip(rows, faults, strict=True) if error]
     if len(hit) > MISSING_LIMIT * len(rows):
         kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(getattr(error, "kind", "no picture") for _, error in hit).most_common())
         row, error = hit[0]
         raise DataError(f"The pictures of {len(hit)} of {len(rows)} questions of {task} cannot be shown: {kinds}; the first is question "
                         f"{row['question_id']}: {error.what}", error.where, remedy)
-
-
-def fault_of(row: dict, seen: dict[str | Packed, Picture | DataError]) -> DataError | None:
-    """Why a question cannot be shown its pictures."""
-    return next((seen[one] for one in row["shown"] if isinstance(seen[one], DataError)), None)
+    return faults

@@ -19,7 +19,7 @@ from .asking import ask
 from .benchmarks import MODULES, POPE_SPLITS, expand
 from .grading import grade_answers
 from .models import Model, Source
-from .pictures import fault_of, look_at, refuse_many
+from .pictures import few_faults, look_at
 from .pope_splits import mean_of_pope
 from .prompts import Prompt
 from .task_data import TaskData, chosen, load_task, prompt_of
@@ -101,13 +101,13 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
+    model = next(iter(about.values()))["model"]
     for file in sorted(out.glob("*/results.json")):
-        there = read_json(file)
-        wanted = about.get(file.parent.name, {"model": next(iter(about.values()))["model"]})
-        given = {key: there.get(key) for key in ("model", "data_hash", "settings")}
-        for one in (wanted, given):  # the batch changes no answer
-            one |= {"settings": {key: value for key, value in one.get("settings", {}).items() if key != "batch_size"}}
-        differ = [key for key in wanted if key in given and wanted[key] != given[key] and (key != "settings" or file.parent.name in about)]
+        there, mine = read_json(file), about.get(file.parent.name)
+        differ = [] if there["model"] == model else ["model"]
+        if mine:
+            same_batch = {**there["settings"], "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
+            differ += [key for key, given in (("data_hash", there["data_hash"]), ("settings", same_batch)) if given != mine[key]]
         if differ:
             raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 
@@ -120,8 +120,7 @@ def _prompts(data: dict[str, TaskData], pictures: str) -> tuple[dict[str, list[P
     seen = look_at([picture for one in data.values() for row in one.rows for picture in row["shown"]])
     prompts, faults = {}, {}
     for task, one in data.items():
-        refuse_many(task, one.rows, seen, one.remedy)
-        errors = [fault_of(row, seen) for row in one.rows]
+        errors = few_faults(task, one.rows, seen, one.remedy)
         prompts[task] = [None if error else prompt_of(one, row, seen) for row, error in zip(one.rows, errors, strict=True)]
         faults[task] = [str(error or "") for error in errors]
     return prompts, faults

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image
-
 from omnivision.endpoint import Client, Endpoint, Kind, Ledger, image_part, message
 from omnivision.errors import ResumableError
 from omnivision.pairs.endpoint_teacher import picture_part
+from omnivision.pairs.journal import digest
 
 from .answer import Answer, Missing
-from .models import GREY, Answers, Model
+from .models import Answers, Model, grey_picture
 from .prompts import Prompt
-
 
 DEAD = 10  # failures in a row
 SAID = (Kind.ANSWERED, Kind.CUT_OFF, Kind.EMPTY)  # a long answer ends at max_new_tokens, and "" is one: as with every other model
@@ -37,8 +33,7 @@ class Served(Model):
     def __init__(self, endpoint: Endpoint, folder: Path, blank: bool = False) -> None:
         self.endpoint, self.blank = endpoint, blank
         self.name = f"{endpoint.model} at {endpoint.base_url}"
-        whose = hashlib.sha256(json.dumps([endpoint.base_url, endpoint.model, blank]).encode()).hexdigest()[:12]
-        self.ledger = folder / f"answers-{whose}.ledger.jsonl"
+        self.ledger = folder / f"answers-{digest(endpoint.base_url, endpoint.model, str(blank))}.ledger.jsonl"
 
     def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
         """As they come, one at a time; a prompt without an answer is Missing, with the reason.
@@ -69,5 +64,5 @@ class Served(Model):
 
     def _grey(self) -> dict:
         file = io.BytesIO()
-        Image.new("RGB", (64, 64), GREY).save(file, "PNG")
+        grey_picture().save(file, "PNG")
         return image_part(file.getvalue(), "image/png")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks import MODULES, expand
-from .pictures import look_at, refuse_many
+from .pictures import few_faults, look_at
 from .prompts import Prompt
 from .task_data import chosen, load_task, prompt_of
 
@@ -34,8 +34,9 @@ def prompts_of(data: str, tasks: list[str], images: int) -> list[list[Prompt]]:
         rows = [row for row in found.rows if row["shown"] and (row["shown"][0] in groups or len(groups) < images)
                 and groups.setdefault(row["shown"][0], {}) is not None]
         seen = look_at([row["shown"][0] for row in rows])
-        refuse_many(task, rows, seen, found.remedy)
-        for row in rows:
+        for row, fault in zip(rows, few_faults(task, rows, seen, found.remedy), strict=True):
+            if fault:
+                continue
             groups[row["shown"][0]][prompt_of(found, row, seen)] = None
     return [list(group) for group in groups.values()]
 

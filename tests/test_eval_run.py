@@ -157,7 +157,7 @@ def test_three_thousand_questions_cost_little_beside_the_model(tmp_path, model):
 def test_results_of_another_run_are_not_overwritten(world, model, tmp_path):
     first = evaluate(model, world, ["chartqa"], tmp_path)
     again = evaluate(model, world, ["chartqa"], tmp_path, Settings(batch_size=2))
-    again["chartqa"]["settings"]["batch_size"] = 32
+    assert again["chartqa"]["settings"].pop("batch_size") == 2 and first["chartqa"]["settings"].pop("batch_size") == 32
     assert again == first
     for change, said in ((Settings(limit=2), "another settings"), (Settings(split="eval_held_out", limit=2), None)):
         if said:
