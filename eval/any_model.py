@@ -11,6 +11,7 @@ from transformers import BatchFeature
 
 from omnivision.data.image import open_image
 from omnivision.errors import ConfigError
+from omnivision.generation import stop_ids
 from omnivision.model.checkpoints import image_token_id
 
 from .answer import Answer
@@ -71,8 +72,7 @@ class AnyModel(BatchedModel):
         new = found[:, inputs["input_ids"].shape[1]:].tolist()
         pad = self._tokenizer.pad_token_id
         texts = self.processor.batch_decode(new, skip_special_tokens=True)
-        stops = self.model.generation_config.eos_token_id
-        stops = {pad, stops} if isinstance(stops, int) else {pad, *(stops or ())}
+        stops = stop_ids(self.model) | {pad}
         return [Answer(text.strip(), _without_padding(ids, pad), cut=len(ids) == prompts[0].max_new_tokens and ids[-1] not in stops)
                 for text, ids in zip(texts, new, strict=True)]
 

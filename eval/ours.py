@@ -41,7 +41,7 @@ class Ours(BatchedModel):
         return list(pictures), self.processor.pixels([one.source for one in pictures]) if wanted else None
 
     def answer(self, prompts: Sequence[Prompt], prepared: tuple[list[Picture], Tensor | None]) -> list[Answer]:
-        from omnivision.generation import generate_ids
+        from omnivision.generation import generate_ids, stop_ids
 
         self._see(pictures_of(prompts), *prepared)
         shown = [[self._features[picture] for picture in prompt.pictures] for prompt in prompts]
@@ -52,8 +52,7 @@ class Ours(BatchedModel):
             found = generate_ids(self.model, self.processor, [one.text for one in prompts], shown, prompts[0].max_new_tokens, len(prompts))
         wanted = len({tuple(map(id, one)) for one in shown if one})
         assert sum(projected) >= wanted, f"{wanted} images were asked about, {sum(projected)} reached the projector"
-        stops = self.model.generation_config.eos_token_id
-        stops = {stops} if isinstance(stops, int) else set(stops or ())
+        stops = stop_ids(self.model)
         return [self._read(ids, len(ids) == prompts[0].max_new_tokens and ids[-1] not in stops) for ids in found]
 
     def _see(self, pictures: list[Picture], new: list[Picture], pixels: Tensor | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from omnivision.data.image import decode, read_image
+from omnivision.data.parallel import in_order
 from omnivision.data.pictures import Packed
 from omnivision.errors import DataError
 
@@ -15,7 +16,6 @@ from .prompts import Picture
 from .results import MISSING_LIMIT
 
 THREADS = 4
-AHEAD = 256  # pictures handed to the threads at a time
 
 
 def look_at(sources: Sequence[str | Packed]) -> dict[str | Packed, Picture | DataError]:
@@ -28,12 +28,8 @@ def look_at(sources: Sequence[str | Packed]) -> dict[str | Packed, Picture | Dat
         Source -> the picture, or why it cannot be shown.
     """
     different = list(dict.fromkeys(sources))
-    found: dict[str | Packed, Picture | DataError] = {}
     with ThreadPoolExecutor(THREADS) as threads:
-        for start in range(0, len(different), AHEAD):
-            part = different[start:start + AHEAD]
-            found |= zip(part, threads.map(_look, part), strict=True)
-    return found
+        return dict(zip(different, in_order(threads, THREADS, _look, different), strict=True))
 
 
 def _look(source: str | Packed) -> Picture | DataError:

@@ -74,8 +74,7 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
     if len(questions) != len(images):
         raise ValueError(f"There are {len(questions)} questions and {len(images)} images: give one image (or None) per question.")
     shown = [_shown(image) for image in images]
-    stops = model.generation_config.eos_token_id if stop_token_ids is None else list(stop_token_ids)
-    stops = {stops} if isinstance(stops, int) else set(stops or ())
+    stops = stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     prompts = [_split_prompt(processor, question, len(pictures)) for question, pictures in zip(questions, shown)]
     keys = [tuple(map(_image_key, pictures)) for pictures in shown]
     answers: list[list[int]] = [[] for _ in questions]
@@ -97,6 +96,12 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
     finally:
         model.train(was_training)
     return answers
+
+
+def stop_ids(model: Any) -> set[int]:
+    """Ids that end an answer, by the model's generation config."""
+    stops = model.generation_config.eos_token_id
+    return {stops} if isinstance(stops, int) else set(stops or ())
 
 
 def generate_answers(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],

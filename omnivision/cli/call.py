@@ -84,11 +84,9 @@ def read_functions(file: str | None, folder):
 def call_ids(model, processor, functions, picture, options: argparse.Namespace) -> list[int]:
     """What the model answers, kept to calls."""
     from omnivision.functions.constraint import CallConstraint
-    from omnivision.generation import generate_ids
+    from omnivision.generation import generate_ids, stop_ids
 
-    ends = model.generation_config.eos_token_id
-    ends = [ends] if isinstance(ends, int) else ends
-    constraint = CallConstraint(processor.tokenizer, functions, nested=options.nested, stop_token_ids=ends)
+    constraint = CallConstraint(processor.tokenizer, functions, nested=options.nested, stop_token_ids=stop_ids(model) or None)
     return generate_ids(model, processor, [options.request], [picture], options.max_new_tokens, constrain=constraint)[0]
 
 

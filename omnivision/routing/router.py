@@ -14,7 +14,7 @@ from omnivision.errors import ConfigError
 from omnivision.functions import FunctionSet, functional_tokens, parse_calls
 from omnivision.functions.constraint import CallConstraint
 from omnivision.functions.function_set import IRRELEVANT
-from omnivision.generation import ImagesInput, generate_answers, generate_ids
+from omnivision.generation import ImagesInput, generate_answers, generate_ids, stop_ids
 from omnivision.routing.graph import Graph
 from omnivision.routing.worker import QUERY
 
@@ -37,9 +37,7 @@ class Router:
     def __init__(self, model, processor, functions: FunctionSet, max_new_tokens: int = 256) -> None:
         self.model, self.processor, self.functions, self.max_new_tokens = model, processor, functions, max_new_tokens
         self._tokens = functional_tokens(processor.tokenizer, functions)
-        ends = model.generation_config.eos_token_id
-        ends = [ends] if isinstance(ends, int) else ends
-        self._constraint = CallConstraint(processor.tokenizer, functions, most_calls=1, stop_token_ids=ends)
+        self._constraint = CallConstraint(processor.tokenizer, functions, most_calls=1, stop_token_ids=stop_ids(model) or None)
 
     def choose(self, text: str, picture: ImagesInput, workers: Collection[str]) -> Choice:
         """One call under the grammar.
