@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision_train.config import StageConfig, trained_parts
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
@@ -75,13 +76,13 @@ def _features(model, pictures: int, trained: bool) -> Tensor:
 
 
 def _head(model, hidden_BLD: Tensor, positions: int, pairs: bool) -> None:
-    """Logits and loss: of supervised positions in fp32, for pairs (TRL's log-probs) of all positions."""
+    """Logits and loss: of supervised positions in fp32 and in chunks (of which none is kept), for pairs (TRL's log-probs) of all positions."""
     targets = torch.zeros(positions, dtype=torch.long, device="meta")
-    logits = model.lm_head(hidden_BLD.flatten(0, 1)[targets])
+    hidden_SD = hidden_BLD.flatten(0, 1)[targets]
     if pairs:
-        logits.log_softmax(-1).gather(-1, targets[:, None])
+        model.lm_head(hidden_SD).log_softmax(-1).gather(-1, targets[:, None])
     else:
-        nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+        summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
 
 
 class Counter:

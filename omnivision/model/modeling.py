@@ -18,6 +18,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from omnivision.constants import IGNORE_INDEX
+from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.projector import Projector
 
@@ -191,7 +192,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             pixel_values: (I, 3, height, width), the images of all rows in order.
             image_features: (I, P, C), cached outputs of the tower, in place of pixels.
             labels: (B, L), IGNORE_INDEX where nothing is supervised. With labels only the supervised positions
-                go through the head (of 151,936 rows for Qwen2.5), and `logits` is None.
+                go through the head (of 151,936 rows for Qwen2.5), in chunks, and `logits` is None.
             logits_to_keep: how many last positions get logits; 0 is all.
             num_items_in_batch: supervised tokens over accumulation and ranks, where the trainer counted them.
 
@@ -214,8 +215,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none."""
         targets_BL = labels_BL[:, 1:].to(hidden_BLD.device)
         supervised_BL = targets_BL != IGNORE_INDEX
-        logits_SV = self.lm_head(hidden_BLD[:, :-1][supervised_BL]).float()
-        total = nn.functional.cross_entropy(logits_SV, targets_BL[supervised_BL], reduction="sum")
+        columns = self.config.text_config.vocab_size
+        total = summed_cross_entropy(self.lm_head, hidden_BLD[:, :-1][supervised_BL], targets_BL[supervised_BL], columns)
         if count is None:
             count = supervised_BL.sum().clamp(min=1)
         return total / (count.to(total.device) if isinstance(count, Tensor) else count)

@@ -1,0 +1,75 @@
+"""The chunked loss: the plain one's value and gradients, and no more than a chunk of logits at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from omnivision.model import chunked_loss
+from omnivision.model.chunked_loss import summed_cross_entropy
+
+S, D, V = 37, 16, 512
+
+
+@pytest.fixture
+def parts():
+    torch.manual_seed(3)
+    head = nn.Linear(D, V, bias=False)
+    return head, torch.randn(S, D, requires_grad=True), torch.randint(0, V, (S,))
+
+
+def value_and_gradients(parts, **how):
+    head, hidden, targets = parts
+    total = summed_cross_entropy(head, hidden, targets, V, **how)
+    return total.detach(), *torch.autograd.grad(total, (hidden, head.weight))
+
+
+@pytest.mark.parametrize("rows", [1, 10, S - 1])
+def test_value_and_gradients_are_the_plain_ones(parts, rows):
+    plain, chunked = value_and_gradients(parts), value_and_gradients(parts, most_logits=rows * V)
+    torch.testing.assert_close(chunked[0], plain[0], rtol=1e-6, atol=0)
+    for ours, theirs in zip(chunked[1:], plain[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_no_more_than_a_chunk_of_logits_stands_at_once(parts):
+    head, hidden, targets = parts
+    sizes, kept = [], []
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+
+    def pack(tensor):
+        kept.append(tensor.numel())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        total = summed_cross_entropy(head, hidden, targets, V, most_logits=10 * V)
+    assert sizes == [10, 10, 10, 7] and max(kept, default=0) < 7 * V
+    total.backward()
+    assert sorted(sizes[4:]) == [7, 10, 10, 10]  # once more for the gradients
+
+
+def test_few_positions_go_through_the_head_once_and_whole(parts):
+    head, hidden, targets = parts
+    sizes = []
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    summed_cross_entropy(head, hidden, targets, V, most_logits=S * V).backward()
+    assert sizes == [S]
+
+
+def test_under_zero_3_the_head_runs_once_on_every_rank(parts, monkeypatch):
+    monkeypatch.setattr(chunked_loss, "is_deepspeed_zero3_enabled", lambda: True)
+    head, hidden, targets = parts
+    sizes = []
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    summed_cross_entropy(head, hidden, targets, V, most_logits=V)
+    assert sizes == [S]
+
+
+def test_bf16_autocast_computes_the_same_in_chunks(parts):
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, chunked = value_and_gradients(parts), value_and_gradients(parts, most_logits=10 * V)
+    for ours, theirs in zip(chunked, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
+    assert plain[0].dtype == torch.float32
