@@ -12,9 +12,10 @@ from model_parts import make_image, make_model, make_processor
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from omnivision.errors import ConfigError, DataError
-from omnivision.export import fp16, verify
+from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.export import fp16, fp16_check, verify
 from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
+from omnivision.export.folder import file_hash
 from omnivision.export.main import main
 from omnivision.export.reference import Question, next_token, plain_questions, read_questions
 from omnivision.functions import Function, FunctionSet, install_tokens
@@ -62,7 +63,8 @@ def exported(checkpoint, questions, tmp_path_factory):
 @pytest.fixture
 def in_process(monkeypatch):
     """Spares the tests of refusals a new interpreter each."""
-    monkeypatch.setattr(fp16, "verify_in_new_process", verify.verify_export)
+    for module in (fp16, verify):
+        monkeypatch.setattr(module, "verify_in_new_process", verify.verify_folder)
 
 
 def test_an_export_is_fp16_in_the_hubs_layout_and_agrees(exported, checkpoint):
@@ -96,12 +98,12 @@ def test_the_reference_is_the_fp32_checkpoints(exported, checkpoint, questions):
     assert row["top_logprobs"][0] == pytest.approx(float(logprobs.max()), abs=1e-4)
 
 
-def test_verify_prints_json_alone_on_stdout(exported, capsys):
+def test_verify_prints_json_alone_on_stdout(exported, in_process, capsys):
     out, result = exported
     assert main(["verify", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == {
-        key: result[key] for key in ("bytes", "top1_agreement", "questions", "max_abs_logprob_diff", "compute")
+        key: result[key] for key in ("format", "bytes", "top1_agreement", "questions", "max_abs_logprob_diff", "compute")
     }
     assert main(["verify", str(out)]) == 0
     assert "100.00 % of 25 questions" in capsys.readouterr().out
@@ -148,7 +150,7 @@ def damage_dtype(folder):
 
 def rehash(folder):
     manifest = json.loads((folder / "export.json").read_text())
-    manifest["sha256"] = {name: verify.file_hash(folder / name) for name in manifest["sha256"]}
+    manifest["sha256"] = {name: file_hash(folder / name) for name in manifest["sha256"]}
     (folder / "export.json").write_text(json.dumps(manifest))
 
 
@@ -167,7 +169,7 @@ def test_a_damaged_export_does_not_verify(exported, tmp_path, damage, message):
     shutil.copytree(exported[0], copy)
     damage(copy)
     with pytest.raises(DataError, match=message):
-        verify.verify_export(copy)
+        fp16_check.verify(copy)
 
 
 def test_errors_of_the_new_process_come_back_typed(tmp_path, monkeypatch, capsys):
@@ -181,8 +183,11 @@ def test_errors_of_the_new_process_come_back_typed(tmp_path, monkeypatch, capsys
     with pytest.raises(ConfigError, match="no export") as caught:
         verify.verify_in_new_process(tmp_path)
     assert caught.value.where.endswith("export.json") and caught.value.remedy
-    (tmp_path / "export.json").write_text('{"sha256": {"a": "b"}}')
+    (tmp_path / "export.json").write_text('{"format": "fp16 safetensors", "sha256": {"a": "b"}}')
     with pytest.raises(DataError, match="a is missing"):
+        verify.verify_in_new_process(tmp_path)
+    (tmp_path / "export.json").write_text('{"format": "wax", "sha256": {}}')
+    with pytest.raises(ConfigError, match="'wax'"):
         verify.verify_in_new_process(tmp_path)
 
 
@@ -267,10 +272,10 @@ def test_functions_of_another_checkpoint_are_refused(checkpoint, tmp_path):
 
 def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     def full(*_):
-        raise OSError(28, "No space left on device")
+        raise RuntimeError("I/O error: No space left on device (os error 28)")  # as safetensors says it
 
     monkeypatch.setattr(fp16, "_write", full)
-    refused(tmp_path / "out", OSError, "No space", checkpoint, count=1)
+    refused(tmp_path / "out", ResumableError, "disk is full", checkpoint, count=1)
 
 
 def test_an_interrupt_leaves_nothing(checkpoint, tmp_path, monkeypatch):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import argparse
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,9 +12,32 @@ import omnivision
 from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError, DataError
 from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
-from omnivision.export.reference import PICTURE_FOLDER, plain_questions, read_questions, write_reference
-from omnivision.export.verify import MANIFEST, all_files, check_gate, file_hash, verify_in_new_process
+from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.fp16_check import FORMAT, check_gate, show
+from omnivision.export.reference import plain_questions, read_questions, write_reference
+from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
+
+HELP = "FP16 safetensors in the hub's layout"
+DESCRIPTION = (
+    "Writes FP16 safetensors, reloads them in a new process and compares next tokens with fp32; below 99 % agreement nothing is left behind."
+)
+EXAMPLE = "omnivision export fp16 --model runs/quickstart/dpo/final --out phone --questions world/eval/open.jsonl --image-root world"
+__all__ = ["add_arguments", "export_fp16", "run", "show"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that every target shares: the checkpoint, the new folder, the reference questions."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint in the hub's layout")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder; must not exist")
+    parser.add_argument("--questions", metavar="FILE", help="JSON lines with text and image (else simple drawn pictures)")
+    parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default 200)")
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Export as the flags say."""
+    return export_fp16(args.model, args.out, args.questions, args.image_root, args.count)
 
 
 def export_fp16(
@@ -40,20 +60,16 @@ def export_fp16(
         count: reference questions.
 
     Returns:
-        What verify_export returns, and {"out", "weights", "activations"}.
+        What verify_folder returns, and {"out", "weights", "activations"}.
 
     Raises:
         ConfigError: no checkpoint, or out_dir exists. DataError: numbers that FP16 cannot hold,
         broken files, or fewer than 99 % of next tokens equal to fp32.
     """
     out, source = Path(out_dir), Path(model_dir)
-    if out.exists():
-        raise ConfigError(
-            "the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten."
-        )
     if count < 1:
         raise ConfigError(f"{count} questions prove nothing", "--count", "Give at least 1.")
-    with torch.random.fork_rng(), _whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
+    with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
         model, processor = load_checkpoint(source, torch.float32)
         weights = scan_weights(model)
@@ -69,7 +85,7 @@ def export_fp16(
         _write(folder, source, model, processor)
         del model
         manifest = {
-            "format": "fp16 safetensors",
+            "format": FORMAT,
             "version": omnivision.__version__,
             "weights": {
                 "largest": weights.largest,
@@ -77,26 +93,13 @@ def export_fp16(
                 "flushed_to_zero": weights.flushed_to_zero,
             },
             "activations": {"largest": value, "layer": layer},
-            "sha256": {path.relative_to(folder).as_posix(): file_hash(path) for path in all_files(folder)},
+            "sha256": hashes_of(folder),
         }
-        _write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
-        _write_manifest(folder, {**manifest, "verified": result})
+        write_manifest(folder, {**manifest, "verified": result})
     return {**result, "out": str(out), "weights": manifest["weights"], "activations": manifest["activations"]}
-
-
-@contextmanager
-def _whole_or_nothing(out: Path):
-    """A working folder on the same disk that becomes `out` at the end, or vanishes on any error or signal."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        os.rename(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, source: Path, model, processor) -> None:
@@ -106,20 +109,3 @@ def _write(folder: Path, source: Path, model, processor) -> None:
         functions = FunctionSet.load(source)
         functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
-
-
-def _write_manifest(folder: Path, manifest: dict) -> None:
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def print_result(result: dict) -> None:
-    """The result as a few lines for a reader."""
-    width = max(len(name) for name in result["bytes"])
-    for name, number in result["bytes"].items():
-        print(f"{name:<{width}}  {number:>15,} bytes")
-    total = sum(number for name, number in result["bytes"].items() if name != f"{PICTURE_FOLDER}/")
-    print(f"{'total':<{width}}  {total:>15,} bytes (without the reference pictures)")
-    print(
-        f"next token equal to fp32 on {result['top1_agreement']:.2f} % of {result['questions']} questions "
-        f"(fp16 weights, computed in {result['compute']}), largest log-probability difference {result['max_abs_logprob_diff']:.2g}",
-    )

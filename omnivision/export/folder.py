@@ -1,0 +1,129 @@
+"""The folder of an export: whole or not there at all, with a manifest of hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.export.reference import PICTURE_FOLDER
+
+MANIFEST = "export.json"
+DISK_FULL = 28  # errno ENOSPC
+
+
+@contextmanager
+def whole_or_nothing(out: Path) -> Iterator[Path]:
+    """A working folder on the same disk that becomes `out` at the end, or vanishes on any error or signal.
+
+    Raises:
+        ConfigError: `out` exists. ResumableError: the disk is full.
+    """
+    if out.exists():
+        raise ConfigError(
+            "the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)
+        os.rename(folder, out)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise ResumableError(
+            f"the disk is full ({shutil.disk_usage(out.parent).free:,} bytes were free)", str(out.parent), "Make room and export again."
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a full disk; safetensors says so in words only."""
+    while error is not None:
+        if getattr(error, "errno", None) == DISK_FULL or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def write_manifest(folder: Path, manifest: dict) -> None:
+    """Writes export.json; with `hashes_of` in it, everything that verification needs."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def hashes_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of an export but the manifest."""
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in all_files(folder)}
+
+
+def read_manifest(folder: Path) -> dict:
+    """The manifest of an export.
+
+    Raises:
+        ConfigError: there is none, or a broken one.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(manifest["sha256"], dict):
+            raise TypeError("sha256 is no object")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError("no export", str(file), "Give a folder that `omnivision export` wrote.") from error
+    return manifest
+
+
+def check_hashes(folder: Path) -> dict:
+    """Every file must be as it was written: safetensors notices a cut file, not a flipped bit.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: no export. DataError: a file that is gone or has changed.
+    """
+    manifest = read_manifest(folder)
+    for name, wanted in manifest["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{name} is missing", str(folder), "Copy the export again.")
+        if file_hash(path) != wanted:
+            raise DataError(f"{name} has changed since it was exported", str(folder), "Copy the export again.")
+    return manifest
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Files of an export in order of their names, without the manifest."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def count_bytes(folder: Path) -> dict[str, int]:
+    """Bytes per file; the reference pictures count as one entry."""
+    counts: dict[str, int] = {}
+    for path in all_files(folder):
+        name = path.relative_to(folder).as_posix()
+        name = f"{PICTURE_FOLDER}/" if name.startswith(f"{PICTURE_FOLDER}/") else name
+        counts[name] = counts.get(name, 0) + path.stat().st_size
+    return counts
+
+
+def print_bytes(counts: dict[str, int]) -> None:
+    """A line for each file and their sum."""
+    width = max(len(name) for name in counts)
+    for name, number in counts.items():
+        print(f"{name:<{width}}  {number:>15,} bytes")
+    total = sum(number for name, number in counts.items() if name != f"{PICTURE_FOLDER}/")
+    print(f"{'total':<{width}}  {total:>15,} bytes (without the reference pictures)")
