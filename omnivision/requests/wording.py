@@ -1,0 +1,126 @@
+"""A call in words: what the function does, what its arguments are called, and their values, in English or Chinese."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from omnivision.functions import Function
+from omnivision.requests.words import tables, words_of
+
+CHINESE = re.compile(r"[\u3400-\u9fff]")
+LONGEST_LABEL = 6  # words
+# What descriptions begin with before they come to the point.
+ABOUT_ITSELF = re.compile(r"^(?:(?:this|an?|the)\s+)?(?:function|tool|method|api|utility)\s+(?:is used\s+|used\s+)?(?:(?:to|that|which|for)\s+)?", re.IGNORECASE)
+# Where the part of a description that names its arguments begins.
+ARGUMENTS_TOLD = re.compile(r",? (?:given|based on|based upon|using|for a given|for the given|if|including|according to|by its|from its)\b.*|\s*\(.*")
+FIRST_SENTENCE = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)[.;。；]\s|[.。]$|。")
+NO_LABEL = re.compile(r"\b(?:default|optional|e\.g|if|whether|format|can be|should|must)\b|[:(\"'‘“]", re.IGNORECASE)
+
+
+def deeds(function: Function, language: str) -> list[tuple[bool, str]]:
+    """What a function does, in several wordings: (whether it is a deed, "calculate the area", or a thing, "the area of a triangle").
+
+    A Chinese wording needs a Chinese description; else the verb alone is Chinese ("计算 the area of a triangle").
+    """
+    sentence = ABOUT_ITSELF.sub("", FIRST_SENTENCE.split(function.description.strip(), maxsplit=1)[0].strip()).strip(" .。")
+    last = words_of(function.name.rpartition(".")[2])
+    name = " ".join(last if len(last) > 1 else words_of(function.name))
+    if CHINESE.search(sentence):
+        return [(True, sentence)]
+    wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one)
+    found = [_deed(one) for one in wordings]
+    return [(is_deed, _with_chinese_verb(one) if language == "zh" and is_deed else one) for is_deed, one in dict.fromkeys(found)]
+
+
+def _deed(sentence: str) -> tuple[bool, str]:
+    first, _, rest = sentence.partition(" ")
+    plain = infinitive(first.lower())
+    if is_verb(plain) and not rest.startswith("of "):
+        return True, f"{plain} {rest}".strip()
+    keeps = any(letter.isupper() for letter in first[1:])  # DNA, eBay
+    return False, sentence if keeps else sentence[:1].lower() + sentence[1:]
+
+
+def is_verb(word: str) -> bool:
+    """Whether a description that begins with the word says what is done."""
+    return word in VERBS or word in tables()["zh_verbs"]
+
+
+# Verbs with which descriptions and names begin, besides those that have a Chinese word.
+VERBS = frozenset("access activate adjust allocate answer apply arrange ask assess assign build call cancel capture change classify clean collect "
+                  "combine compile complete compose conduct confirm connect control cook count crop decode define deliver describe design detect display "
+                  "divide download draw edit email enable encode enter evaluate execute explain explore export extract filter fix forecast format give "
+                  "grade guess help hire import improve increase install invest invite join launch learn lock log make manage map mark measure merge "
+                  "modify monitor move multiply name notify obtain offer organize paint parse pay perform place plan plot post prepare print process "
+                  "prove purchase query rank rate read recommend record recycle redesign reduce register remind rename rent repair replace request "
+                  "resolve restore review rotate route run save scan select sell share shop sign sort split store submit subtract suggest sum summarize "
+                  "take tell test text throw train transfer turn understand unlock upload use validate verify view visit wash watch weigh".split())
+
+
+def infinitive(verb: str) -> str:
+    """Calculates -> calculate; other words as they are."""
+    for ending, instead in (("ies", "y"), ("sses", "ss"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
+        if verb.endswith(ending):
+            plain = verb.removesuffix(ending) + instead
+            return plain if is_verb(plain) else verb
+    return verb
+
+
+def _with_chinese_verb(deed: str) -> str:
+    verb, _, rest = deed.partition(" ")
+    return f"{tables()['zh_verbs'].get(verb, verb + ' ')}{rest and ' '}{rest}".replace("  ", " ")
+
+
+def labels(function: Function, name: str, language: str) -> list[str]:
+    """What an argument is called: the words of its name, and those of its description where they are few."""
+    words = words_of(name) or (name,)
+    described = str(_property(function, name).get("description", ""))
+    first = FIRST_SENTENCE.split(described.strip(), maxsplit=1)[0].strip(" .。")
+    is_label = first and len(first.split()) <= LONGEST_LABEL and not NO_LABEL.search(first)
+    if language == "zh":
+        told = [first] if is_label and CHINESE.search(first) else []
+        return told or ["".join(tables()["zh_labels"][word] for word in words) if all(word in tables()["zh_labels"] for word in words) else " ".join(words)]
+    plain = [" ".join(words)]
+    return plain + [re.sub(r"^(?:The|An?)\s", lambda match: match[0].lower(), first)] if is_label and re.match(r"(?:The|An?)\s", first) else plain
+
+
+def _property(function: Function, name: str) -> dict:
+    found = function.parameters.get("properties", {}).get(name, {})
+    return found if isinstance(found, dict) else {}
+
+
+def said(value: object, language: str, rng: random.Random, inside: bool = False) -> str:
+    """A value in words; every text in it stands there as it is.
+
+    Args:
+        inside: it stands in a list or an object, whose own commas it must not be mixed up with.
+    """
+    english = language != "zh"
+    if value is None:
+        return "nothing" if english else "空"
+    if isinstance(value, bool):
+        return (("no", "yes") if english else ("否", "是"))[value]
+    if isinstance(value, str):
+        quotes = ("'", "'") if english else ("“", "”")
+        quoted = not value or value != value.strip() or rng.random() < 0.2 or inside and re.search(r"[,;，、]| and ", value)
+        return f"{quotes[0]}{value}{quotes[1]}" if quoted and quotes[0] not in value else value
+    if isinstance(value, list):
+        items = [said(one, language, rng, inside=True) for one in value]
+        if inside:
+            return f"[{', '.join(items)}]"
+        if not items:
+            return "none" if english else "无"
+        head = (", " if english else "、").join(items[:-1])
+        return f"{head}{' and ' if english else '和'}{items[-1]}" if head else items[-1]
+    if isinstance(value, dict):
+        whole = (", " if english else "，").join(f"{' '.join(words_of(key)) or key} {said(one, language, rng, inside=True)}" for key, one in value.items())
+        return f"({whole})" if inside or not whole else whole
+    return str(value)
+
+
+def preposition(name: str, value: object, language: str) -> str | None:
+    """The English word that says what a text is by itself: "in Paris"; None where the argument has to be named."""
+    words = words_of(name)
+    tells = isinstance(value, str) or words == ("year",)
+    return tables()["en_prepositions"].get(words[0]) if language == "en" and len(words) == 1 and tells else None

@@ -1,0 +1,96 @@
+"""Requests from templates: what is drawn fits the schema and stands in the sentence; the splits differ in sentences and open values."""
+
+from __future__ import annotations
+
+import json
+
+import bfcl
+import pytest
+from function_parts import add_tokens, make_tokenizer
+from function_walks import same
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from omnivision.functions import Function, FunctionSet, parse_calls, target_ids
+from omnivision.requests.drawing import HELD_OUT, TRAIN, side
+from omnivision.requests.same import normalised
+from omnivision.requests.templates import template_rows
+from omnivision.requests.wording import deeds
+
+TICKET = {"type": "object", "properties": {
+    "city": {"type": "string"}, "seats": {"type": "integer", "minimum": 1, "maximum": 6}, "price": {"type": "number", "exclusiveMinimum": 0, "maximum": 90},
+    "class": {"enum": ["first", "second"]}, "code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}, "day": {"type": "string", "format": "date"},
+    "tags": {"type": "array", "items": {"type": "string"}, "minItems": 2, "uniqueItems": True}, "window": {"type": "boolean"},
+    "payer": {"$ref": "#/$defs/person"}}, "required": ["city", "seats"],
+    "$defs": {"person": {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer", "multipleOf": 5}}, "required": ["name"]}}}
+
+
+@pytest.fixture(scope="module")
+def tickets():
+    return FunctionSet((Function("book_ticket", "Books a train ticket.", TICKET), Function("list_trains", "List the trains of today.")))
+
+
+def test_rows_are_what_the_stage_reads_and_say_every_text(tickets):
+    rows = template_rows(tickets, 90, 0, languages=("en", "zh"))
+    booked = [row for row in rows if row["calls"][0]["name"] == "book_ticket"]
+    assert len(booked) == 90 and {row["language"] for row in booked} == {"en", "zh"}
+    for row in booked:
+        arguments = row["calls"][0]["arguments"]
+        assert tickets["book_ticket"].faults(arguments) == []
+        for text in (arguments["city"], arguments.get("code", ""), *arguments.get("tags", ()), arguments.get("payer", {}).get("name", "")):
+            assert normalised(text) in normalised(row["request"]), row
+    assert {name for row in booked for name in row["calls"][0]["arguments"]} == set(TICKET["properties"])
+    assert len({normalised(row["request"]) for row in rows}) == len(rows)
+    assert 0 < len(rows) - 90 < 90  # a function without arguments has as many requests as wordings, and stops there
+
+
+def test_splits_share_neither_sentences_nor_open_values(tickets):
+    rows = {split: template_rows(tickets, 60, 0, split, ("en", "zh")) for split in (TRAIN, HELD_OUT)}
+    requests = {split: {normalised(row["request"]) for row in found} for split, found in rows.items()}
+    cities = {split: {row["calls"][0]["arguments"].get("city") for row in found} - {None} for split, found in rows.items()}
+    assert not requests[TRAIN] & requests[HELD_OUT] and not cities[TRAIN] & cities[HELD_OUT] and all(cities.values())
+    assert {side(city) for city in cities[HELD_OUT]} == {HELD_OUT}
+
+
+def test_seed_decides_all_and_a_larger_set_keeps_its_rows(tickets):
+    assert template_rows(tickets, 5, 1) == template_rows(tickets, 5, 1) != template_rows(tickets, 5, 2)
+    larger = FunctionSet((Function("sing", "Sing a song."), *tickets.functions))
+    assert [row for row in template_rows(larger, 5, 1) if row["calls"][0]["name"] != "sing"] == template_rows(tickets, 5, 1)
+
+
+@pytest.mark.parametrize(("description", "deed"), [
+    ("Calculates the area of a circle (in cm).", (True, "calculate the area of a circle")),
+    ("This function fetches news for a given country.", (True, "fetch news")),
+    ("Weather of a city.", (False, "weather of a city")), ("List of flights.", (False, "list of flights"))])
+def test_descriptions_become_deeds_or_things(description, deed):
+    assert deeds(Function("x", description), "en")[0] == deed
+
+
+PARTS = st.recursive(
+    st.one_of(st.just({"type": "string"}), st.just({"type": "boolean"}), st.just({"enum": ["a", 2, None]}), st.just({"type": ["integer", "null"]}),
+              st.builds(lambda low, more: {"type": "integer", "minimum": low, "maximum": low + more}, st.integers(-50, 50), st.integers(0, 9)),
+              st.builds(lambda low: {"type": "number", "minimum": low}, st.floats(-5, 5)), st.builds(lambda n: {"type": "string", "minLength": n}, st.integers(0, 20))),
+    lambda inner: st.one_of(st.builds(lambda one: {"type": "array", "items": one, "minItems": 1}, inner), st.builds(lambda one, two: {"anyOf": [one, two]}, inner, inner),
+                            st.builds(lambda one: {"type": "object", "properties": {"key": one}, "required": ["key"]}, inner)), max_leaves=4)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(properties=st.dictionaries(st.sampled_from(["to", "year", "数量", "from", "x"]), PARTS, max_size=4), optional=st.booleans(), seed=st.integers(0, 99))
+def test_every_row_goes_through_ids_and_back(properties, optional, seed):
+    function = Function("do", "Do something.", {"type": "object", "properties": properties, "required": [] if optional else list(properties)})
+    functions = FunctionSet((function,))
+    tokenizer = add_tokens(make_tokenizer(), functions)
+    rows = template_rows(functions, 4, seed, languages=("en", "zh"))
+    assert rows
+    for row in rows:
+        found = parse_calls(target_ids(row["calls"], tokenizer, functions), tokenizer, functions)
+        assert found.errors == [] and same([one.to_dict() for one in found], row["calls"]), json.dumps(properties)
+
+
+@pytest.mark.official_data
+def test_every_berkeley_function_gets_its_rows(official_data):
+    functions, _ = bfcl.read(official_data / "bfcl")
+    rows = template_rows(functions, 3, 0)
+    assert len(functions) == 863 and len(rows) == 3 * 862
+    assert {row["calls"][0]["name"] for row in rows} == {function.name for function in functions.functions} - {"irrelevant"}
+    assert all(functions[row["calls"][0]["name"]].faults(row["calls"][0]["arguments"]) == [] for row in rows)
