@@ -17,7 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from omnivision.model.chunked_loss import summed_cross_entropy
-from omnivision_train.config import StageConfig, trained_parts
+from omnivision_train.config import ADAPTER, StageConfig, trained_parts
+from omnivision_train.lora import is_adapter
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
 
@@ -40,9 +41,8 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     """
     trains = trained_parts(config, stage)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
-    for part in trains:
-        model.get_submodule(f"model.{part}").requires_grad_(True)
-    model.tie_weights()
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(part_of(name).replace(" ", "_") in trains)
     ALL_ATTENTION_FUNCTIONS.register(FUSED, _fused)
     model.set_attn_implementation(FUSED if fused else "eager")
     if config.gradient_checkpointing:
@@ -83,6 +83,15 @@ def _head(model, hidden_BLD: Tensor, positions: int, pairs: bool) -> None:
         model.lm_head(hidden_SD).log_softmax(-1).gather(-1, targets[:, None])
     else:
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
+
+
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to."""
+    if is_adapter(name):
+        return ADAPTER
+    if ".vision_tower." in name:
+        return "pooling head" if ".vision_tower.head." in name else "vision tower"
+    return "projector" if ".projector." in name else "language model"
 
 
 class Counter:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from omnivision.config_files import dump_config
 from omnivision.errors import ResumableError
 from omnivision.runs import checkpoint_step, read_json, remove, seal, sorted_checkpoints, verifies, write_json
+from omnivision_train import lora
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 PROGRESS, RANKS, SETTINGS = "progress.json", "ranks.json", "config.resolved.yaml"
@@ -72,7 +73,10 @@ def superseded(folder: Path, step: int, keep: int) -> list[Path]:
 
 
 def save_weights(model, folder: Path, weights: dict[str, Tensor]) -> None:
-    """The model in the hub's layout with these fp32 weights, whatever DeepSpeed has made of its own."""
+    """The model in the hub's layout with these fp32 weights, whatever DeepSpeed has made of its own; adapters merged, and beside it."""
+    if lora.adapter_parameters(model):
+        lora.save_adapter(model, weights, folder)
+        weights = lora.merged(model, weights)
     model.save_pretrained(folder, state_dict=weights)
     config = copy.deepcopy(model.config)
     config.dtype = config.text_config.dtype = config.vision_config.dtype = torch.float32
@@ -81,9 +85,15 @@ def save_weights(model, folder: Path, weights: dict[str, Tensor]) -> None:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Puts a checkpoint's weights into the model, before DeepSpeed takes it over."""
-    missing, unexpected = model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
-    missing = [name for name in missing if name not in _tied(model)]
+    wanted = set(lora.adapter_parameters(model)) or model.state_dict().keys() - _tied(model)
+    missing, unexpected = model.load_state_dict(saved_weights(model, folder), strict=False)
+    missing = sorted(wanted.intersection(missing))
     assert not missing and not unexpected, f"{folder}: missing {missing[:3]}, unexpected {unexpected[:3]}"
+
+
+def saved_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """A checkpoint's weights by the names of the model's; of a model with adapters theirs, since all others are those it started with."""
+    return lora.load_adapter(model, folder) if lora.adapter_parameters(model) else load_file(folder / WEIGHTS)
 
 
 def restore(trainer, folder: Path) -> None:
@@ -98,7 +108,7 @@ def restore(trainer, folder: Path) -> None:
         return
     keys = {name.rpartition("|")[2] for name in moments}
     _make_states(optimizer, keys, progress["optimizer_step"])
-    weights = load_file(folder / WEIGHTS)
+    weights = saved_weights(trainer.model, folder)
     for name, parameter in named:
         _set_part(parameter, weights[name].to(_device(trainer)), None)
         for key in sorted(keys):

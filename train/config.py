@@ -12,6 +12,7 @@ TRAINS = {  # parts of the model by stage
     "dpo": ("projector", "language_model"),
     "functions": ("projector", "language_model"),
 }
+ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in a checkpoint
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache", "picture_cache",
@@ -95,13 +96,15 @@ class DpoConfig(StageConfig):
 
 
 def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
-    """Parts of the model that train: the stage's, and the vision tower where it has a rate."""
+    """Parts of the model that train: the stage's, and the vision tower where it has a rate; of a model with adapters these alone."""
+    if getattr(config, "lora_rank", 0):
+        return (ADAPTER,)
     return (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
 
 
 @dataclass(frozen=True)
 class FunctionsConfig(StageConfig):
-    """Functional tokens: projector and language model, on requests with calls."""
+    """Functional tokens: projector and language model, or adapters of the language model, on requests with calls."""
 
     functions: str = "functions.json"
     lr: float = 5e-5
@@ -109,3 +112,7 @@ class FunctionsConfig(StageConfig):
     token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
     replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
     replay_limit: int | None = None
+    lora_rank: int = 0  # of the adapters that then train alone, with the rows of functional tokens; 0: the whole model
+    lora_alpha: int = 32  # adapters count lora_alpha / lora_rank times
+    lora_dropout: float = 0.0
+    lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])  # matrices with adapters

@@ -13,9 +13,9 @@ from torch import Tensor
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
-from omnivision.functions import FunctionSet, functional_tokens, install_tokens, target_ids
+from omnivision.functions import FunctionSet, install_tokens, target_ids
 from omnivision.model.conversation import encode_conversation
-from omnivision_train import run_data, stages
+from omnivision_train import lora, run_data, stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.trainer import StageTrainer, fit
@@ -93,7 +93,7 @@ def grouped(rows: list[Row], most: int) -> list[list[Row]]:
 
 
 def functions(config: FunctionsConfig) -> Path:
-    """Installs the set's tokens into spare rows and trains on requests with calls, mixed with earlier rows."""
+    """Installs the set's tokens into spare rows and trains on requests with calls, mixed with earlier rows; with a rank, adapters alone."""
     stage = "functions"
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)
@@ -101,7 +101,10 @@ def functions(config: FunctionsConfig) -> Path:
         function_set = FunctionSet.from_json(config.functions)
         if (Path(config.start) / FUNCTION_FILE).is_file():  # more functions for a trained set: its own stay where they are
             function_set.check_keeps(FunctionSet.load(config.start))
-        install_tokens(model, processor.tokenizer, function_set)
+        tokens = install_tokens(model, processor.tokenizer, function_set).tokens
+        token_ids = (*tokens.functions, tokens.end)
+        if config.lora_rank:
+            lora.add_adapters(model, config, token_ids)
         stages.set_trainable(model, stage, main=run.main)
         cache = run_data.open_cache(config, model, processor)
 
@@ -122,9 +125,8 @@ def functions(config: FunctionsConfig) -> Path:
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(processor, cache, run_data.open_squashed(config, processor))
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
-        tokens = functional_tokens(processor.tokenizer, function_set)
         trainer.passes = run_data.passes(config, rows)
-        trainer.token_ids = (*tokens.functions, tokens.end)
+        trainer.token_ids = token_ids
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
 
         def save(folder: str) -> None:

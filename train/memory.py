@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from omnivision.errors import PlanError
-from omnivision_train.activations import Batch, activation_bytes
-from omnivision_train.config import StageConfig, trained_parts
+from omnivision.functions import FunctionSet
+from omnivision_train import lora
+from omnivision_train.activations import Batch, activation_bytes, part_of
+from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
@@ -42,8 +45,11 @@ class Held:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def on_meta(config: Any):
-    """The model of an OmniVisionConfig without memory."""
+def on_meta(config: Any, stage_config: StageConfig | None = None):
+    """The model of an OmniVisionConfig without memory, with the adapters that a stage trains.
+
+    Their rows are those of the function table; none where its file is not there yet.
+    """
     import torch
 
     from omnivision import OmniVisionForConditionalGeneration
@@ -51,14 +57,18 @@ def on_meta(config: Any):
     with torch.device("meta"):
         model = OmniVisionForConditionalGeneration(copy.deepcopy(config))  # a model changes its config: another's must not change
     model.tie_weights()
+    if getattr(stage_config, "lora_rank", 0):
+        table = stage_config.functions
+        tokens = len(FunctionSet.from_json(table)) + 1 if Path(table).is_file() else 0  # and the end of a call
+        lora.add_adapters(model, stage_config, range(tokens))
     return model
 
 
 def count_parts(model) -> list[Part]:
-    """Parameters of vision tower, its pooling head, projector, language model and an untied head."""
-    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0}
+    """Parameters of vision tower, its pooling head, projector, language model with an untied head, and adapters."""
+    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0, ADAPTER: 0}
     for name, weight in model.named_parameters():
-        counts[_part_of(name)] += weight.numel()
+        counts[part_of(name)] += weight.numel()
     return [Part(name, count) for name, count in counts.items() if count]
 
 
@@ -125,9 +135,3 @@ def less_memory(config: StageConfig) -> str:
     advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if parted and config.zero_stage < 3 else []
     advice += ["offload_optimizer=true"] if parted and config.zero_stage and not config.offload_optimizer else []
     return ", or ".join(advice) or "a smaller preset"
-
-
-def _part_of(name: str) -> str:
-    if ".vision_tower." in name:
-        return "pooling head" if ".vision_tower.head." in name else "vision tower"
-    return "projector" if ".projector." in name else "language model"

@@ -20,7 +20,8 @@ from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json, write_text)
-from omnivision_train.config import FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
+from omnivision_train import lora
+from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 from omnivision_train.run_data import LeftOut
@@ -135,7 +136,7 @@ def open_model(config: StageConfig, stage: str):
     if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
         ranks = int(os.environ["WORLD_SIZE"])
-        check_memory(held_by_parts(count_parts(on_meta(known)), config, stage, resolved(config), ranks), config, stage, ranks, memory)
+        check_memory(held_by_parts(count_parts(on_meta(known, config)), config, stage, resolved(config), ranks), config, stage, ranks, memory)
     if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
         if attention:
@@ -149,8 +150,9 @@ def open_model(config: StageConfig, stage: str):
 
 
 def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True) -> dict[str, tuple[bool, int]]:
-    """Freezes all but the stage's parts; prints and returns part -> (trains, parameters)."""
-    trained = (*TRAINS[stage], *extra)
+    """Freezes all but the stage's parts, or all but adapters where the model has them; prints and returns part -> (trains, parameters)."""
+    adapters = lora.adapter_parameters(model)
+    trained = () if adapters else (*TRAINS[stage], *extra)
     model.requires_grad_(False)
     table = {}
     for part, path in PARTS.items():
@@ -158,7 +160,9 @@ def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main:
         module.requires_grad_(part in trained)
         if part == "vision_tower" and hasattr(module, "head"):
             module.head.requires_grad_(False)  # pools for another model: nothing flows through it here
-        table[part] = (part in trained, sum(p.numel() for p in module.parameters()))
+        table[part] = (part in trained, sum(p.numel() for name, p in module.named_parameters() if not lora.is_adapter(name)))
+    if adapters:
+        table[ADAPTER] = (True, sum(p.requires_grad_(True).numel() for p in adapters.values()))
     if "language_model" in trained:
         model.lm_head.requires_grad_(True)  # where it is not tied
     if main:

@@ -23,12 +23,12 @@ def peak_flops(device_name: str) -> float | None:
 POOLING = ("attn_pool", "head")  # parts of a tower that see one token a picture, or none
 
 
-def matrix_weights(module: nn.Module) -> tuple[int, bool]:
-    """(weights in matrices that multiply every token, whether any of them trains)."""
+def matrix_weights(module: nn.Module) -> tuple[int, int]:
+    """(weights in matrices that multiply every token, how many of them train)."""
     matrices = [part.weight for name, part in module.named_modules()
                 if isinstance(part, nn.Linear | nn.Conv2d) and not any(word in name.split(".") for word in POOLING)]
-    sizes = (getattr(weight, "ds_numel", weight.numel()) for weight in matrices)  # under ZeRO-3 a parameter is empty
-    return sum(sizes), any(weight.requires_grad for weight in matrices)
+    sizes = [getattr(weight, "ds_numel", weight.numel()) for weight in matrices]  # under ZeRO-3 a parameter is empty
+    return sum(sizes), sum(size for size, weight in zip(sizes, matrices, strict=True) if weight.requires_grad)
 
 
 class Flops:
@@ -41,17 +41,18 @@ class Flops:
 
     def __init__(self, model, encoded: bool, reference: bool = False) -> None:
         inner = model.model
-        language, trains = matrix_weights(inner.language_model)
-        head = getattr(model.lm_head.weight, "ds_numel", model.lm_head.weight.numel())  # multiplies, tied or not
-        tower, tower_trains = matrix_weights(inner.vision_tower)
-        projector, _ = matrix_weights(inner.projector)
+        language, language_trained = matrix_weights(inner.language_model)
+        head, _ = matrix_weights(model.lm_head)  # multiplies, tied or not
+        tower, tower_trained = matrix_weights(inner.vision_tower)
+        projector, projector_trained = matrix_weights(inner.projector)
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
-        # backward flows through the language model to the projector even where it does not train
-        passes = (3 if trains else 2) + (1 if reference else 0)
-        self.per_token, self.per_supervised = 2 * language * passes, 2 * head * passes
-        self.per_picture = 2 * projector * tokens * 3 + (2 * projector * tokens if reference else 0)
+        forward = 2 if reference else 1
+        # backward flows through the language model even where it does not train; adapters train single rows of the head, for all of its gradient
+        self.per_token = 2 * (language * (forward + 1) + language_trained)
+        self.per_supervised = 2 * head * (forward + 1 + bool(language_trained))
+        self.per_picture = 2 * tokens * (projector * forward + 2 * projector_trained)
         if not encoded:
-            self.per_picture += 2 * tower * patches * ((3 if tower_trains else 1) + (1 if reference else 0))
+            self.per_picture += 2 * patches * (tower * forward + 2 * tower_trained)
 
     def of(self, tokens: int = 0, supervised: int = 0, pictures: int = 0) -> float:
         """Operations of so many tokens (image tokens among them), of which the head sees some, and pictures."""

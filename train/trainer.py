@@ -276,7 +276,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     """
     if (memory := device_memory()) is not None:
         ranks = trainer.args.world_size
-        check_memory(held_with_batch(on_meta(trainer.model.config), config, stage, resolved(config), ranks, largest), config, stage, ranks, memory)
+        check_memory(held_with_batch(on_meta(trainer.model.config, config), config, stage, resolved(config), ranks, largest), config, stage, ranks, memory)
     trainer.stage_config, trainer.processor = config, processor
     trainer.frozen = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()
                       if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     stage, config = _stage(options)
-    model = on_meta(_model_config(config, options.model))
+    model = on_meta(_model_config(config, options.model), config)
     batch = _batch(config, options.length, model.config.image_seq_length)
     parts = count_parts(model)
     held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
