@@ -10,12 +10,11 @@ Shapes: S strips of a picture (81), K words of a strip.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.model.conversation import encode_conversation
@@ -38,6 +37,7 @@ LEAST = 0.4  # weight of a region that barely touches a strip; one that fills it
 PLACE, FINE = 0.5, 0.5  # weights of the words that say where a strip's content lies, for each axis: its third, its square
 COLUMNS, ROWS = "abcdefghi", "jklmnopqr"  # names of a picture's squares, 9 by 9
 DRILLS = {"existence": 0.15, "lookup": 0.15, "chart": 0.2, "action": 0.3, "pointing": 0.1, "counting": 0.1}  # shares of drills
+TOGETHER = 4  # batches that are written at once, so that neighbours of one length share a batch
 MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
 
 
@@ -215,11 +215,11 @@ def _place(at: float, low: str, high: str, squares: str) -> tuple[tuple[str, flo
     return (third, PLACE), (squares[int(first)], FINE * (1 - rest)), (squares[second], FINE * rest)
 
 
-class Lessons(IterableDataset):
-    """An endless seeded stream of batches of tokenised lessons.
+class Lessons(Dataset):
+    """Batches of tokenised lessons, several at an index and each index from a seed of its own: any can be the first.
 
     Args:
-        tokenizer: of the language model. seed: of the stream. batch: sequences a batch.
+        tokenizer: of the language model. seed: of them all. batch: sequences a batch.
         drills: so many sequences at the start are drills. drill_share: share of drills afterwards.
         drill_kinds: how often each kind of drill is drawn, see DRILLS.
         max_length: tokens a sequence; dialogues are cut between turns, never inside one.
@@ -228,23 +228,20 @@ class Lessons(IterableDataset):
     def __init__(self, tokenizer, seed: int, batch: int, max_length: int = 384, drills: int = 0, drill_share: float = 0.0,
                  drill_kinds: dict[str, float] = DRILLS) -> None:
         self.tokenizer, self.seed, self.batch, self.max_length = tokenizer, seed, batch, max_length
-        self.drills, self.drill_share, self.drill_kinds, self._drawn = drills, drill_share, drill_kinds, 0
+        self.drills, self.drill_share, self.drill_kinds = drills, drill_share, drill_kinds
         self._words: dict[str, list[int]] = {}
 
-    def __iter__(self) -> Iterator[dict]:
-        worker = torch.utils.data.get_worker_info()
-        rng = random.Random(f"{self.seed}/language/{worker.id if worker else 0}")
-        while True:
-            # neighbours of one length save padding
-            many = sorted((self.encode(rng, self.draw(rng)) for _ in range(4 * self.batch)), key=lambda e: len(e[0]))
-            groups = [many[i : i + self.batch] for i in range(0, len(many), self.batch)]
-            rng.shuffle(groups)
-            yield from map(self.collate, groups)
+    def __getitem__(self, index: int) -> list[dict]:
+        rng, count = random.Random(f"{self.seed}/language/{index}"), TOGETHER * self.batch
+        encoded = [self.encode(rng, self.draw(rng, number)) for number in range(index * count, (index + 1) * count)]
+        encoded.sort(key=lambda one: len(one[0]))  # neighbours of one length save padding
+        groups = [encoded[i : i + self.batch] for i in range(0, count, self.batch)]
+        rng.shuffle(groups)
+        return [self.collate(group) for group in groups]
 
-    def draw(self, rng: random.Random) -> Lesson:
-        """The next lesson of the curriculum."""
-        self._drawn += 1
-        return drill(rng, self.drill_kinds) if self._drawn <= self.drills or rng.random() < self.drill_share else lesson(rng)
+    def draw(self, rng: random.Random, number: int) -> Lesson:
+        """The lesson of this number in the curriculum."""
+        return drill(rng, self.drill_kinds) if number < self.drills or rng.random() < self.drill_share else lesson(rng)
 
     def words(self, text: str) -> list[int]:
         """Ids of a region's words, remembered."""

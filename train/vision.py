@@ -10,9 +10,8 @@ Shapes: B windows, R regions, T patches of a window, C width of the tower, P pat
 
 from __future__ import annotations
 
-import json
 import math
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,35 +19,26 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import AutoTokenizer
+from torch.utils.data import ConcatDataset, DataLoader
 
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, open_run, open_tokenizer, source_of
 from omnivision_train.vision_pairs import SIDE, WindowBatches
+
+WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"
 
 
 @dataclass(frozen=True)
-class VisionConfig:
+class VisionConfig(PretrainingConfig):
     """Settings of the tower's training."""
 
     out: str = "runs/tiny-vision"
-    start: str | None = None  # a folder this recipe wrote: goes on from its weights
-    seed: int = 1
     window: int = 13  # patches a side of the small windows
-    batch: int = 64
-    steps: int = 5000
     whole_steps: int = 800  # steps on whole pictures with captions, after the windows
     whole_batch: int = 12
-    lr: float = 3e-3
-    weight_decay: float = 0.05
-    warmup: int = 100
     caption_weight: float = 0.5
-    workers: int = 1
-    threads: int = 2
-    bf16: bool = True
-    log_every: int = 20
     vocab_size: int = 1024
     context_length: int = 32
 
@@ -95,13 +85,14 @@ class RegionTrainer(nn.Module):
         return region, siglip(image_BC, words_BC, self.clip.logit_scale.exp(), self.clip.logit_bias)
 
 
-def build(config: VisionConfig):
-    """(trainer module, tokenizer): an open_clip SigLIP model of the tiny shape with fresh weights."""
+def build(config: VisionConfig, newest: Path | None = None):
+    """(trainer module, tokenizer, its files): an open_clip SigLIP model of the tiny shape, from `newest` or `start`, else fresh."""
     import open_clip
 
+    source = source_of(config, newest, WEIGHTS)
     torch.manual_seed(config.seed)
     tower.register()
-    tokenizer = train_label_tokenizer(config.vocab_size, config.seed)
+    tokenizer, files = open_tokenizer(source, lambda: train_label_tokenizer(config.vocab_size, config.seed))
     model_config = tower.model_config(len(tokenizer), config.context_length)
     model_config["text_cfg"].pop("hf_tokenizer_name")
     model_config.pop("custom_text")
@@ -111,16 +102,15 @@ def build(config: VisionConfig):
     for block in trunk.blocks:
         block.attn.fused_attn = False  # explicit attention trains 1.4x faster on CPUs at these lengths
     module = RegionTrainer(clip)
-    if config.start:
-        tokenizer = AutoTokenizer.from_pretrained(config.start)
-        load(module, Path(config.start))
-    return module, tokenizer
+    if source:
+        load(module, source)
+    return module, tokenizer, files
 
 
 def load(module: RegionTrainer, folder: Path) -> None:
     """Takes the weights of an earlier run."""
-    module.clip.load_state_dict({k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()})
-    region = load_file(folder / "region_map.safetensors")
+    module.clip.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()})
+    region = load_file(folder / REGION_MAP)
     module.region_map.load_state_dict({k: region[k] for k in ("weight", "bias")})
     if "scale" in region:
         module.region_scale.data.copy_(region["scale"])
@@ -140,50 +130,37 @@ def rate(step: int, config: VisionConfig) -> float:
 
 def train(config: VisionConfig) -> Path:
     """Runs both parts and writes the folder in open_clip's layout; returns it."""
-    torch.set_num_threads(config.threads)
-    module, tokenizer = build(config)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    optimizer = MuonAdamW(module.named_parameters(), config.lr, config.lr / 2, config.weight_decay, in_block)
-    bases = [group["lr"] for group in optimizer.param_groups]
-    log = (out / "metrics.jsonl").open("a")
-    windows = iter(loader(config, config.window, config.batch))
-    whole = None
-    started, meters = time.time(), {}
-    for step in range(config.steps + config.whole_steps):
-        if step >= config.steps and whole is None:
-            windows, whole = None, iter(loader(config, SIDE, config.whole_batch))
-        batch = next(whole if whole is not None else windows)
-        losses = one_step(module, tokenizer, batch, config)
-        for base, group in zip(bases, optimizer.param_groups, strict=True):
-            group["lr"] = base * rate(step, config)
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        for name, value in losses.items():
-            meters[name] = 0.95 * meters.get(name, value) + 0.05 * value
-        if step % config.log_every == 0:
-            line = {"step": step, "seconds": round(time.time() - started, 1)} | {k: round(v, 4) for k, v in meters.items()}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-        if step % 400 == 399:
-            save(module, tokenizer, config, out)
-    save(module, tokenizer, config, out)
-    return out
+    with open_run(config) as newest:
+        module, tokenizer, files = build(config, newest)
+        recipe = Pretraining(
+            name="vision", module=module, steps=config.steps + config.whole_steps, files=files,
+            optimizer=MuonAdamW(module.named_parameters(), config.lr, config.lr / 2, config.weight_decay, in_block),
+            batches=lambda first: batches(config, first),
+            losses=lambda batch: losses(module, tokenizer, batch, config),
+            rate=lambda step: rate(step, config),
+            save=lambda folder, dtype: save(module, len(tokenizer), config, folder, dtype),
+        )  # fmt: skip
+        return fit(recipe, config, newest)
 
 
-def one_step(module: RegionTrainer, tokenizer, batch: dict, config: VisionConfig) -> dict[str, float]:
-    """Forward and backward of one batch; returns its losses."""
+def batches(config: VisionConfig, first: int) -> Iterator[dict]:
+    """Batches from the step `first` on, drawn by forked workers ahead of the model: windows, then whole pictures."""
+    every = ConcatDataset([WindowBatches(config.seed, "train", config.window, config.batch, config.steps),
+                           WindowBatches(config.seed, "train", SIDE, config.whole_batch, config.whole_steps)])
+    return iter(DataLoader(every, batch_size=None, sampler=range(first, len(every)), num_workers=config.workers,
+                           prefetch_factor=4 if config.workers else None, generator=torch.Generator()))  # its own: see language
+
+
+def losses(module: RegionTrainer, tokenizer, batch: dict, config: VisionConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, its parts by name) of one batch."""
     tokens_RL = tokenize(tokenizer, batch["texts"], config)
     captions = batch["captions"]
     caption_tokens = tokenize(tokenizer, captions, config) if captions[0] is not None else None
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
         region, words = module(batch, tokens_RL, caption_tokens)
-    loss = region if words is None else region + config.caption_weight * words
-    if not torch.isfinite(loss):
-        raise RuntimeError(f"loss {loss.item()} is not finite")
-    loss.backward()
-    return {"region_loss": region.item()} | ({"caption_loss": words.item()} if words is not None else {})
+    if words is None:
+        return region, {"region_loss": region}
+    return region + config.caption_weight * words, {"region_loss": region, "caption_loss": words}
 
 
 def tokenize(tokenizer, texts: list[str], config: VisionConfig) -> Tensor:
@@ -191,27 +168,9 @@ def tokenize(tokenizer, texts: list[str], config: VisionConfig) -> Tensor:
     return tokenizer(texts, padding="max_length", truncation=True, max_length=config.context_length, return_tensors="pt")["input_ids"]
 
 
-def loader(config: VisionConfig, side: int, batch: int) -> DataLoader:
-    """Batches drawn by forked workers ahead of the model."""
-    stream = WindowBatches(config.seed, "train", side, batch)
-    return DataLoader(stream, batch_size=None, num_workers=config.workers, prefetch_factor=4 if config.workers else None)
-
-
-def save(module: RegionTrainer, tokenizer, config: VisionConfig, out: Path) -> None:
-    """Writes the pair in open_clip's layout, and the region map beside it."""
-    state = {k: v.detach().to(torch.float16).contiguous() for k, v in module.clip.state_dict().items()}
-    save_file(state, out / "open_clip_model.safetensors")
-    region = {"weight": module.region_map.weight.detach(), "bias": module.region_map.bias.detach(),
-              "scale": module.region_scale.detach(), "loss_bias": module.region_bias.detach()}
-    save_file({k: v.contiguous() for k, v in region.items()}, out / "region_map.safetensors")
-    tower.write_config(out, len(tokenizer), config.context_length)
-    tokenizer.save_pretrained(out)
-
-
-def main(argv: list[str]) -> int:
-    """`omnivision train vision --config FILE [key=value ...]`."""
-    from omnivision_train.arguments import recipe_config
-
-    config = recipe_config(VisionConfig, "vision", argv)
-    print(train(config))
-    return 0
+def save(module: RegionTrainer, vocabulary: int, config: VisionConfig, folder: Path, dtype: torch.dtype) -> None:
+    """Writes the pair in open_clip's layout, and the region map (fp32) beside it."""
+    save_file({k: v.detach().to(dtype).contiguous() for k, v in module.clip.state_dict().items()}, folder / WEIGHTS)
+    region = {"weight": module.region_map.weight, "bias": module.region_map.bias, "scale": module.region_scale, "loss_bias": module.region_bias}
+    save_file({k: v.detach().contiguous() for k, v in region.items()}, folder / REGION_MAP)
+    tower.write_config(folder, vocabulary, config.context_length)

@@ -10,12 +10,11 @@ Shapes: B windows, R regions, T patches of a window, C channels, H height, W wid
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset
 
 from omnivision.model.tower import TRUNK_SHAPE
 from omnivision.world.captions import caption
@@ -120,26 +119,26 @@ def part_of(rng: random.Random, patches: np.ndarray, window: Window, side: int) 
     return rng.sample(patches.tolist(), max(1, (len(patches) + 2) // 3))
 
 
-class WindowBatches(IterableDataset):
-    """An endless, seeded stream of batches of windows; each worker has its own seed.
+class WindowBatches(Dataset):
+    """Batches of windows, each drawn from a seed of its own: any of them can be the first, in any process.
 
     Args:
-        seed: of the stream. split: which tables charts may use. side: patches a side of a window.
-        batch: windows a batch. per_picture: windows cut from one picture.
+        seed: of them all. split: which tables charts may use. side: patches a side of a window.
+        batch: windows a batch. count: of batches. per_picture: windows cut from one picture.
     """
 
-    def __init__(self, seed: int, split: str, side: int, batch: int, per_picture: int = 4) -> None:
-        self.seed, self.split, self.side, self.batch, self.per_picture = seed, split, side, batch, per_picture
+    def __init__(self, seed: int, split: str, side: int, batch: int, count: int, per_picture: int = 4) -> None:
+        self.seed, self.split, self.side, self.batch, self.count, self.per_picture = seed, split, side, batch, count, per_picture
 
-    def __iter__(self) -> Iterator[dict]:
-        worker = torch.utils.data.get_worker_info()
-        rng = random.Random(f"{self.seed}/{self.split}/{self.side}/{worker.id if worker else 0}")
-        pool: list[Window] = []
-        while True:
-            while len(pool) < self.batch:
-                pool += windows_of(rng, self.split, self.side, self.per_picture)
-            yield self.collate(rng, pool[: self.batch])
-            pool = pool[self.batch :]
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        rng = random.Random(f"{self.seed}/{self.split}/{self.side}/{index}")
+        windows: list[Window] = []
+        while len(windows) < self.batch:
+            windows += windows_of(rng, self.split, self.side, self.per_picture)
+        return self.collate(rng, windows[: self.batch])
 
     def collate(self, rng: random.Random, windows: list[Window]) -> dict:
         """Tensors of a batch; of several regions with the same words only one is kept (SigLIP's loss is diagonal)."""

@@ -1,0 +1,140 @@
+"""The stand-ins' runs: stopped anywhere and started again they end in the same bytes; a folder has one owner and one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from omnivision_train import language, pretraining, vision
+from omnivision_train.language import LanguageConfig
+from omnivision_train.language_tokenizer import train_tokenizer
+from omnivision_train.vision import VisionConfig
+
+from omnivision.errors import ConfigError, DivergedError
+from omnivision.model.build import WEIGHTS
+from omnivision.runs import RunLock
+
+OFTEN = {"warmup": 2, "save_steps": 2, "log_every": 1, "workers": 0, "threads": 1}
+RECIPES = {  # one from the weights of another run, one fresh
+    "vision": (vision.train, VisionConfig(start=str(WEIGHTS / "tiny-vision"), batch=2, steps=3, whole_steps=2, whole_batch=1, **OFTEN)),
+    "language": (language.train, LanguageConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=700, batch=2, steps=6,
+                                                drill_steps=2, **OFTEN)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_tokenizer():
+    """Of few lessons: the recipe's own 20,000 take a minute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language, "train_tokenizer", partial(train_tokenizer, lessons=40))
+        yield
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recipe(request, tmp_path_factory):
+    """(train, config, folder of a run that nothing stopped)."""
+    train, config = RECIPES[request.param]
+    return train, config, train(replace(config, out=str(tmp_path_factory.mktemp("whole") / "run")))
+
+
+def same(folder: Path, whole: Path) -> None:
+    """Every file of the result has the same bytes, every logged number is the same, and nothing else is left."""
+    names = {path.name for path in whole.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names and {"omnivision.json", "metrics.jsonl", "tokenizer.json"} <= names
+    note = json.loads((whole / "omnivision.json").read_text())
+    assert all((folder / name).read_bytes() == (whole / name).read_bytes() for name in (*note["files"], "omnivision.json"))
+    assert logged(folder) == logged(whole)
+
+
+def logged(folder: Path) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def acting_after(count: int, act):
+    """`one_step` that acts at the end of this process' step of that number."""
+    done, one_step = [], pretraining.one_step
+
+    def step(*args):
+        numbers = one_step(*args)
+        done.append(numbers)
+        if len(done) == count:
+            act()
+        return numbers
+
+    return step
+
+
+def forked(train, config, count: int, act) -> int:
+    """Trains in a process group of its own, which acts on itself; returns how it ended (below 0: by which signal)."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.setsid()
+            pretraining.one_step = acting_after(count, act)
+            train(config)
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_run_that_was_killed_and_stopped_ends_in_the_same_bytes(recipe, tmp_path):
+    train, config, whole = recipe
+    config = replace(config, out=str(tmp_path / "run"), workers=1)
+    assert forked(train, config, 4, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert len(logged(tmp_path / "run")) == 3  # the third step, behind the checkpoint, is run and logged again
+    assert forked(train, config, 1, lambda: os.killpg(0, signal.SIGTERM)) == 143  # its worker, too, as `timeout` does
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-2", "step-3"]
+    same(train(config), whole)
+
+
+def test_what_ended_early_is_no_result_and_what_is_finished_is_not_begun_again(recipe, tmp_path, monkeypatch):
+    train, config, whole = recipe
+    config, stopped = replace(config, out=str(tmp_path / "run")), str(tmp_path / "run")
+    with pytest.raises(SystemExit) as stop, monkeypatch.context() as patch:
+        patch.setattr(pretraining, "one_step", acting_after(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        train(config)
+    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(ConfigError, match="There is no .*safetensors to start from.*its run finished"):
+        train(replace(config, out=str(tmp_path / "next"), start=stopped))
+    with pytest.raises(ConfigError, match="began with other settings: seed was 1 and is 2"):
+        train(replace(config, seed=2))
+    with pytest.raises(ConfigError, match="result of a run that is finished"):
+        train(replace(config, out=str(whole)))
+
+
+def test_a_folder_has_one_owner(tmp_path):
+    train, config = RECIPES["language"]
+    with RunLock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+        train(replace(config, out=str(tmp_path)))
+    assert not (tmp_path / "config.resolved.yaml").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capfd):
+    train, config = RECIPES["language"]
+    config = replace(config, out=str(tmp_path), save_steps=1)
+    with pytest.raises(SystemExit), monkeypatch.context() as patch:
+        patch.setattr(pretraining, "one_step", acting_after(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        train(config)
+    newest = tmp_path / "checkpoints/step-3/optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    steps = []
+    monkeypatch.setattr(pretraining, "one_step", lambda recipe, batch, where: steps.append(where) or {"loss": 0.0})
+    train(config)
+    assert "step-3 is damaged" in capfd.readouterr().err and len(steps) == 4 and steps[0].endswith("step 2")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
+    train, config = RECIPES["language"]
+    monkeypatch.setattr(language, "losses", lambda *_: (torch.tensor(torch.nan), {}))
+    with pytest.raises(DivergedError, match="The loss is nan .*step 0"):
+        train(replace(config, out=str(tmp_path)))
