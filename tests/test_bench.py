@@ -80,3 +80,19 @@ def test_the_table():
     found = {"m": {"image_tokens": 81, "prepare_ms": 1.25, "first_token_ms": 20.0, "tokens_per_second": 99.5, "bytes": 2_500_000, "parameters": 1234567,
                    "peak_memory_gib": 0.5}}
     assert bench.table(found).splitlines()[-1] == "| m | 81 | 1.2 | 20.0 | 99.5 | 0.50 | 2.5 | 1,234,567 |"
+
+
+def test_early_exits_against_plain_decoding(checkpoint, tmp_path, monkeypatch, capsys):
+    """The tests' language model has one layer, so one is asked for that does not exist; then one of four that does."""
+    assert main(["bench", "--model", str(checkpoint), "--early-exit", "1", "--json"]) == 2
+    assert "no early exit of 1 layers" in json.loads(capsys.readouterr().out)["error"]["what"]
+    from test_early_exit import deep_model, make_processor
+
+    model = deep_model(1)
+    model.config.early_exit_layer = 3
+    model.save_pretrained(tmp_path)
+    make_processor(model).save_pretrained(tmp_path)
+    assert main(["bench", "--model", str(tmp_path), "--early-exit", "--rounds", "2", "--new-tokens", "9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["same_answers"] == found["questions"] == 3 and (found["layer"], found["layers"]) == (3, 4)
+    assert 0 <= found["accepted"] <= 1 and found["least"] <= found["times_plain"] <= found["most"]

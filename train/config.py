@@ -16,6 +16,7 @@ ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in 
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache", "picture_cache",
+    "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
 
@@ -84,6 +85,11 @@ class SftConfig(StageConfig):
     """Stage 2: projector and language model, on visual questions; the vision tower too where it has a rate."""
 
     vision_lr: float | None = None  # learning rate of the vision tower; None leaves it frozen
+    layer_dropout: float = 0.0  # how often the last layer is dropped for a row; earlier ones less, the first never
+    exit_layer: int | None = None  # an early exit after so many layers, which drafts; None trains none
+    exit_loss: float = 0.0  # weight of the earlier layers' losses (LayerSkip's e_scale); goes with exit_layer
+    exit_curriculum: Literal["rotational", "gradual"] = "rotational"
+    exit_every: int = 4  # rotational: every so manyth exit is on at a step
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,11 @@ class DpoConfig(StageConfig):
     lr: float = 5e-7
     beta: float = 0.1
     sft_weight: float = 0.0  # share of the chosen answer's own cross-entropy added to the loss
+    edit_weight: float = 1.0  # of the tokens inside of the edit; 1 is plain DPO
+    precompute_reference: bool = True  # its log-probs once, before training; else a second model stays in memory
+    reference_cache: str | None = None  # folder of these log-probs, for several runs; None: the run's own
+    share: Literal["edit", "prompt", "none"] = "edit"  # what chosen and rejected run through the model once: up to the first edit, the prompt
+    needed_logits_only: bool = True  # the head runs on the tokens that the loss reads
 
 
 def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
@@ -110,9 +121,9 @@ class FunctionsConfig(StageConfig):
     lr: float = 5e-5
     requests_per_row: int = 1  # requests about the same picture that share its image tokens in one conversation
     token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
-    replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
-    replay_limit: int | None = None
     lora_rank: int = 0  # of the adapters that then train alone, with the rows of functional tokens; 0: the whole model
     lora_alpha: int = 32  # adapters count lora_alpha / lora_rank times
     lora_dropout: float = 0.0
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])  # matrices with adapters
+    replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
+    replay_limit: int | None = None

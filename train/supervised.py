@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omnivision.data.rows import Row
 from omnivision.runs import newest_checkpoint
-from omnivision_train import run_data, stages
+from omnivision_train import early_exit, run_data, stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.grounding import ground
@@ -28,9 +28,13 @@ def sft(config: SftConfig) -> Path:
 def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)  # first: it checks the settings before weights load
+        if stage == "sft":
+            early_exit.check_early_exit(config)
         extra = ("vision_tower",) if stages.check_vision(config) else ()
         model, processor = stages.open_model(config, stage)
         stages.set_trainable(model, stage, extra, main=run.main)
+        if stage == "sft":
+            early_exit.prepare(model, config)
         cache = run_data.open_cache(config, model, processor)
         rows = run_data.read_data(config, run, cache)
         if stage == "align" and config.grounding_steps and not newest_checkpoint(run.folder / "checkpoints", lambda _: None):
@@ -42,7 +46,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(processor, cache, run_data.open_squashed(config, processor))
-        trainer = StageTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
+        trainer = (early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer)(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         trainer.passes = run_data.passes(config, rows)
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)

@@ -2,6 +2,7 @@
 
     omnivision bench --model runs/tiny/sft/final --model other/checkpoint
     omnivision bench --model runs/tiny/sft/final --image-tokens 729,243,81,27,9
+    omnivision bench --model runs/tiny/sft/final --early-exit 2
 
 All models answer the same prompts about the same picture, in turn, round after round (A B A B), so that a noisy machine is noisy
 for all; medians are told. Peak memory is that of a process of its own which loads the model and answers once.
@@ -169,12 +170,19 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--image-tokens", metavar="N,N,…", help="one model, with projectors that make so many tokens of a picture")
     arguments.add_argument("--rounds", type=int, default=5, metavar="N", help="that count (default 5)")
     arguments.add_argument("--new-tokens", type=int, default=32, metavar="N", help="decoded after the first (default 32)")
+    arguments.add_argument("--early-exit", type=int, nargs="?", const=0, metavar="LAYER",
+                           help="one model: self-speculative against plain decoding; LAYER other than the checkpoint's own")
+    arguments.add_argument("--questions", metavar="FILE", help="with --early-exit: JSON lines with text and image (else three questions about a drawing)")
+    arguments.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
+    arguments.add_argument("--count", type=int, default=40, metavar="N", help="questions of the file (default 40)")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = arguments.parse_args(argv)
     if options.rounds < 1 or options.new_tokens < 1:
         arguments.error("--rounds and --new-tokens have to be at least 1")
-    if options.image_tokens and len(options.model) > 1:
-        arguments.error("--image-tokens goes with one --model")
+    if (options.image_tokens or options.early_exit is not None) and len(options.model) > 1:
+        arguments.error("--image-tokens and --early-exit go with one --model")
+    if options.early_exit is not None:
+        return _early_exit(options)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         sources = options.model
         if options.image_tokens:
@@ -184,6 +192,20 @@ def main(argv: list[str]) -> int:
         found = measure(subjects, options.rounds, options.new_tokens)
         found = {(Path(source).name if options.image_tokens else source): {**found[source], "peak_memory_gib": round(memory[source], 3)} for source in sources}
     print(json.dumps(found) if options.json else table(found))
+    return 0
+
+
+def _early_exit(options: argparse.Namespace) -> int:
+    from omnivision.data.image import open_image
+    from omnivision.export.reference import read_questions
+    from omnivision_cli import bench_early_exit
+
+    with contextlib.redirect_stdout(sys.stderr):
+        asked = [(sample_picture(), prompt) for prompt in PROMPTS]
+        if options.questions:
+            asked = [(open_image(one.image), one.text) for one in read_questions(options.questions, options.image_root, options.count) if one.image]
+        found = bench_early_exit.measure(load(options.model[0]), asked, options.rounds, options.new_tokens, options.early_exit or None)
+    print(json.dumps(found) if options.json else bench_early_exit.text(options.model[0], found))
     return 0
 
 

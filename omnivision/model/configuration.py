@@ -52,6 +52,7 @@ class OmniVisionConfig(PreTrainedConfig):
         vision_feature_layer: which block's output is used; -1 is the last, -2 the one before (LLaVA's choice).
         vision_post_layernorm: whether the tower's post-LN is applied to it.
         image_token_id: id of the image placeholder in the tokenizer.
+        early_exit_layer: layer of the language model after which an early exit was trained; None: none was.
 
     Raises:
         ValueError: an unknown layout or GELU, or a group that does not tile the patch grid.
@@ -69,6 +70,7 @@ class OmniVisionConfig(PreTrainedConfig):
     vision_feature_layer: int = -1
     vision_post_layernorm: bool = True
     image_token_id: int = 151655
+    early_exit_layer: int | None = None
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -184,7 +184,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
                 attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
                 past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
                 image_features: Tensor | None = None, labels: Tensor | None = None, logits_to_keep: int | Tensor = 0,
-                num_items_in_batch: int | Tensor | None = None, **kwargs: Any) -> CausalLMOutputWithPast:
+                num_items_in_batch: int | Tensor | None = None, early_exits: dict[int, float] | None = None,
+                **kwargs: Any) -> CausalLMOutputWithPast:
         """One pass over the road.
 
         Args:
@@ -193,23 +194,34 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             image_features: (I, P, C), cached outputs of the tower, in place of pixels.
             labels: (B, L), IGNORE_INDEX where nothing is supervised. With labels only the supervised positions
                 go through the head (of 151,936 rows for Qwen2.5), in chunks, and `logits` is None.
-            logits_to_keep: how many last positions get logits; 0 is all.
+            logits_to_keep: how many last positions get logits; 0 is all. A mask (B, L) gives the logits (S, V) of its positions.
             num_items_in_batch: supervised tokens over accumulation and ranks, where the trainer counted them.
+            early_exits: layers run before the head -> weight of the loss there; in place of the loss after all layers.
 
         Raises:
             ValueError: image placeholders and image tokens differ in number.
         """
+        if early_exits:
+            kwargs["output_hidden_states"] = True
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
                              position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
                              image_features=image_features, **kwargs)
         hidden_BLD, loss, logits = outputs.last_hidden_state, None, None
         if labels is not None:
-            loss = self.supervised_loss(hidden_BLD, labels, num_items_in_batch)
+            exits = [(hidden_BLD, 1.0)] if not early_exits else [
+                (self.at_exit(outputs, layer), weight) for layer, weight in early_exits.items()]
+            loss = sum(weight * self.supervised_loss(exit_BLD, labels, num_items_in_batch) for exit_BLD, weight in exits)
         else:
+            masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_BLD[:, keep])
+            logits = self.lm_head(hidden_BLD[keep] if masked else hidden_BLD[:, keep])
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
                                       hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    def at_exit(self, outputs: BaseModelOutputWithPast, layer: int) -> Tensor:
+        """What the head sees after so many layers of the language model. Shape (B, L, D)."""
+        whole = layer == self.config.text_config.num_hidden_layers
+        return outputs.last_hidden_state if whole else self.model.language_model.norm(outputs.hidden_states[layer])
 
     def supervised_loss(self, hidden_BLD: Tensor, labels_BL: Tensor, count: int | Tensor | None) -> Tensor:
         """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none."""
