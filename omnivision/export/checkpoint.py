@@ -49,12 +49,20 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype):
         raise DataError(
             f"{len(missing)} tensors are missing, the first is {missing[0]}", str(folder), "Copy or train it again."
         )
+    return model.eval(), load_processor(folder)
+
+
+def load_processor(folder: Path):
+    """Tokenizer, image processor and chat template of a checkpoint.
+
+    Raises:
+        DataError: one of their files is missing or broken.
+    """
     try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
         raise DataError(f"the processor cannot be loaded: {_short(error)}", str(folder), remedy) from error
-    return model.eval(), processor
 
 
 def _short(error: Exception) -> str:
@@ -86,6 +94,16 @@ def scan_weights(model: torch.nn.Module) -> WeightScan:
             scan.largest, scan.largest_tensor = largest, name
         scan.flushed_to_zero += int(((tensor != 0) & (tensor.half() == 0)).sum())
     return scan
+
+
+def refuse_weights(scan: WeightScan, where: str) -> None:
+    """Raises DataError where tensors do not fit FP16."""
+    if scan.refused:
+        raise DataError(
+            f"{len(scan.refused)} tensors do not fit FP16: {'; '.join(scan.refused[:3])}",
+            where,
+            "Keep this checkpoint in fp32 or bf16, or take one from before it diverged.",
+        )
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import torch
 
 import omnivision
 from omnivision.constants import FUNCTION_FILE
-from omnivision.errors import ConfigError, DataError
-from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
+from omnivision.errors import ConfigError
+from omnivision.export.checkpoint import load_checkpoint, refuse_activations, refuse_weights, scan_weights, watch_activations
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_check import FORMAT, check_gate, show
 from omnivision.export.reference import plain_questions, read_questions, write_reference
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the new folder; must not exist")
     parser.add_argument("--questions", metavar="FILE", help="JSON lines with text and image (else simple drawn pictures)")
     parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default 200)")
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default %(default)s)")
+    parser.add_argument("--keep-fp32", nargs="+", default=[], metavar="LAYER", help="layers that stay in fp32, such as model.projector.linear_1")
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -73,12 +74,7 @@ def export_fp16(
         asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
         model, processor = load_checkpoint(source, torch.float32)
         weights = scan_weights(model)
-        if weights.refused:
-            raise DataError(
-                f"{len(weights.refused)} tensors do not fit FP16: {'; '.join(weights.refused[:3])}",
-                str(source),
-                "Keep this checkpoint in fp32 or bf16, or take one from before it diverged.",
-            )
+        refuse_weights(weights, str(source))
         with watch_activations(model) as largest:
             write_reference(folder, model, processor, asked)
         layer, value = refuse_activations(largest)

@@ -9,9 +9,11 @@ import sys
 from types import ModuleType
 
 from omnivision.export import fp16, verify
+from omnivision.export.gguf import command as gguf
 
 TARGETS: dict[str, ModuleType] = {
     "fp16": fp16,
+    "gguf": gguf,
     "verify": verify,
 }
 

@@ -114,6 +114,13 @@ def next_token(model, processor, question: Question) -> tuple[list[int], torch.T
     Returns:
         Ids (L) as a list, and log-probs (V) in fp32 on the CPU, whatever the model computes in.
     """
+    inputs = _inputs(model, processor, question)
+    logits_V = model(**inputs, logits_to_keep=1).logits[0, -1]
+    return inputs["input_ids"][0].tolist(), logits_V.float().cpu().log_softmax(-1)
+
+
+def _inputs(model, processor, question: Question) -> dict[str, torch.Tensor]:
+    """A question as the model takes it."""
     content: list[dict] = [{"type": "text", "text": question.text}]
     if question.image is not None:
         content.insert(0, {"type": "image", "image": open_image(question.image)})
@@ -124,17 +131,28 @@ def next_token(model, processor, question: Question) -> tuple[list[int], torch.T
         return_tensors="pt",
         add_generation_prompt=True,
     )
-    ids_L = inputs["input_ids"][0].tolist()
-    inputs = {
+    return {
         name: value.to(model.device, model.dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
     }
-    logits_V = model(**inputs, logits_to_keep=1).logits[0, -1]
-    return ids_L, logits_V.float().cpu().log_softmax(-1)
 
 
-def write_reference(folder: Path, model, processor, questions: Iterable[Question]) -> int:
+@torch.inference_mode()
+def greedy_steps(model, processor, question: Question, new_tokens: int) -> tuple[list[int], list[torch.Tensor]]:
+    """The prompt's ids and the log-probabilities (V) of every token of the greedy answer, its end included."""
+    inputs = _inputs(model, processor, question)
+    settings = {"do_sample": False, "max_new_tokens": new_tokens, "output_logits": True, "return_dict_in_generate": True}
+    written = model.generate(**inputs, **settings)
+    return inputs["input_ids"][0].tolist(), [logits_1V[0].float().cpu().log_softmax(-1) for logits_1V in written.logits]
+
+
+def write_reference(folder: Path, model, processor, questions: Iterable[Question], new_tokens: int = 1) -> int:
     """Answers every question with the model and writes reference.jsonl with the pictures beside it.
+
+    Args:
+        folder: of the export. model, processor: the checkpoint's, in fp32.
+        questions: what is asked.
+        new_tokens: above 1 the whole greedy answer is kept too, under "steps", one entry a token.
 
     Returns:
         How many questions were written.
@@ -146,24 +164,26 @@ def write_reference(folder: Path, model, processor, questions: Iterable[Question
     number = 0
     with (folder / REFERENCE_FILE).open("w", encoding="utf-8") as out:
         for question in questions:
-            ids_L, logprobs_V = next_token(model, processor, question)
-            if not bool(torch.isfinite(logprobs_V).all()):
+            ids_L, steps = greedy_steps(model, processor, question, new_tokens)
+            if not all(bool(torch.isfinite(logprobs_V).all()) for logprobs_V in steps):
                 raise DataError(
                     "the checkpoint answers with non-finite numbers",
                     f"question {question.text!r}",
                     "Take an earlier checkpoint.",
                 )
-            best = logprobs_V.topk(min(TOP, len(logprobs_V)))
-            row = {
-                "text": question.text,
-                "image": _keep_picture(question.image, folder),
-                "input_ids": ids_L,
-                "top_ids": best.indices.tolist(),
-                "top_logprobs": [round(value, 6) for value in best.values.tolist()],
-            }
+            first, *_ = kept = [_best(logprobs_V) for logprobs_V in steps]
+            row = {"text": question.text, "image": _keep_picture(question.image, folder), "input_ids": ids_L, **first}
+            if new_tokens > 1:
+                row["steps"] = [{"id": step["top_ids"][0], **step} for step in kept]
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             number += 1
     return number
+
+
+def _best(logprobs_V: torch.Tensor) -> dict[str, list]:
+    """The most likely tokens of a step."""
+    best = logprobs_V.topk(min(TOP, len(logprobs_V)))
+    return {"top_ids": best.indices.tolist(), "top_logprobs": [round(value, 6) for value in best.values.tolist()]}
 
 
 def _keep_picture(image: Path | None, folder: Path) -> str | None:

@@ -1,0 +1,177 @@
+"""Does a GGUF export answer in stock llama.cpp as its checkpoint did?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from omnivision.data.image import open_image
+from omnivision.errors import DataError
+from omnivision.export.folder import check_hashes, count_bytes, print_bytes
+from omnivision.export.gguf.embeddings import read_embeddings
+from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
+from omnivision.export.gguf.tiles import prepared
+from omnivision.export.reference import Question, read_reference
+
+FORMAT = "gguf"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How far a file may be from fp32."""
+
+    embedding: float  # of an image token's numbers
+    logprob: float  # of the five most likely tokens
+
+
+# F16: what rounding and llama.cpp's table of GELU leave. The others are gates against files that are broken, not worse.
+LIMITS = {"f16": Limit(5e-3, 5e-2), "q8_0": Limit(5e-2, 0.5), "q4_k_m": Limit(5e-2, 2.0)}
+
+
+@dataclass
+class Agreement:
+    """One text file with its picture file against the reference."""
+
+    questions: int = 0
+    prompts_equal: int = 0
+    answers_equal: int = 0
+    ties: int = 0  # answers that part where fp32's own two best tokens lie closer than twice the limit
+    embedding_diff: float = 0.0
+    logprob_diff: float = 0.0
+    first_apart: str = ""
+    _sum: float = field(default=0.0, repr=False)
+    _count: int = field(default=0, repr=False)
+
+    def add_logprobs(self, differences: list[float]) -> None:
+        """Of one step."""
+        self.logprob_diff = float(np.max([self.logprob_diff, *differences]))  # a NaN stays
+        self._sum += sum(differences)
+        self._count += len(differences)
+
+    def result(self) -> dict:
+        """As JSON."""
+        shown = {key: value for key, value in vars(self).items() if not key.startswith("_")}
+        return {**shown, "mean_logprob_diff": self._sum / max(self._count, 1)}
+
+
+def verify(folder: str | Path, compute: str = "auto") -> dict:
+    """Ask the reference questions of every text file in llama.cpp, and compare prompts, embeddings, log-probs and answers.
+
+    Args:
+        folder: what `export gguf` wrote.
+        compute: of no meaning here; llama.cpp chooses.
+
+    Returns:
+        {"bytes": {file: n}, "questions": n, "quantizations": {type: Agreement's fields}, "engine_peak_bytes"}
+
+    Raises:
+        ConfigError: no export. DataError: a file that changed or does not load, no questions.
+    """
+    folder = Path(folder)
+    manifest = check_hashes(folder)
+    rows = list(read_reference(folder))
+    if not rows:
+        raise DataError("the reference is empty", str(folder), "Export again with at least one question.")
+    found = {}
+    with _quiet():
+        for quantization, (text, picture) in manifest["files"].items():
+            agreement = Agreement()
+            _compare_embeddings(folder, folder / text, folder / picture, manifest["picture"], agreement)
+            engine = Engine(folder / text, folder / picture)
+            for question, row in rows:
+                reply = engine.ask(question.text, prepared_picture(question, manifest["picture"]), len(row["steps"]))
+                compare(reply, row, LIMITS[quantization], agreement, question)
+            del engine
+            found[quantization] = agreement.result()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"bytes": count_bytes(folder), "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
+
+
+def prepared_picture(question: Question, settings: dict):
+    """The picture as it is sent; None for a text-only question."""
+    if question.image is None:
+        return None
+    return prepared(open_image(question.image), settings["image_size"], settings["patch_size"], settings["raster"])
+
+
+def compare(reply: Reply, row: dict, limit: Limit, agreement: Agreement, question: Question) -> None:
+    """Adds one answer to the agreement; steps are compared as long as both have written the same."""
+    agreement.questions += 1
+    agreement.prompts_equal += reply.prompt_tokens == len(row["input_ids"])
+    for at, step in enumerate(row["steps"]):
+        tops = reply.logprobs[at] if at < len(reply.logprobs) else {}
+        if tops:
+            lowest = min(tops.values())
+            agreement.add_logprobs([abs(tops.get(token, lowest) - value) for token, value in zip(step["top_ids"], step["top_logprobs"])])
+        if at >= len(reply.ids) or reply.ids[at] != step["id"]:
+            gap = step["top_logprobs"][0] - step["top_logprobs"][1]
+            if gap <= 2 * limit.logprob:
+                agreement.ties += 1
+            elif not agreement.first_apart:
+                agreement.first_apart = f"{question.text!r}, token {at}: {reply.ids[at: at + 1]} in place of {step['id']}"
+            return
+    agreement.answers_equal += 1
+
+
+def _compare_embeddings(folder: Path, text: Path, picture: Path, settings: dict, agreement: Agreement) -> None:
+    expected = read_embeddings(folder)
+    if not expected:
+        return
+    engine = PictureEngine(text, picture, next(iter(expected.values())).shape[1])
+    try:
+        for name, wanted_TD in expected.items():
+            found_TD = engine.embeddings(prepared_picture(Question("", folder / name), settings))
+            if found_TD.shape != wanted_TD.shape:
+                what = f"a picture has {found_TD.shape[0]} tokens, {wanted_TD.shape[0]} in the reference"
+                raise DataError(what, f"{picture.name}, {name}", "Export again.")
+            agreement.embedding_diff = float(np.max([agreement.embedding_diff, np.abs(found_TD - wanted_TD).max()]))
+    finally:
+        engine.close()
+
+
+def check_gate(result: dict, folder: str | Path) -> None:
+    """Raises DataError where a file is further from fp32 than its type's limit."""
+    for quantization, found in result["quantizations"].items():
+        limit, reasons = LIMITS[quantization], []
+        if found["prompts_equal"] < found["questions"]:
+            reasons.append(f"{found['questions'] - found['prompts_equal']} of {found['questions']} prompts have another number of tokens")
+        if not found["embedding_diff"] <= limit.embedding:  # a NaN fails too
+            reasons.append(f"image embeddings differ by {found['embedding_diff']:.3g}, the limit is {limit.embedding:g}")
+        if not found["logprob_diff"] <= limit.logprob:
+            reasons.append(f"log-probabilities differ by {found['logprob_diff']:.3g}, the limit is {limit.logprob:g}")
+        if found["first_apart"]:
+            reasons.append(f"answers differ, first at {found['first_apart']}")
+        if reasons:
+            raise DataError(f"{quantization} in llama.cpp is not the checkpoint: {'; '.join(reasons)}", str(folder),
+                            "Export in a finer type, or train the model with projector_gelu tanh.")
+
+
+def show(result: dict) -> None:
+    """The result as a few lines for a reader."""
+    print_bytes(result["bytes"])
+    for quantization, found in result["quantizations"].items():
+        print(f"{quantization}: prompts equal {found['prompts_equal']}/{found['questions']}, answers equal {found['answers_equal']} "
+              f"(and {found['ties']} ties), image embeddings within {found['embedding_diff']:.2g}, "
+              f"log-probabilities within {found['logprob_diff']:.2g} (mean {found['mean_logprob_diff']:.2g})")
+    print(f"peak memory of the process that ran llama.cpp: {result['engine_peak_bytes'] / 2**20:,.0f} MiB")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """llama.cpp writes hundreds of lines to the process's standard error, where Python's own redirection does not reach."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,169 @@
+"""Writes a checkpoint as GGUF files for stock llama.cpp, with what proves them and what a client needs."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoProcessor
+
+import omnivision
+from omnivision.constants import FUNCTION_FILE
+from omnivision.errors import ConfigError, DataError
+from omnivision.export.checkpoint import load_checkpoint, load_processor
+from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.gguf import tiles
+from omnivision.export.gguf.check import FORMAT, check_gate
+from omnivision.export.gguf.embeddings import write_embeddings
+from omnivision.export.gguf.fits import refuse_what_does_not_fit
+from omnivision.export.gguf.names import picture_names, text_names
+from omnivision.export.gguf.picture_file import write_picture
+from omnivision.export.gguf.stored import StoredTensors
+from omnivision.export.gguf.text_file import table_rows, write_text
+from omnivision.export.gguf.vocabulary import vocabulary
+from omnivision.export.gguf.writing import Planned
+from omnivision.export.reference import plain_questions, read_questions, write_reference
+from omnivision.export.verify import verify_in_new_process
+from omnivision.functions import FunctionSet, functional_tokens
+from omnivision.model.configuration import OmniVisionConfig
+
+CLIENT = "client.py"
+PARTS = {"token_embd": "embeddings", "output.": "head", "v.": "tower", "mm.": "projector"}
+PICTURE_TYPE = {"f16": "f16", "q8_0": "q8_0", "q4_k_m": "q8_0"}  # a tower of 4 bits loses more than it saves
+
+
+def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[str], questions: str | Path | None = None,
+                image_root: str | Path | None = None, count: int = 24, new_tokens: int = 16, keep: tuple[str, ...] = ()) -> dict:
+    """Write GGUF files and prove them in llama.cpp.
+
+    Args:
+        model_dir: a checkpoint in the hub's layout.
+        out_dir: the new folder; it appears whole or not at all.
+        quantizations: of types.QUANTIZATIONS, one text file each.
+        questions, image_root, count: as in export_fp16.
+        new_tokens: greedy tokens of every reference answer.
+        keep: checkpoint names of layers that stay in fp32.
+
+    Returns:
+        What verify_folder returns, and {"out", "parts": bytes per part of each file, "peak_bytes": while writing}.
+
+    Raises:
+        ConfigError: no checkpoint, one that llama.cpp cannot run, or out_dir exists. DataError: a broken checkpoint, numbers
+        that a type cannot hold, or an engine that answers otherwise. ResumableError: the disk is full.
+    """
+    out, source = Path(out_dir), Path(model_dir)
+    if count < 1 or new_tokens < 1:
+        raise ConfigError(f"{count} questions of {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1.")
+    with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
+        asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
+        config, processor = _opened(source)
+        parts = _write_files(folder, source, config, processor, quantizations, keep)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        model, processor = load_checkpoint(source, torch.float32)
+        write_reference(folder, model, processor, asked, new_tokens)
+        write_embeddings(folder, model, processor)
+        del model
+        manifest = {
+            "format": FORMAT,
+            "version": omnivision.__version__,
+            "files": {one: [text_name(one), picture_name(one)] for one in quantizations},
+            "picture": picture_settings(config),
+            "parts": parts,
+            "writing_peak_bytes": peak,
+            "sha256": hashes_of(folder),
+        }
+        write_manifest(folder, manifest)
+        result = verify_in_new_process(folder)
+        check_gate(result, out)
+        write_manifest(folder, {**manifest, "verified": result})
+    return {**result, "out": str(out), "parts": parts, "writing_peak_bytes": peak}
+
+
+def text_name(quantization: str) -> str:
+    """File of the language model."""
+    return f"model-{quantization}.gguf"
+
+
+def picture_name(quantization: str) -> str:
+    """File of tower and projector."""
+    return f"mmproj-{PICTURE_TYPE[quantization]}.gguf"
+
+
+def picture_settings(config: OmniVisionConfig) -> dict:
+    """How a client prepares a picture, for tiles.prepared."""
+    vision = config.vision_config
+    return {"image_size": vision.image_size, "patch_size": vision.patch_size, "raster": config.projector_layout == "raster"}
+
+
+def _opened(source: Path) -> tuple[OmniVisionConfig, AutoProcessor]:
+    """Configuration and processor of a checkpoint that llama.cpp can run."""
+    if not (source / "config.json").is_file():
+        raise ConfigError("no checkpoint", str(source), "Give a folder with config.json and model.safetensors.")
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"config.json cannot be read: {' '.join(str(error).split())[:200]}", str(source), "Copy or train it again.") from error
+    if not isinstance(config, OmniVisionConfig):
+        raise ConfigError(f"the model is a {config.model_type!r}, not an omnivision model", str(source), "Give the final/ folder of a run.")
+    refuse_what_does_not_fit(config, str(source))
+    return config, load_processor(source)
+
+
+def _write_files(folder: Path, source: Path, config: OmniVisionConfig, processor, quantizations: list[str], keep: tuple[str, ...]) -> dict:
+    """Every file but the reference; returns bytes per part."""
+    stored = StoredTensors(source)
+    _check_whole(stored, config, source)
+    kept = _kept(stored, keep)
+    words = vocabulary(processor.tokenizer, table_rows(stored))
+    images, parts = processor.image_processor, {}
+    for one in quantizations:
+        plan = write_text(folder / text_name(one), config, stored, words, one, source.resolve().name, kept)
+        parts[text_name(one)] = _part_bytes(plan)
+    for one in dict.fromkeys(PICTURE_TYPE[one] for one in quantizations):
+        plan = write_picture(folder / picture_name(one), config, stored, one, source.resolve().name, images.image_mean, images.image_std, kept)
+        parts[picture_name(one)] = _part_bytes(plan)
+    shutil.copyfile(tiles.__file__, folder / CLIENT)
+    if (source / FUNCTION_FILE).is_file():
+        functions = FunctionSet.load(source)
+        functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
+        functions.save(folder)
+    return parts
+
+
+def _check_whole(stored: StoredTensors, config: OmniVisionConfig, source: Path) -> None:
+    """Every tensor that is written must be there, in the shape that the configuration says."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in omnivision.OmniVisionForConditionalGeneration(config).state_dict().items()}
+    text, vision = config.text_config, config.vision_config
+    needed = [*text_names(text.num_hidden_layers, config.tie_word_embeddings).values(),
+              *picture_names(vision.num_hidden_layers, config.vision_post_layernorm).values()]
+    gone = [name for name in needed if name not in stored.shapes]
+    if gone:
+        raise DataError(f"{len(gone)} tensors are missing, the first is {gone[0]}", str(source), "Copy or train it again.")
+    for name in needed:
+        if stored.shapes[name] != wanted[name]:
+            what = f"{name} has shape {stored.shapes[name]}, config.json says {wanted[name]}"
+            raise DataError(what, str(source), "Take config.json and weights of the same checkpoint.")
+
+
+def _kept(stored: StoredTensors, layers: tuple[str, ...]) -> frozenset[str]:
+    """The tensors of layers, each given by its name or the beginning of it up to a dot."""
+    kept = set()
+    for layer in layers:
+        found = {name for name in stored.shapes if name == layer or name.startswith(f"{layer}.")}
+        if not found:
+            raise ConfigError(f"there is no layer {layer!r}", "--keep-fp32", "Give names such as model.projector.linear_1.")
+        kept |= found
+    return frozenset(kept)
+
+
+def _part_bytes(plan: list[Planned]) -> dict[str, int]:
+    """Bytes of a file's tensors by what they belong to."""
+    parts: dict[str, int] = {}
+    for one in plan:
+        part = next((part for start, part in PARTS.items() if one.name.startswith(start)), "blocks")
+        parts[part] = parts.get(part, 0) + one.bytes
+    return parts

@@ -1,0 +1,83 @@
+"""The picture as the exported file wants it: exactly its size, and for `raster` models with its patches moved.
+
+Stock llama.cpp joins the patches of 3 x 3 blocks; a raster model was trained on 9 patches in a row. A vision transformer
+does not care where a patch stands as long as its row of the position table stands with it: so the patches of the picture
+and the rows of the table change places in the same way, and the block of llama.cpp holds the nine patches of the row.
+
+This module needs Pillow and numpy only; `client.py` in an export's folder is a copy of it.
+    python client.py picture.jpg out.png --size 378 --patch 14 --raster
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+BLOCK = 3  # patches of a block's side
+
+
+def raster_order(grid: int) -> np.ndarray:
+    """For every place of the sent picture, in raster order, the patch of the true picture that stands there.
+
+    Args:
+        grid: patches of a side, a multiple of 3.
+
+    Returns:
+        Shape (grid * grid).
+    """
+    places = np.arange(grid * grid).reshape(grid // BLOCK, BLOCK, grid // BLOCK, BLOCK)
+    blocks_TG = places.transpose(0, 2, 1, 3).reshape(-1, BLOCK * BLOCK)  # the places that llama.cpp joins to a token
+    order = np.empty(grid * grid, dtype=np.int64)
+    order[blocks_TG.reshape(-1)] = np.arange(grid * grid)  # get the patches that the raster joins, in its order
+    return order
+
+
+def moved_patches(picture: Image.Image, patch: int) -> Image.Image:
+    """The picture with its patches in raster_order; no pixel changes.
+
+    Args:
+        picture: square, its side a multiple of 3 patches.
+        patch: pixels of a patch's side.
+    """
+    grid = picture.width // patch
+    if picture.size != (grid * patch, grid * patch) or grid % BLOCK:
+        raise ValueError(f"a picture of {picture.width} x {picture.height} px has no {BLOCK} x {BLOCK} blocks of patches of {patch} px")
+    pixels = np.asarray(picture).reshape(grid, patch, grid, patch, -1)
+    patches = pixels.transpose(0, 2, 1, 3, 4).reshape(grid * grid, patch, patch, -1)[raster_order(grid)]
+    return Image.fromarray(patches.reshape(grid, grid, patch, patch, -1).transpose(0, 2, 1, 3, 4).reshape(grid * patch, grid * patch, -1))
+
+
+def prepared(picture: Image.Image, image_size: int, patch: int, raster: bool) -> Image.Image:
+    """What is sent to the server.
+
+    Args:
+        picture: any picture in RGB.
+        image_size: the square that the tower was trained on; what is left of it beyond whole patches is cut, as the
+            tower's first convolution does.
+        patch: pixels of a patch's side.
+        raster: whether the model's projector is `raster`.
+    """
+    side = image_size // patch * patch
+    squashed = picture.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC).crop((0, 0, side, side))
+    return moved_patches(squashed, patch) if raster else squashed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prepare one picture file."""
+    parser = argparse.ArgumentParser(description="Prepares a picture for a llama.cpp server that runs an omnivision export.")
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("out", type=Path, help="a PNG file: it must not lose a pixel")
+    parser.add_argument("--size", type=int, required=True, help="image_size of the model")
+    parser.add_argument("--patch", type=int, required=True, help="patch_size of the model")
+    parser.add_argument("--raster", action="store_true", help="the model's projector is raster")
+    args = parser.parse_args(argv)
+    prepared(Image.open(args.picture), args.size, args.patch, args.raster).save(args.out, "PNG")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

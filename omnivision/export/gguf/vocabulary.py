@@ -1,0 +1,88 @@
+"""A tokenizer in GGUF's keys: byte-level BPE with Qwen2's or GPT-2's pre-tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from omnivision.constants import TURN_END, VISION_END, VISION_START
+from omnivision.errors import ConfigError
+from omnivision.export.gguf.packages import gguf
+
+# The lfm2 reader writes these literals around a picture; the rows of the table stay where they are.
+RENAMED = {VISION_START: "<|image_start|>", VISION_END: "<|image_end|>"}
+QWEN2_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What GGUF says of a tokenizer."""
+
+    pre: str  # llama.cpp's name of the pre-tokenizer
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    end: int
+    padding: int | None
+
+    def describe(self, writer) -> None:
+        """Add the keys to a GGUFWriter."""
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.types)
+        writer.add_token_merges(self.merges)
+        writer.add_eos_token_id(self.end)
+        if self.padding is not None:
+            writer.add_pad_token_id(self.padding)
+        writer.add_add_bos_token(False)
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
+    """The keys of a fast tokenizer.
+
+    Args:
+        tokenizer: the checkpoint's.
+        rows: of the embedding table; ids without a token become unused ones.
+
+    Raises:
+        ConfigError: another kind of tokenizer, or names that the renaming would double.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    said = json.loads(backend.to_str()) if backend is not None else {}
+    model = said.get("model", {})
+    if model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise ConfigError(f"the tokenizer is {model.get('type')!r}, only byte-level BPE is written", "tokenizer", "Use Qwen2.5's tokenizer.")
+    types, tokens = gguf().TokenType, [f"[PAD{row}]" for row in range(rows)]
+    kinds = [int(types.UNUSED)] * rows
+    for token, row in model["vocab"].items():
+        tokens[row], kinds[row] = token, int(types.NORMAL)
+    for added in said["added_tokens"]:
+        row = added["id"]
+        tokens[row] = RENAMED.get(added["content"], added["content"])
+        kinds[row] = int(types.CONTROL if added["special"] else types.USER_DEFINED)
+    twice = sorted({token for token in RENAMED.values() if tokens.count(token) != 1})
+    if twice:
+        remedy = f"The tokenizer must hold {', '.join(RENAMED)} once and none of {', '.join(RENAMED.values())}."
+        raise ConfigError(f"{', '.join(twice)} would stand {tokens.count(twice[0])} times in the vocabulary", "tokenizer", remedy)
+    merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
+    return Vocabulary(_pre(said["pre_tokenizer"]), tokens, kinds, merges, tokenizer.convert_tokens_to_ids(TURN_END), tokenizer.pad_token_id)
+
+
+def _pre(said: dict | None) -> str:
+    """llama.cpp's name for a pre-tokenizer.
+
+    Raises:
+        ConfigError: one that llama.cpp would cut texts with in another way.
+    """
+    parts = (said or {}).get("pretokenizers", [said or {}])
+    kinds = [part.get("type") for part in parts]
+    if kinds == ["ByteLevel"] and parts[0].get("use_regex") and not parts[0].get("add_prefix_space"):
+        return "gpt-2"
+    if kinds == ["Split", "ByteLevel"] and parts[0]["pattern"].get("Regex") == QWEN2_SPLIT:
+        return "qwen2"
+    raise ConfigError("the tokenizer cuts texts in a way that llama.cpp has no name for here", "tokenizer, pre_tokenizer",
+                      "Only Qwen2's and GPT-2's pre-tokenizers are written.")
