@@ -69,6 +69,19 @@ class Drawing:
             fault = faults[0][1]
         raise Undrawable(fault)
 
+    def part(self, names: set[str], nested: set[str]) -> dict:
+        """Values of some arguments, beside which others are calls.
+
+        Raises:
+            Undrawable: none were found that fit.
+        """
+        fields = self.function.parameters["properties"]
+        found = {name: self.value(fields[name], name, 1) for name in fields if name in names}
+        faults = self.function.faults(found, nested)
+        if faults:
+            raise Undrawable(faults[0][1])
+        return found
+
     def value(self, schema: dict | bool, name: str = "", depth: int = 0) -> object:
         """A value of a part of the schema; `name` is the argument's.
 
@@ -157,7 +170,8 @@ class Drawing:
         """Texts for an argument: what its schema shows, and the words of its kind where it shows few."""
         shown = [*hints.get("examples", ()), hints.get("default"), *QUOTED.findall(hints.get("description", ""))]
         shown = list(dict.fromkeys(one for one in shown if isinstance(one, str) and one.strip()))
-        kind = kind_of(name, hints.get("description", ""))
+        about = f"{hints.get('description', '')} {' '.join(words_of(self.function.name))} {self.function.description}"
+        kind = kind_of(name, about)
         if len(shown) >= ENOUGH or shown and kind == ANY:
             return shown
         return shown + word_list(kind, self.language)

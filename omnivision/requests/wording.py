@@ -21,14 +21,14 @@ NO_LABEL = re.compile(r"\b(?:default|optional|e\.g|if|whether|format|can be|shou
 def deeds(function: Function, language: str) -> list[tuple[bool, str]]:
     """What a function does, in several wordings: (whether it is a deed, "calculate the area", or a thing, "the area of a triangle").
 
-    A Chinese wording needs a Chinese description; else the verb alone is Chinese ("计算 the area of a triangle").
+    A Chinese wording needs a Chinese description; else it is made of the name, and its verb alone is Chinese ("计算 triangle area").
     """
     sentence = ABOUT_ITSELF.sub("", FIRST_SENTENCE.split(function.description.strip(), maxsplit=1)[0].strip()).strip(" .。")
     last = words_of(function.name.rpartition(".")[2])
     name = " ".join(last if len(last) > 1 else words_of(function.name))
     if CHINESE.search(sentence):
         return [(True, sentence)]
-    wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one)
+    wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one and (one == name or language == "en"))
     found = [_deed(one) for one in wordings]
     return [(is_deed, _with_chinese_verb(one) if language == "zh" and is_deed else one) for is_deed, one in dict.fromkeys(found)]
 
@@ -90,11 +90,11 @@ def _property(function: Function, name: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def said(value: object, language: str, rng: random.Random, inside: bool = False) -> str:
+def said(value: object, language: str, rng: random.Random, inside: bool = False, plain: bool = False) -> str:
     """A value in words; every text in it stands there as it is.
 
     Args:
-        inside: it stands in a list or an object, whose own commas it must not be mixed up with.
+        plain: no quotes that its sentence does not have. inside: it stands in a list or an object, whose own commas it must not be mixed up with.
     """
     english = language != "zh"
     if value is None:
@@ -103,7 +103,7 @@ def said(value: object, language: str, rng: random.Random, inside: bool = False)
         return (("no", "yes") if english else ("否", "是"))[value]
     if isinstance(value, str):
         quotes = ("'", "'") if english else ("“", "”")
-        quoted = not value or value != value.strip() or rng.random() < 0.2 or inside and re.search(r"[,;，、]| and ", value)
+        quoted = not value or value != value.strip() or not plain and rng.random() < 0.2 or inside and re.search(r"[,;，、]| and ", value)
         return f"{quotes[0]}{value}{quotes[1]}" if quoted and quotes[0] not in value else value
     if isinstance(value, list):
         items = [said(one, language, rng, inside=True) for one in value]
