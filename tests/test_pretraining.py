@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from omnivision.runs import RunLock
 
 OFTEN = {"warmup": 2, "save_steps": 2, "log_every": 1, "workers": 0, "threads": 1}
 RECIPES = {  # one from the weights of another run, one fresh
-    "vision": (vision.train, VisionConfig(start=str(WEIGHTS / "tiny-vision"), batch=2, steps=3, whole_steps=2, whole_batch=1, **OFTEN)),
+    "vision": (vision.train, VisionConfig(start=str(WEIGHTS / "tiny-vision"), batch=2, steps=3, whole_steps=3, whole_batch=1, **OFTEN)),
     "language": (language.train, LanguageConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, vocab_size=700, batch=2, steps=6,
                                                 drill_steps=2, **OFTEN)),
 }
@@ -30,7 +31,7 @@ RECIPES = {  # one from the weights of another run, one fresh
 
 @pytest.fixture(scope="module", autouse=True)
 def small_tokenizer():
-    """Of few lessons: the recipe's own 20,000 take a minute."""
+    """Of few lessons, quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(language, "train_tokenizer", partial(train_tokenizer, lessons=40))
         yield
@@ -90,10 +91,10 @@ def forked(train, config, count: int, act) -> int:
 def test_a_run_that_was_killed_and_stopped_ends_in_the_same_bytes(recipe, tmp_path):
     train, config, whole = recipe
     config = replace(config, out=str(tmp_path / "run"), workers=1)
-    assert forked(train, config, 4, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
-    assert len(logged(tmp_path / "run")) == 3  # the third step, behind the checkpoint, is run and logged again
+    assert forked(train, config, 6, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    assert len(logged(tmp_path / "run")) == 5  # the fifth step, behind the checkpoint, is run and logged again
     assert forked(train, config, 1, lambda: os.killpg(0, signal.SIGTERM)) == 143  # its worker, too, as `timeout` does
-    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-2", "step-3"]
+    assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-4", "step-5"]
     same(train(config), whole)
 
 
@@ -138,3 +139,17 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(language, "losses", lambda *_: (torch.tensor(torch.nan), {}))
     with pytest.raises(DivergedError, match="The loss is nan .*step 0"):
         train(replace(config, out=str(tmp_path)))
+
+
+def test_a_signal_that_ends_the_workers_first_still_saves():
+    stop = threading.Event()
+
+    def batches(ends: bool):
+        if ends:
+            stop.set()
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+        yield
+
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        pretraining.next_batch(batches(ends=False), stop)
+    assert pretraining.next_batch(batches(ends=True), stop) is None
