@@ -25,6 +25,7 @@ from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.errors import ConfigError
 from omnivision.functions import FunctionSet, functional_tokens, install_tokens
 from omnivision.presets import preset_config
+from omnivision_cli.main import main
 
 RANK = {"lora_rank": 4, "lora_alpha": 8}
 STEPS = {**RANK, "max_steps": 6, "save_steps": 2, "keep_checkpoints": 1}
@@ -83,7 +84,9 @@ def test_adapters_begin_as_the_model_without(world):
     batch = batch_of(world, processor)
     before = logits(model, batch)
     lora.add_adapters(model, FunctionsConfig(**RANK), ids)
-    assert torch.equal(logits(model, batch), before)
+    after = logits(model, batch)
+    others = [column for column in range(before.shape[-1]) if column not in ids]
+    assert torch.equal(after[..., others], before[..., others]) and torch.allclose(after, before, atol=1e-5)  # own columns: a product of another shape
 
 
 def test_peft_reads_the_adapter_and_answers_as_the_merged_model(world, final):
@@ -136,6 +139,25 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, final, tmp_path, mo
     assert train_world.losses(resumed) == train_world.losses(final) and same_weights(resumed, final)
 
 
+def test_rows_read_apart_are_as_pefts_own(world):
+    """The same answers, and the same gradients, as with the whole table copied."""
+    found = []
+    for own in (True, False):
+        model, processor, ids = begun(world)
+        torch.manual_seed(0)
+        lora.add_adapters(model, FunctionsConfig(**RANK), ids)
+        stages.set_trainable(model, "functions", main=False)
+        for name, parameter in lora.adapter_parameters(model).items():
+            torch.nn.init.normal_(parameter, std=0.1)
+        for module in model.modules():
+            if not own and "forward_adapters" in vars(module):
+                del module.forward_adapters
+        batch = batch_of(world, processor)
+        model(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values", "labels")}).loss.backward()
+        found.append([logits(model, batch), *(p.grad for p in lora.adapter_parameters(model).values())])
+    assert len(found[0]) == 14 and all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_learn_the_same_and_a_killed_run_goes_on(world, tmp_path, engine):
@@ -166,7 +188,7 @@ def test_settings_that_cannot_be(world, tmp_path, changes, message):
     assert next(iter(changes)) in str(refused.value) and not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_the_plan_counts_what_trains(world, capsys):
+def test_the_plan_counts_what_trains(world):
     model, processor, ids = begun(world)
     config = FunctionsConfig(**RANK, functions=str(world.folder / "functions.json"), batch_size=4)
     planned = on_meta(model.config, config)
@@ -182,3 +204,29 @@ def test_the_plan_counts_what_trains(world, capsys):
         batch["image_features"] = model.model.get_vision_features(batch.pop("pixel_values"))
     counted = activation_bytes(planned, config, "functions", "fp32", shape, fused=False)
     assert sum(counted.values()) == pytest.approx(kept(model, batch), rel=0.02)
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_omnivision_plan_of_adapters(world, capsys, table):
+    text = preset_config("968m").text_config
+    functions = str(world.folder / "functions.json") if table else "nowhere.json"
+    assert main(["plan", "--stage", "functions", "--zero", "2", "--json", "lora_rank=16", f"functions={functions}"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    width, inner, keys = text.hidden_size, text.intermediate_size, text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    sides = 2 * (width + width) + 2 * (width + keys) + 2 * (width + inner)
+    trained = 16 * sides * text.num_hidden_layers + 4 * width * table  # two functions, `irrelevant` and the end
+    assert said["parameters"]["adapter"] == trained and said["parameters"]["total"] == 968_400_704 + trained
+    held = said["training_bytes"]
+    assert [name for name in held if held[name]["trained"]] == ["adapter"]
+    assert held["adapter"]["optimizer"] == 12 * trained and not any(held[name]["optimizer"] or held[name]["gradients"] for name in held if name != "adapter")
+
+
+def test_operations_of_adapters_by_hand(world):
+    model, _, ids = begun(world)
+    frozen = Flops(model.requires_grad_(False), encoded=True)
+    lora.add_adapters(model, FunctionsConfig(**RANK), ids)
+    stages.set_trainable(model, "functions", main=False)
+    factors = sum(p.numel() for name, p in lora.adapter_parameters(model).items() if ".lora_" in name)
+    adapted = Flops(model, encoded=True)
+    assert adapted.per_token == frozen.per_token + 6 * factors  # forward and backward through what is frozen; of adapters all three
+    assert (adapted.per_supervised, adapted.per_picture) == (frozen.per_supervised, frozen.per_picture)

@@ -2,12 +2,15 @@
 
 Low-rank changes leave a new token's row where it starts, and a head tied to the table reads that same row: peft trains rows
 by their ids, in the table and in the head that shares it.
+
+Legend: B rows, L positions, D language width, N trained rows.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -51,6 +54,33 @@ def add_adapters(model, config: FunctionsConfig, token_ids: Iterable[int]) -> No
     inject_adapter_in_model(LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, base_model_name_or_path=config.start,
         target_modules=rf"{re.escape(LANGUAGE)}\.(.*\.)?({targets})", trainable_token_indices=rows if ids else None), model)
+    for module in _row_layers(model).values():
+        module.register_buffer("ids_N", torch.tensor(ids, device=module.base_layer.weight.device), persistent=False)
+        module.forward_adapters = partial(_apart, module)
+
+
+def _apart(layer, x: Tensor, active_adapters=None) -> Tensor:
+    """The table's rows or the head's columns, those of the adapter in their places.
+
+    peft copies the table with the rows in it, in every pass, and takes a gradient as large: for Qwen2.5's table 136 million
+    numbers each, for the head of all of its products once more.
+
+    Args:
+        x: token ids for a table, hidden states for a head.
+    """
+    table, rows_ND, result = layer.base_layer, layer.trainable_tokens_delta[NAME], layer.base_layer(x)
+    if isinstance(table, nn.Linear):
+        return result.index_copy_(-1, layer.ids_N, nn.functional.linear(x, rows_ND))
+    places_BL = torch.searchsorted(layer.ids_N, x).clamp(max=len(rows_ND) - 1)
+    own_BLD = nn.functional.embedding(places_BL, rows_ND) * getattr(table, "embed_scale", 1.0)
+    return torch.where((layer.ids_N[places_BL] == x).unsqueeze(-1), own_BLD, result)
+
+
+def _row_layers(model) -> dict[str, nn.Module]:
+    """peft's layers for the rows of tokens, by name: of the table, and of the head."""
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, TrainableTokensLayer)}
 
 
 def check_settings(model, config: FunctionsConfig) -> None:
@@ -84,16 +114,16 @@ def merged(model, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         model: with adapters; only its shape is read. weights: all of its weights by name, whole and in fp32.
     """
     from peft.tuners.lora import LoraLayer
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
 
     plain = {_plain(name): value for name, value in weights.items() if not is_adapter(name)}
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             first, second = (weights[f"{name}.lora_{factor}.{NAME}.weight"] for factor in "AB")
             plain[f"{name}.weight"] = plain[f"{name}.weight"] + module.scaling[NAME] * (second @ first)
-        elif isinstance(module, TrainableTokensLayer) and module.tied_adapter is None:
+    for name, module in _row_layers(model).items():
+        if module.tied_adapter is None:
             place = _plain(f"{name}.weight")
-            plain[place] = plain[place].index_copy(0, torch.tensor(module.token_indices[NAME]), weights[f"{name}.trainable_tokens_delta.{NAME}"])
+            plain[place] = plain[place].index_copy(0, module.ids_N.cpu(), weights[f"{name}.trainable_tokens_delta.{NAME}"])
     return plain
 
 

@@ -42,14 +42,14 @@ class Flops:
     def __init__(self, model, encoded: bool, reference: bool = False) -> None:
         inner = model.model
         language, language_trained = matrix_weights(inner.language_model)
-        head, _ = matrix_weights(model.lm_head)  # multiplies, tied or not
+        head, head_trained = matrix_weights(model.lm_head)  # multiplies, tied or not
         tower, tower_trained = matrix_weights(inner.vision_tower)
         projector, projector_trained = matrix_weights(inner.projector)
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
         forward = 2 if reference else 1
-        # backward flows through the language model even where it does not train; adapters train single rows of the head, for all of its gradient
+        # backward flows through the language model even where it does not train
         self.per_token = 2 * (language * (forward + 1) + language_trained)
-        self.per_supervised = 2 * head * (forward + 1 + bool(language_trained))
+        self.per_supervised = 2 * (head * (forward + 1) + head_trained)
         self.per_picture = 2 * tokens * (projector * forward + 2 * projector_trained)
         if not encoded:
             self.per_picture += 2 * patches * (tower * forward + 2 * tower_trained)

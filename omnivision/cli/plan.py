@@ -39,7 +39,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seconds-per-step", type=within("--seconds-per-step", float, 0), metavar="S", help="measured: then the time is told")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.jsonl of a run with these settings: its median seconds a step")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    options = parser.parse_args(argv)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stage")
+    options = parser.parse_intermixed_args(argv)
     stage, config = _stage(options)
     model = on_meta(_model_config(config, options.model), config)
     batch = _batch(config, options.length, model.config.image_seq_length)
@@ -58,6 +59,8 @@ def main(argv: list[str]) -> int:
                           "training_total": total, "fits": fits}))
         return 0 if fits else 4
     print(_text(said, parts, held, batch))
+    if getattr(config, "lora_rank", 0) and not Path(config.functions).is_file():
+        print(f"The rows of functional tokens, which train with the adapters, are not counted: {config.functions} is not there.")
     if steps:
         print(steps_text(steps))
     if not fits:
@@ -67,13 +70,13 @@ def main(argv: list[str]) -> int:
 
 
 def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
-    """(stage, its settings): flags first, then the file, then the defaults."""
+    """(stage, its settings): flags first, then key=value words, then the file, then the defaults."""
     from omnivision.config_files import load_config
     from omnivision_train.main import config_class
 
     named = Path(options.config).stem if options.config else ""
     stage = options.stage or (named if named in TRAINS else "sft")
-    config = load_config(config_class(stage), options.config) if options.config else config_class(stage)()
+    config = load_config(config_class(stage), options.config, options.overrides)
     flags = {"preset": options.preset, "precision": options.precision or ("bf16" if config.precision == "auto" else None),
              "zero_stage": options.zero}
     return stage, replace(config, **{key: value for key, value in flags.items() if value is not None})
