@@ -6,9 +6,13 @@ import json
 
 import pytest
 import train_world
-from omnivision_train.config import FunctionsConfig
+from omnivision_train import pretraining
+from omnivision_train.config import POSITIVE, FunctionsConfig
+from omnivision_train.main import RECIPES, config_class
+from omnivision_train.main import main as command
 from omnivision_train.run_data import check_settings
 
+from omnivision.config_files import load_config
 from omnivision.errors import ConfigError, DataError
 
 NAN = float("nan")
@@ -35,6 +39,22 @@ def test_passes_and_weights_exclude_each_other():
 def test_values_at_their_limits_are_fine():
     check_settings(FunctionsConfig(data=["a.jsonl", "b.jsonl"], passes=[0.001, 1000.0], max_bad_fraction=0.0, limit=1, replay_limit=1))
     check_settings(FunctionsConfig(data=["a.jsonl"], weights=[1e9], max_bad_fraction=1.0))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_numbers_with_which_nothing_could_run_are_refused_before_anything_loads(recipe, tmp_path):
+    cls = config_class(recipe)
+    counts = [key for key in (POSITIVE if recipe in train_world.STAGES else pretraining.POSITIVE) if hasattr(cls(), key)]
+    for key in counts:
+        for value in ("0", "-1"):
+            with pytest.raises(ConfigError, match=rf"^`{key}` is {value} \({key}\)\. Give {key} a number above 0\.$"):
+                load_config(cls, None, [f"{key}={value}"])
+    with pytest.raises(ConfigError, match="`workers` is -1"):
+        load_config(cls, None, ["workers=-1"])
+    file = tmp_path / "config.yaml"
+    file.write_text(f"{counts[0]}: 0\nlr: -0.1\nworkers: 0\n")
+    with pytest.raises(ConfigError, match=rf"^`{counts[0]}` is 0, `lr` is -0\.1 \({counts[0]}, lr\)"):
+        command([recipe, "--config", str(file)])
 
 
 @pytest.mark.parametrize("stage", train_world.STAGES)

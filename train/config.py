@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from omnivision.errors import ConfigError
+
 FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions")}  # what a stage may start from
 TRAINS = {  # parts of the model by stage
     "align": ("projector",),
@@ -19,6 +21,23 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
     "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
+
+POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
+            "requests_per_row")
+NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "warmup", "weight_decay", "max_grad_norm")
+
+
+def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
+    """Refuses numbers with which nothing could run, all at once; keys that a config has not, or that are None, are passed over.
+
+    Raises:
+        ConfigError: names every such key with its value.
+    """
+    given = {key: value for key in (*positive, *not_negative) if (value := getattr(config, key, None)) is not None}
+    wrong = [key for key, value in given.items() if not (value > 0 or (value == 0 and key in not_negative))]  # NaN is neither
+    if wrong:
+        raise ConfigError(f"{', '.join(f'`{key}` is {given[key]:g}' for key in wrong)}", ", ".join(wrong),
+                          " ".join(f"Give {key} {'0 or more' if key in not_negative else 'a number above 0'}." for key in wrong))
 
 
 @dataclass(frozen=True)
@@ -66,6 +85,9 @@ class StageConfig:
     report_to: Literal["none", "tensorboard", "wandb"] = "none"  # beside metrics.jsonl, which is written always
     workers: int = 0
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_numbers(self, POSITIVE, NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)

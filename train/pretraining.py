@@ -25,9 +25,13 @@ from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, DivergedError
 from omnivision.runs import HAND_OVER, RunLock, environment, newest_checkpoint, remove, write_json, write_text
 from omnivision_train.checkpoint import clear_leftovers
+from omnivision_train.config import check_numbers
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.pretraining_checkpoint import Progress, read_checkpoint, write_checkpoint, write_result
 from omnivision_train.stages import begun, check_same_run
+
+POSITIVE = ("batch", "whole_batch", "window", "steps", "warmup", "save_steps", "log_every", "threads", "max_length", "decay", "vocab_size")
+NOT_NEGATIVE = ("lr", "whole_steps", "drill_steps", "drill_share", "weight_decay", "workers", "blur", "caption_weight")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class PretrainingConfig:
     workers: int = 1
     threads: int = 2
     bf16: bool = True
+
+    def __post_init__(self) -> None:
+        check_numbers(self, POSITIVE, NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
