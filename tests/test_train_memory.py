@@ -72,12 +72,13 @@ def test_activations_grow_with_rows_and_length_and_shrink_with_checkpointing():
     assert two == pytest.approx(2 * one, rel=0.01) and long == pytest.approx(2 * one, rel=0.05)
     assert count(SftConfig, "sft", 4, 256, gradient_checkpointing=True) < 0.6 * one
     assert count(SftConfig, "sft", 4, 256, vision_lr=1e-6) > 1.3 * one
-    assert count(AlignConfig, "align", 4, 256) < one < count(DpoConfig, "dpo", 4, 256)
+    assert count(AlignConfig, "align", 4, 256) < one < count(DpoConfig, "dpo", 4, 256, share="none")
+    assert count(DpoConfig, "dpo", 4, 256) < 0.6 * count(DpoConfig, "dpo", 4, 256, share="none", needed_logits_only=False)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(world, tmp_path, monkeypatch, stage):
-    monkeypatch.setattr(trainer_module, "device_memory", lambda: {"sft": 3, "dpo": 4}[stage] * 2**20)  # the state takes less
+    monkeypatch.setattr(trainer_module, "device_memory", lambda: 3 * 2**20)  # the state takes less
     with pytest.raises(PlanError, match="A batch takes .* of activations.*batch_size=1 accumulation=2"):
         train_world.train(train_world.settings(world, tmp_path, stage), stage)
     assert not list(tmp_path.rglob("metrics.jsonl")) and not list(tmp_path.rglob("step-*"))

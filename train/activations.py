@@ -49,7 +49,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         model.activation_checkpointing_enable()
     counter = Counter(model)
     pairs = stage == "dpo"
-    sides = 2 if pairs else 1
+    sides = 2 if pairs and config.share == "none" else 1
     rows, pictures = batch.rows * sides, (batch.rows if batch.pictures is None else batch.pictures) * sides
     pictures = max(1, pictures)  # a batch of texts alone runs a blank one, see modeling.py
     with counter.part("vision tower"):
@@ -63,7 +63,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         embeds_BLD = embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
         mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
         hidden_BLD = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False).last_hidden_state
-        _head(model, hidden_BLD, rows * batch.length if pairs else batch.supervised, pairs)
+        _head(model, hidden_BLD, rows * batch.length if pairs and not config.needed_logits_only else batch.supervised, pairs)
     return counter.bytes
 
 
@@ -76,11 +76,11 @@ def _features(model, pictures: int, trained: bool) -> Tensor:
 
 
 def _head(model, hidden_BLD: Tensor, positions: int, pairs: bool) -> None:
-    """Logits and loss: of supervised positions in fp32 and in chunks (of which none is kept), for pairs (TRL's log-probs) of all positions."""
+    """Logits and loss: of supervised positions in fp32 and in chunks (of which none is kept), for pairs at once."""
     targets = torch.zeros(positions, dtype=torch.long, device="meta")
     hidden_SD = hidden_BLD.flatten(0, 1)[targets]
     if pairs:
-        model.lm_head(hidden_SD).log_softmax(-1).gather(-1, targets[:, None])
+        model.lm_head(hidden_SD).float().logsumexp(-1)
     else:
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
 

@@ -143,7 +143,7 @@ def restore_rank(trainer, folder: Path) -> None:
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     trainer.set_meters({"loss": sum(one["loss"] for one in ranks) / len(ranks), "logged": ranks[0]["logged"],
-                        "skipped": ranks[0]["skipped"], "seen": ranks[0]["seen"]})
+                        "skipped": ranks[0]["skipped"]})
 
 
 def full_weights(trainer) -> dict[str, Tensor]:

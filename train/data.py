@@ -1,4 +1,4 @@
-"""Rows to batches: conversations with their label masks, preference pairs.
+"""Rows to batches: conversations with their label masks.
 
 Shapes: B rows, L tokens, P patches, C tower width.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,6 @@ from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
-from omnivision.model.conversation import Encoded, encode_conversation
 from omnivision_train.activations import Batch
 
 
@@ -191,32 +190,3 @@ class Collator:
 
     def _pixels(self, path: str | Packed) -> Tensor:
         return self.processor.pixels([self.squashed.open(path) if self.squashed else open_image(path)])
-
-
-@dataclass
-class PairCollator(Collator):
-    """Batches of preference pairs as TRL's DPOTrainer wants them: all chosen rows, then all rejected ones.
-
-    Args:
-        packed: pictures that are no files, by name: TRL's columns hold texts.
-    """
-
-    packed: dict[str, Packed] = field(default_factory=dict)
-
-    def __call__(self, pairs: Sequence[dict]) -> dict[str, Tensor]:
-        samples = [self._side(pair, side) for side in ("chosen", "rejected") for pair in pairs]
-        batch = self.pad([s.input_ids for s in samples], [s.labels for s in samples])
-        batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
-        return {**batch, **self.pictures(samples), "row_ids": [pair["id"] for pair in pairs],
-                "num_tokens": sum(len(s.input_ids) for s in samples), "num_supervised": sum(len(s.input_ids) for s in samples)}
-
-    def _side(self, pair: dict, side: str) -> Sample:
-        images = tuple(self.packed.get(image, image) for image in pair["images"])
-        encoded = encode_side(self.processor, pair["prompt"], pair[side], len(images))
-        return Sample(encoded.input_ids, encoded.labels, images)
-
-
-def encode_side(processor, prompt: str, answer: str, num_images: int) -> Encoded:
-    """Ids and labels of one side of a preference pair."""
-    turns = [{"role": "user", "text": prompt}, {"role": "assistant", "text": answer, "loss": True}]
-    return encode_conversation(processor.tokenizer, turns, num_images, processor.image_seq_length)

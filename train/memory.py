@@ -19,7 +19,7 @@ from omnivision_train.deepspeed_config import zero_settings
 WEIGHT = {"fp32": 4, "bf16": 2}
 OPTIMIZER = {"fp32": 8, "bf16": 12}
 GIB = 2**30
-REFERENCE = "reference"  # dpo's frozen copy
+REFERENCE = "reference"  # dpo's frozen copy, where its log-probs are not computed before
 
 
 class Part(NamedTuple):
@@ -87,7 +87,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
         optimizer = OPTIMIZER[precision] * part.parameters * trained * (not offloaded)
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
                          gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))
-    if stage == "dpo":
+    if stage == "dpo" and not config.precompute_reference:
         held.append(Held(REFERENCE, False, sum(one.weights for one in held), 0, 0))
     return held
 

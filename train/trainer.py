@@ -1,4 +1,4 @@
-"""The stages' trainers: transformers' and TRL's, with our order of rows, meters, skipped steps and checkpoints."""
+"""The stages' trainers: transformers' with our order of rows, meters, skipped steps and checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, Trainer
-from trl import DPOTrainer
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
@@ -84,7 +83,7 @@ class StageMixin:
         self._step_rows += inputs.pop("row_ids", [])
         self._seen["tokens"] += inputs.pop("num_tokens", 0)
         self._seen["supervised"] += inputs.pop("num_supervised", 0)
-        self._seen["pictures"] += next((len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs), 0)
+        self._seen["pictures"] += max([1, *(len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs)])  # a blank one for texts alone
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
@@ -135,12 +134,12 @@ class StageMixin:
         return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
 
     def _means(self) -> dict[str, list[float]]:
-        """TRL's values since the last log line, whose means it logs; the other trainers have none."""
+        """PairTrainer's values since the last log line, whose means it logs; the other trainers have none."""
         return getattr(self, "_metrics", {}).get("train", {})
 
     def meters(self) -> dict:
         """This process' running sums, for a checkpoint."""
-        return {"loss": self._tr_loss.item(), "seen": getattr(self, "_total_train_tokens", 0), "logged": self._globalstep_last_logged,
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
                 "means": {key: list(values) for key, values in self._means().items()}}
 
@@ -150,7 +149,6 @@ class StageMixin:
         self._before_step = self._tr_loss.clone()
         self._globalstep_last_logged = self._last_logged = meters["logged"]
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
-        self._total_train_tokens = meters["seen"]  # TRL's, over all processes
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
         self._means_before = {key: len(values) for key, values in self._means().items()}
@@ -210,10 +208,6 @@ class StageMixin:
 
 class StageTrainer(StageMixin, Trainer):
     """align, sft, functions: the model's own loss over supervised tokens."""
-
-
-class PairTrainer(StageMixin, DPOTrainer):
-    """dpo: TRL's loss; pictures may come as cached features."""
 
 
 def give_own_rate(optimizer: torch.optim.Optimizer, parameters: set[int], lr: float) -> None:

@@ -1,4 +1,4 @@
-"""transformers' TrainingArguments (for dpo: TRL's) of a stage's configuration."""
+"""transformers' TrainingArguments of a stage's configuration."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import DPOConfig as TrlDpoConfig
 
 from omnivision.errors import ConfigError
 from omnivision_train import precision
-from omnivision_train.config import DpoConfig, StageConfig
+from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
-    """transformers' (for dpo: TRL's) arguments of a stage."""
+    """transformers' arguments of a stage."""
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
     check_dashboard(config)
-    shared = dict(
+    made = TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation, num_train_epochs=config.epochs, max_steps=config.max_steps,
         learning_rate=config.lr, lr_scheduler_type=config.schedule, warmup_steps=config.warmup,
@@ -32,12 +31,6 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )
-    if isinstance(config, DpoConfig):
-        weights = {"sigmoid": 1.0, "sft": config.sft_weight} if config.sft_weight else {"sigmoid": 1.0}
-        made = TrlDpoConfig(beta=config.beta, loss_type=list(weights), loss_weights=list(weights.values()),
-                            max_length=None, **shared)
-    else:
-        made = TrainingArguments(**shared)
     # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for
     # functions need them whole, and below a billion parameters a rank can hold them until the trainer takes over.
     unset_hf_deepspeed_config()

@@ -1,0 +1,164 @@
+"""What the reference thinks of every pair, computed once and kept on disk: training then holds one model, not two.
+
+One file per model: a line a pair, with its key, the log-probs of both sides' tokens from the first edit on, and a checksum.
+Whatever has part in a value is in its file's name or its key: the weights, the model's configuration, the arithmetic, the pair's ids (and
+so tokenizer, template and texts), its pictures' bytes and how they become pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import nn
+
+from omnivision.data.image import read_image
+from omnivision.data.parallel import cores, in_order
+from omnivision_train import precision
+from omnivision_train.checkpoint import gathered
+from omnivision_train.config import DpoConfig
+from omnivision_train.pair_loss import token_log_probs
+from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
+from omnivision_train.pairs import PairCollator, Pairs
+
+LogProbs = tuple[list[float], list[float]]  # of chosen and rejected
+
+
+class ReferenceFile:
+    """Log-probs by key. Damaged lines count as missing; a file may be shared by runs, and deleted at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.known: dict[str, LogProbs] = {}
+        self.read()
+
+    def read(self) -> None:
+        """Takes in what any process has written."""
+        lines = self.path.read_bytes().splitlines() if self.path.is_file() else []
+        self.known = dict(entry for entry in map(_decoded, lines) if entry)
+
+    def add(self, found: dict[str, LogProbs]) -> None:
+        """Writes what is not there yet; where another process was quicker, its values hold."""
+        with FileLock(f"{self.path}.lock"), self.path.open("ab+") as file:
+            self.read()
+            new = {key: values for key, values in found.items() if key not in self.known}
+            if file.tell() and not _ends_whole(file):
+                file.write(b"\n")  # half a line of a killed process stays behind, and is no line of ours
+            file.write("".join(_encoded(key, values) + "\n" for key, values in new.items()).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.known |= new
+
+
+def _ends_whole(file) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
+
+
+def _encoded(key: str, values: LogProbs) -> str:
+    texts = [base64.b64encode(np.asarray(side, dtype="<f4").tobytes()).decode() for side in values]
+    return json.dumps([key, *texts, zlib.crc32("".join([key, *texts]).encode())])
+
+
+def _decoded(line: bytes) -> tuple[str, LogProbs] | None:
+    try:
+        key, *texts, checksum = json.loads(line)
+        if len(texts) != 2 or zlib.crc32("".join([key, *texts]).encode()) != checksum:
+            return None
+        chosen, rejected = (np.frombuffer(base64.b64decode(text), dtype="<f4").tolist() for text in texts)
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return key, (chosen, rejected)
+
+
+def add_reference(config: DpoConfig, folder: Path, model, collator: PairCollator, all_pairs: Sequence[Pairs], device: torch.device) -> None:
+    """Gives all pairs the log-probs of the model as it is now; every process calls it and computes its share of what is missing.
+
+    Args:
+        folder: where they are kept. model: the start, before anything has trained. collator: of the run.
+    """
+    known = ReferenceFile(folder / f"{model_hash(model)}.jsonl")
+    flat = [pair for pairs in all_pairs for pair in pairs.samples]
+    keys = pair_keys(flat, _arithmetic(config, collator))
+    by_key = dict(zip(keys, flat, strict=True))
+    missing = gathered([key for key in by_key if key not in known.known])[0]  # processes that read at different times go by the first one
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    mine = missing[rank::ranks]
+    values = reference_log_probs(config, model, collator, [by_key[key] for key in mine], device)
+    found = gathered(dict(zip(mine, values, strict=True)))
+    if rank == 0:
+        known.add({key: value for part in found for key, value in part.items()})
+        print(f"reference: log-probs of {len(missing)} of {len(by_key)} pairs computed", file=sys.stderr)
+    held = gathered({key: known.known[key] for key in by_key} if rank == 0 else None)[0]
+    _hand_out(all_pairs, keys, held)
+
+
+def _hand_out(all_pairs: Sequence[Pairs], keys: list[str], held: dict[str, LogProbs]) -> None:
+    keys = iter(keys)
+    for pairs in all_pairs:
+        pairs.with_reference([held[next(keys)] for _ in range(len(pairs))])
+
+
+@torch.no_grad()
+def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs: Sequence[Pair], device: torch.device) -> list[LogProbs]:
+    """The log-probs of both sides' tokens from the first edit on, in the arithmetic that the run trains in."""
+    bf16 = precision.deepspeed_bf16(config)
+    model = (copy.deepcopy(model).bfloat16() if bf16 else model).to(device).eval()
+    asked = PairCollator(collator.processor, collator.cache, collator.squashed, share=config.share)
+    order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].prompt) + sum(map(len, pairs[at].sides)))  # little padding
+    found: list[LogProbs | None] = [None] * len(pairs)
+    for start in range(0, len(order), config.batch_size):
+        numbers = order[start : start + config.batch_size]
+        batch = asked([pairs[at] for at in numbers])
+        batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+        if bf16:
+            batch |= {key: batch[key].bfloat16() for key in ("pixel_values", "image_features") if key in batch}
+        with precision.cpu_autocast(config):
+            log_probs_N = token_log_probs(model, batch, config.share, not config.needed_logits_only).cpu()
+        slots = batch["slots"].cpu()
+        for place, at in enumerate(numbers):
+            found[at] = tuple(log_probs_N[slots == side * len(numbers) + place].tolist() for side in (CHOSEN, REJECTED))
+    return found
+
+
+def model_hash(model: nn.Module) -> str:
+    """Sixteen hex digits that name all weights of a model and its configuration."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def pair_keys(pairs: Iterable[Pair], arithmetic: str) -> list[str]:
+    """A key for each pair; every process reads its share of the pictures."""
+    pairs = list(pairs)
+    pictures = list(dict.fromkeys(image for pair in pairs for image in pair.images))
+    hashes = dict(zip(pictures, _shared_out(pictures, lambda picture: hashlib.sha256(read_image(picture)).hexdigest()), strict=True))
+    return [hashlib.sha256(json.dumps([arithmetic, pair.prompt, *pair.sides, [hashes[image] for image in pair.images]]).encode()).hexdigest()[:32]
+            for pair in pairs]
+
+
+def _shared_out(things: list, function: Callable) -> list:
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    with ThreadPoolExecutor(cores()) as threads:
+        parts = gathered(list(in_order(threads, cores(), function, things[rank::ranks])))
+    return [parts[at % len(parts)][at // len(parts)] for at in range(len(things))]
+
+
+def _arithmetic(config: DpoConfig, collator: PairCollator) -> str:
+    """What else a value depends on: precision, and how a picture becomes what the projector sees."""
+    pictures = collator.processor.image_processor.to_json_string()
+    return f"{precision.resolved(config)} {'features' if collator.cache else 'pixels'} {pictures}"
