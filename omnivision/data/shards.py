@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from omnivision.data.formats import IMAGES
+from omnivision.data.fields import IMAGES
 from omnivision.data.pictures import MAX_BYTES, TarPicture
 from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
 from omnivision.errors import DataError

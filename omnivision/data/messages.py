@@ -1,0 +1,105 @@
+"""Records with messages: TRL's and OpenAI's conversations, TRL's preferences and completions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omnivision.data.fields import ROLES, image_of, images_of, list_of, short, text_of, turn_of, value_of
+
+
+def messages(raw: dict) -> list[dict]:
+    """One conversation: TRL's, OpenAI's.
+
+    Raises:
+        ValueError: it contradicts itself; says how. So do the others.
+    """
+    turns, found = _from_messages(raw["messages"])
+    return [{"images": _together(images_of(raw), found), "turns": turns}]
+
+
+def _together(columns: list, parts: list) -> list:
+    """Pictures of the record's columns and of its messages' parts: parts without a source stand for the columns' in order."""
+    named = [one for one in parts if one is not None]
+    if not parts:
+        return columns
+    if columns and named:
+        raise ValueError("it has images both in its own column and in its messages")
+    if named and len(named) != len(parts):
+        raise ValueError("some image parts name a picture and some do not")
+    if not named and len(columns) != len(parts):
+        raise ValueError(f"it has {len(columns)} images and {len(parts)} image parts")
+    return named or columns
+
+
+def _from_messages(messages: Any) -> tuple[list[dict], list]:
+    """(turns, pictures of their parts; None for a part that names none)."""
+    turns, images = [], []
+    for number, message in enumerate(list_of(messages, "messages")):
+        role, content = value_of(message, "role", "from"), value_of(message, "content", "value")
+        text, found = _parts(content) if isinstance(content, list) else (text_of(content, "a message"), [])
+        if found and any(turn["role"] == "user" for turn in turns):
+            raise ValueError(f"message {number} has an image behind the first question")
+        if found and ROLES.get(role) != "user":
+            raise ValueError(f"message {number}, of `{role}`, has an image")
+        images += found
+        turn = turn_of(role, text)
+        if message.get("weight") == 0 or message.get("loss") is False:  # OpenAI's and our way to leave an answer out of the loss
+            turn["loss"] = False
+        turns.append(turn)
+    return turns, images
+
+
+def _parts(content: list) -> tuple[str, list]:
+    texts, images = [], []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        kind = value_of(part, "type")
+        if kind in ("text", "input_text"):
+            texts.append(text_of(value_of(part, "text"), "a text part"))
+        elif kind in ("image_url", "input_image"):
+            address = value_of(part, "image_url")
+            images.append(image_of(address.get("url") if isinstance(address, dict) else address))
+        elif kind == "image":
+            source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+            images.append(None if source is None else image_of(source))
+        else:
+            raise ValueError(f"a part is of type `{short(kind)}`; known are text, image, image_url")
+    return "\n".join(text for text in texts if text), images
+
+
+def preference(raw: dict) -> list[dict]:
+    """TRL's preference: texts, or lists of messages."""
+    chosen, rejected = (_answer_turns(raw[side], side) for side in ("chosen", "rejected"))
+    if raw.get("prompt") is None:  # the prompt is what both sides begin with
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+        asked, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+        found = []
+    elif isinstance(raw["prompt"], str):
+        asked, found = [turn_of("user", raw["prompt"])], []
+    else:
+        asked, found = _from_messages(raw["prompt"])
+    if [turn["role"] for turn in asked] != ["user"] or not len(chosen) == len(rejected) == 1:
+        raise ValueError(f"a preference needs one question and one answer a side; it has {len(asked)}, {len(chosen)} and {len(rejected)} turns")
+    images = _together(images_of(raw), found)
+    return [{"images": images, "prompt": asked[0]["text"], "chosen": chosen[0]["text"], "rejected": rejected[0]["text"]}]
+
+
+def _answer_turns(side: Any, name: str) -> list[dict]:
+    if isinstance(side, str):
+        return [turn_of("assistant", side)]
+    turns, images = _from_messages(side)
+    if images:
+        raise ValueError(f"`{name}` has images of its own")
+    return turns
+
+
+def completion(raw: dict) -> list[dict]:
+    """A prompt, which is not supervised, with its completion."""
+    asked, found = ([turn_of("user", raw["prompt"])], []) if isinstance(raw["prompt"], str) else _from_messages(raw["prompt"])
+    answer = [turn_of("assistant", raw["completion"])] if isinstance(raw["completion"], str) else _from_messages(raw["completion"])[0]
+    asked = [{**turn, "loss": False} for turn in asked]
+    return [{"images": _together(images_of(raw), found), "turns": [*asked, *answer]}]
