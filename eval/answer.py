@@ -19,6 +19,7 @@ class Answer(str):
         calls: `{"name", "arguments"}` per call, in order; None where the model has no functional tokens.
         fault: why the calls could not be read; None where they could.
         cut: whether it ended because it was as long as answers may be.
+        margin: where there are calls, how far `irrelevant` lay above the best other function as the answer began.
     """
 
     ids: tuple[int, ...]
@@ -26,24 +27,25 @@ class Answer(str):
     calls: list[dict] | None
     fault: str | None
     cut: bool
+    margin: float | None
 
     def __new__(cls, text: str, ids=(), raw: str | None = None, calls: list[dict] | None = None,
-                fault: str | None = None, cut: bool = False) -> Answer:
+                fault: str | None = None, cut: bool = False, margin: float | None = None) -> Answer:
         answer = super().__new__(cls, text)
         answer.ids, answer.raw = tuple(ids), text if raw is None else raw
-        answer.calls, answer.fault, answer.cut = calls, fault, cut
+        answer.calls, answer.fault, answer.cut, answer.margin = calls, fault, cut, margin
         return answer
 
     def record(self) -> dict:
         """Plain values, for a journal."""
-        calls = {} if self.calls is None else {"raw": self.raw, "calls": self.calls, "fault": self.fault}
+        calls = {} if self.calls is None else {"raw": self.raw, "calls": self.calls, "fault": self.fault, "margin": self.margin}
         return {"text": str(self), "ids": list(self.ids), "cut": self.cut, **calls}
 
     @classmethod
     def from_record(cls, record: dict) -> Answer:
         """The answer that `record` wrote down."""
-        return cls(record["text"], record["ids"], record.get("raw"), record.get("calls"), record.get("fault"), record["cut"])
+        return cls(record["text"], record["ids"], record.get("raw"), record.get("calls"), record.get("fault"), record["cut"], record.get("margin"))
 
     def __reduce__(self) -> tuple:
         """A str's own pickling would lose the attributes on the way between processes."""
-        return Answer, (str(self), self.ids, self.raw, self.calls, self.fault, self.cut)
+        return Answer, (str(self), self.ids, self.raw, self.calls, self.fault, self.cut, self.margin)

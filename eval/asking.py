@@ -59,7 +59,8 @@ def _journal(model: Model | Source, folder: Path | None) -> Iterator[Journal | N
     if folder is None or not isinstance(model, Source):
         yield None
         return
-    settings = {"model": model.fingerprint(), "blank": model.blank, "dtype": model.dtype, "device": model.device.partition(":")[0], "version": __version__}
+    settings = {"model": model.fingerprint(), "blank": model.blank, "constrain": model.constrain, "dtype": model.dtype,
+                "device": model.device.partition(":")[0], "version": __version__}
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder), Journal(folder, "answers", settings) as journal:
         yield journal

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 
 from omnivision.errors import ConfigError
 
-from . import actions, chartqa, mmmu, mmvet, open_ended, pope, scienceqa
+from . import action_table, actions, chartqa, clinc150, mmmu, mmvet, open_ended, pope, scienceqa
 
 POPE_SPLITS = ("pope_random", "pope_popular", "pope_adversarial")
 
@@ -26,9 +27,13 @@ REAL: dict[str, ModuleType] = {
     "mmmu": mmmu,
     "scienceqa": scienceqa,
     "scienceqa_img": scienceqa,
+    "clinc150": clinc150,
 }
 
 MODULES: dict[str, ModuleType] = WORLD | REAL
+
+# benchmarks whose answers are calls -> what else of the samples stands in results.json: key -> value
+CALLS: dict[ModuleType, Callable[[list[dict]], dict]] = {actions: action_table.details, clinc150: clinc150.details}
 
 # name on the command line -> tasks
 GROUPS: dict[str, tuple[str, ...]] = {"pope": POPE_SPLITS}

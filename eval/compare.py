@@ -12,11 +12,10 @@ from omnivision.errors import ConfigError, DataError
 from . import pope, results
 from .benchmarks import MODULES, POPE_SPLITS
 from .bootstrap import paired_difference
-from .main import figure
+from .main import figure, screen
 from .pope_splits import mean_f1, side_by_side
 from .published import BENCHMARKS, NOTE, PUBLISHED, SAME
 
-WIDTH = 140
 EXAMPLE = "example: omnivision compare runs/NAME/sft/eval runs/NAME/dpo/eval --plot compare.png"
 
 
@@ -138,12 +137,9 @@ def _samples(folder: Path) -> dict[str, dict]:
 
 def _show(found: dict) -> None:
     """One table: a line a task, a column a run, then the published columns."""
-    from rich.console import Console
     from rich.table import Table
 
-    console, first = Console(stderr=True), next(iter(found["runs"]))
-    if not console.is_terminal:  # a file or a pipe has no width; 80 columns would break every cell
-        console = Console(stderr=True, width=WIDTH)
+    console, first = screen(), next(iter(found["runs"]))
     tasks = list(dict.fromkeys(task for run in found["runs"].values() for task in run))
     table = Table(title="score ± standard error", caption=_caption(found))
     table.add_column("task", no_wrap=True)

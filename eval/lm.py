@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,5 +87,4 @@ def _picture(image: Any, files: dict) -> Picture:
         if isinstance(found, Exception):
             raise found
         return found
-    content = f"{image.size}{image.mode}".encode() + image.tobytes()
-    return Picture(hashlib.sha256(content).hexdigest(), image)
+    return Picture.of(image)

@@ -11,6 +11,7 @@ from typing import Any
 
 from omnivision.errors import ConfigError, DataError
 
+from . import action_table
 from .benchmarks import GROUPS, MODULES
 from .judge import add_judge_arguments, check_judge, is_address
 from .task_data import PICTURES
@@ -19,12 +20,14 @@ EXAMPLE = """examples:
   omnivision eval pope chartqa --model runs/NAME/sft/final --data world --out runs/NAME/sft/eval
   omnivision eval pope --model HuggingFaceTB/SmolVLM-500M-Instruct --data pope --out eval/smolvlm
   omnivision eval pope --model http://127.0.0.1:8080/v1 --model-name omnivision --data pope --out eval/gguf
+  omnivision eval actions --model runs/NAME/functions/final --data world --counterfactuals --out runs/NAME/functions/eval
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
+WIDTH = 140
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
 DTYPES = ("float32", "bfloat16", "float16")
 FOR_AN_ENDPOINT = ("model_name", "key_variable", "concurrency", "timeout")
-FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype")
-FOR_A_MODEL = ("limit", "blank", "split", "pictures", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
+FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype", "constrain")
+FOR_A_MODEL = ("limit", "blank", "split", "pictures", "counterfactuals", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
 
 
 def main(argv: list[str]) -> int | None:
@@ -56,7 +59,8 @@ def _answered(options: argparse.Namespace) -> dict[str, dict]:
     for flag in ("limit", "batch_size", "processes"):
         if getattr(options, flag) is not None and getattr(options, flag) < 1:
             raise ConfigError(f"--{flag.replace('_', '-')} is {getattr(options, flag)}", f"--{flag.replace('_', '-')}", "Give 1 or more.")
-    settings = Settings(options.limit, options.batch_size or 32, options.split, options.pictures or "first", options.processes or 1)
+    settings = Settings(options.limit, options.batch_size or 32, options.split, options.pictures or "first", options.processes or 1,
+                        options.counterfactuals)
     with contextlib.redirect_stdout(sys.stderr), _counter() as count:  # libraries' logs: stdout is for the result
         return evaluate(_model(options), options.data, options.tasks, options.out, settings, options, count)
 
@@ -66,7 +70,7 @@ def _model(options: argparse.Namespace) -> Any:
     from .models import source_of
 
     if not is_address(options.model):
-        return source_of(options.model, options.blank, options.dtype)
+        return source_of(options.model, options.blank, options.dtype, constrain=options.constrain)
     from omnivision.endpoint import Endpoint
 
     from .served import Served
@@ -117,10 +121,9 @@ def _tell_missing(found: dict[str, dict]) -> int:
 
 def show(found: dict[str, dict], title: str) -> None:
     """The table on stderr."""
-    from rich.console import Console
     from rich.table import Table
 
-    console, table = Console(stderr=True), Table(title=title)
+    console, table = screen(), Table(title=title)
     for name in ("task", "variant", "n", "score", "stderr", "valid %"):
         table.add_column(name, justify="left" if name in ("task", "variant") else "right", no_wrap=True)
     for task, one in found.items():
@@ -128,11 +131,23 @@ def show(found: dict[str, dict], title: str) -> None:
             table.add_row(task, variant, str(part["n"]), *[figure(part[key]) for key in ("score", "stderr", "valid_rate")])
     console.print(table)
     for task, one in found.items():
-        others = {k: v for k, v in one["metrics"].items() if k not in HEADLINES}
+        if "table" in one:
+            if one["task"] == task:  # a condition's figures stand in the table of its task
+                action_table.show(console, task, one)
+            continue
+        others = {k: v for k, v in one["metrics"].items() if k not in HEADLINES} | {k: one[k] for k in ("oos_auroc",) if k in one}
         if others:
             console.print(f"{task}: " + ", ".join(f"{k} {figure(v)}" for k, v in others.items()), highlight=False)
         if "notes" in one:  # the real benchmarks: how the parts fare, and what was read
             _show_parts(console, task, one)
+
+
+def screen():
+    """A console on stderr; a file or a pipe has no width, and 80 columns would break cells."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console if console.is_terminal else Console(stderr=True, width=WIDTH)
 
 
 def _show_parts(console, task: str, one: dict) -> None:
@@ -169,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, help="what the model computes in (as saved; float32 on a CPU)")
     parser.add_argument("--pictures", choices=PICTURES, help="of MMMU's questions with several (first)")
     parser.add_argument("--blank", action="store_true", help="show a grey picture instead of every image (the blind row)")
+    parser.add_argument("--constrain", action="store_true", help="hold the answers of actions to the grammar of the functions")
+    parser.add_argument("--counterfactuals", action="store_true", help="ask actions again about a grey picture, and about another request's")
     parser.add_argument("--split", help="of the embedded world: eval (seen styles, the default) or eval_held_out (the held-out style)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     endpoint = parser.add_argument_group("a model behind an endpoint")

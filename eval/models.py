@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError
 from omnivision.runs import file_hash
 
@@ -40,11 +41,13 @@ class Model(ABC):
     Attributes:
         name: for people.
         blank: whether it is shown a grey picture in place of every one.
+        constrain: whether it is held to the calls of its functions.
         dtype: what it computes in, where it was asked for one.
     """
 
     name: str
     blank: bool = False
+    constrain: bool = False
     dtype: str | None = None
 
     @abstractmethod
@@ -95,7 +98,7 @@ class Source:
     Args:
         name: a checkpoint of ours, or the folder or hub id of any AutoModelForImageTextToText.
         ours: which of the two.
-        blank, device: as the command line gives them.
+        blank, device, constrain: as the command line gives them.
         dtype: what it computes in: a type of torch, or "as saved".
     """
 
@@ -104,6 +107,7 @@ class Source:
     blank: bool = False
     dtype: str = "float32"
     device: str = "cpu"
+    constrain: bool = False
 
     def open(self) -> BatchedModel:
         """Loads it.
@@ -117,7 +121,7 @@ class Source:
 
             from .ours import Ours, load_functions
 
-            return Ours(*load_checkpoint(self.name, self.device, dtype), functions=load_functions(self.name), blank=self.blank)
+            return Ours(*load_checkpoint(self.name, self.device, dtype), load_functions(self.name), self.blank, constrain=self.constrain)
         from omnivision.model.checkpoints import load_any
 
         from .any_model import AnyModel
@@ -143,11 +147,11 @@ class Source:
         return hashlib.sha256(json.dumps([(one.name, file_hash(one)) for one in files]).encode()).hexdigest()[:16]
 
 
-def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, device: str | None = None) -> Source:
+def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, device: str | None = None, constrain: bool = False) -> Source:
     """Finds out what kind of model a name stands for.
 
     Raises:
-        ConfigError: a path that holds no model.
+        ConfigError: a path that holds no model; or one that has no functional tokens is to be held to calls.
         DataError: a broken config.json.
     """
     from omnivision.model.checkpoints import kind_of, model_folder, resolved
@@ -159,6 +163,11 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
     dtype = dtype or ("float32" if device == "cpu" else AS_SAVED)
     misspelt = "/" in found and Path(found).parent.is_dir()
     if not Path(found).exists() and HUB_ID.fullmatch(found) and not misspelt:
-        return Source(found, False, blank, dtype, device)
-    ours = not (Path(found) / "config.json").is_file() or kind_of(Path(found)) == "omnivision"
-    return Source(str(model_folder(found)) if ours else found, ours, blank, dtype, device)
+        ours, folder = False, found
+    else:
+        ours = not (Path(found) / "config.json").is_file() or kind_of(Path(found)) == "omnivision"
+        folder = str(model_folder(found)) if ours else found
+    if constrain and not (ours and (Path(folder) / FUNCTION_FILE).is_file()):
+        raise ConfigError("The model has no functional tokens that it could be held to", f"--constrain --model {name}",
+                          "Take a checkpoint of the stage functions, or leave --constrain out.")
+    return Source(folder, ours, blank, dtype, device, constrain)

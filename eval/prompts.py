@@ -26,6 +26,11 @@ class Picture:
     digest: str
     source: str | Packed | Image.Image = field(compare=False)
 
+    @classmethod
+    def of(cls, image: Image.Image) -> Picture:
+        """A picture that is open already, named by its pixels."""
+        return cls(hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest(), image)
+
 
 class Prompt(NamedTuple):
     """One thing to ask.

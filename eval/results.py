@@ -16,7 +16,7 @@ from .bootstrap import standard_error, sum_by_image
 
 MISSING_LIMIT = 0.01  # above this share of missing answers or judgements there is no headline
 BY = ("language", "kind", "source", "capability", "capability_set", "discipline", "subject", "question_type", "modality", "grade")
-KEPT = ("question_id", "unit", "image", "text", "label", "calls", "parsed", "fallback", *BY)  # of a question row, into its sample
+KEPT = ("question_id", "unit", "image", "shown_image", "text", "label", "calls", "parsed", "fallback", *BY)  # of a question row, into its sample
 
 
 def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str | None]) -> list[dict]:
@@ -32,7 +32,7 @@ def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str | None
         if getattr(answer, "ids", None):
             sample["ids"] = list(answer.ids)
         if getattr(answer, "calls", None) is not None:
-            sample |= {"raw": answer.raw, "fault": answer.fault}
+            sample |= {"raw": answer.raw, "fault": answer.fault} | ({} if answer.margin is None else {"margin": answer.margin})
         samples.append(sample | benchmark.grade(row, answer))
     return samples
 

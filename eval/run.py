@@ -5,43 +5,22 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnivision import __version__
 from omnivision.errors import ConfigError
 from omnivision.runs import read_json, write_text
 
 from . import results
 from .answer import Answer, Missing
 from .asking import ask
-from .benchmarks import MODULES, POPE_SPLITS, expand
+from .benchmarks import CALLS, MODULES, POPE_SPLITS, expand
+from .cases import Case, Settings, cases_of, with_prompts
+from .counterfactuals import CONDITIONS, TASK, falls
 from .grading import grade_answers
-from .models import Model, Source
-from .pictures import few_faults, look_at
+from .models import Answers, Model, Source
 from .pope_splits import mean_of_pope
-from .prompts import Prompt
-from .task_data import TaskData, chosen, load_task, prompt_of
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How benchmarks are run.
-
-    Args:
-        limit: only the first so many questions of each task.
-        batch_size: questions at a time.
-        split: of the embedded world: "eval" (seen styles, where None) or "eval_held_out".
-        pictures: "first" or "all" of a question's several pictures (MMMU).
-        processes: that open the model and share the work; in-memory models have one.
-    """
-
-    limit: int | None = None
-    batch_size: int = 32
-    split: str | None = None
-    pictures: str = "first"
-    processes: int = 1
+from .task_data import TaskData, load_task
 
 
 def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tuple[str, ...], out_dir: str | Path | None = None,
@@ -53,42 +32,51 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
         data_dir: the embedded world's folder, or a benchmark's as published.
         tasks: pope (its three splits), pope_random, ..., chartqa, mmvet, mmmu, scienceqa, scienceqa_img, open, actions.
         out_dir: gets <task>/{samples.jsonl,predictions.jsonl,results.json} and answers/, from which a killed run goes on;
-            `_held_out` and `_blind` are added to the task's folder, so that runs never overwrite each other. None writes nothing.
+            `_held_out`, `_blind` and `_swapped` are added to the task's folder, so that runs never overwrite each other. None writes nothing.
         judge: options of `add_judge_arguments`, for MM-Vet.
         on_batch: called after each batch: how many different prompts are answered, of how many.
 
     Returns:
-        Task -> its results.json; with all three POPE splits also "pope", whose score is the mean F1.
+        Task -> its results.json; with all three POPE splits also "pope", whose score is the mean F1; with counterfactuals also
+        "actions_blind" and "actions_swapped", and how far they fall under `counterfactuals` of "actions".
 
     Raises:
-        ConfigError: unknown task or split, or no checkpoint.
-        DataError: missing or broken question files, or more than 1 % of a task's pictures.
+        ConfigError: unknown task or split, no checkpoint, or settings that do not go with the tasks.
+        DataError: missing or broken question files, or more than 1 % of a task's pictures; or pictures that cannot be swapped.
     """
     tasks = expand(tasks, MODULES, "that a model can answer")
+    _check(tasks, model, settings)
     data = {task: load_task(task, data_dir, settings.split, settings.limit) for task in tasks}
-    about = {task: _about(model, one, settings) for task, one in data.items()}
-    suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
     out = Path(out_dir) if out_dir else None
+    cases = cases_of(model, data, settings, out)
     if out:
-        _claim(out, {task + suffix: one for task, one in about.items()})
-    prompts, faults = _prompts(data, settings.pictures)
-    answers = ask(model, [one for some in prompts.values() for one in some if one], settings.batch_size, out and out / "answers",
-                  settings.processes, on_batch)
+        _claim(out, {case.folder.name: case.about for case in cases})
+    cases = with_prompts(cases, settings.pictures)
+    answers = _answers(model, cases, settings, out and out / "answers", on_batch)
     found, samples = {}, {}
-    for task, one in data.items():
-        folder = out and out / (task + suffix)
-        given = [answers[prompt] if prompt else Missing(fault) for prompt, fault in zip(prompts[task], faults[task], strict=True)]
-        samples[task], notes = grade_answers(one.benchmark, one.rows, given, judge, folder)
-        said = {} if one.notes is None else {"notes": one.notes | notes | _odd_answers(one, settings, given)}
-        found[task] = results.results_of(task, one.benchmark, samples[task], about[task] | said)
-        if folder:
-            _write_predictions(folder, one.rows, prompts[task], given, model.name)
-            results.write(folder, samples[task], found[task])
+    for case in cases:
+        found[case.name], samples[case.name] = _graded(case, case.given(answers), settings, judge)
+    if settings.counterfactuals:
+        found[TASK]["counterfactuals"] = {name: falls(data[TASK].benchmark, samples[TASK], samples[f"{TASK}_{name}"]) for name in CONDITIONS}
     if set(POPE_SPLITS) <= set(tasks):
         found["pope"] = mean_of_pope(found, samples)
-        if out:
-            results.write(out / ("pope" + suffix), [], found["pope"])
+    if out:
+        _write(cases, answers, found, samples, model)
     return found
+
+
+def _check(tasks: list[str], model: Model | Source, settings: Settings) -> None:
+    """Refuses settings that do not go with the tasks.
+
+    Raises:
+        ConfigError: other tasks than calls under the grammar of calls; counterfactuals without actions, or of a blind model.
+    """
+    others = [task for task in tasks if MODULES[task] not in CALLS]
+    if model.constrain and others:
+        raise ConfigError(f"{others[0]} is not answered in calls", "--constrain", "Ask it apart from the tasks that are.")
+    if settings.counterfactuals and (TASK not in tasks or model.blank):
+        what = "A blind model sees no picture that could be changed" if model.blank else f"Counterfactuals are of the task {TASK}"
+        raise ConfigError(what, "--counterfactuals", f"Add the task {TASK}, without --blank, or leave it out.")
 
 
 def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
@@ -112,24 +100,21 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
             raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 
 
-def _prompts(data: dict[str, TaskData], pictures: str) -> tuple[dict[str, list[Prompt | None]], dict[str, list[str]]]:
-    """What is asked for every question of every task, None where its picture cannot be shown; and why."""
-    for one in data.values():
-        for row in one.rows:
-            row["shown"] = chosen(row["pictures"], pictures)
-    seen = look_at([picture for one in data.values() for row in one.rows for picture in row["shown"]])
-    prompts, faults = {}, {}
-    for task, one in data.items():
-        errors = few_faults(task, one.rows, seen, one.remedy)
-        prompts[task] = [None if error else prompt_of(one, row, seen) for row, error in zip(one.rows, errors, strict=True)]
-        faults[task] = [str(error or "") for error in errors]
-    return prompts, faults
+def _answers(model: Model | Source, cases: list[Case], settings: Settings, folder: Path | None, on_batch: Callable[[int, int], None] | None) -> Answers:
+    """The tasks first and by themselves, so that their batches are the same with and without conditions."""
+    tasks, conditions = ([one for case in cases if bool(case.condition) is with_condition for one in case.prompts if one] for with_condition in (False, True))
+    answers = ask(model, tasks, settings.batch_size, folder, settings.processes, on_batch)
+    left = [one for one in conditions if one not in answers]
+    return answers | ask(model, left, settings.batch_size, folder, settings.processes, on_batch) if left else answers
 
 
-def _about(model: Model | Source, data: TaskData, settings: Settings) -> dict[str, Any]:
-    said = {"split": settings.split, "blank": model.blank, "limit": settings.limit, "batch_size": settings.batch_size,
-            "max_new_tokens": data.benchmark.MAX_NEW_TOKENS, "pictures": settings.pictures, "dtype": model.dtype}
-    return {"model": model.name, "data_hash": data.data_hash, "settings": said, "version": __version__}
+def _graded(case: Case, given: list[Answer | Missing], settings: Settings, judge: Namespace | None) -> tuple[dict, list[dict]]:
+    """A case's results and samples."""
+    data = case.data
+    samples, notes = grade_answers(data.benchmark, data.rows, given, judge, case.folder)
+    said = {} if data.notes is None else {"notes": data.notes | notes | _odd_answers(data, settings, given)}
+    more = CALLS[data.benchmark](samples) if data.benchmark in CALLS else {}
+    return results.results_of(case.task, data.benchmark, samples, more | case.about | said), samples
 
 
 def _odd_answers(data: TaskData, settings: Settings, answers: list[Answer | Missing]) -> dict[str, str]:
@@ -144,9 +129,18 @@ def _odd_answers(data: TaskData, settings: Settings, answers: list[Answer | Miss
     return notes | ({"without an answer": f"{len(reasons)}; {'; '.join(dict.fromkeys(reasons[:3]))}"} if reasons else {})
 
 
-def _write_predictions(folder: Path, rows: list[dict], prompts: list[Prompt | None], answers: list[Answer | Missing], model: str) -> None:
+def _write(cases: list[Case], answers: Answers, found: dict[str, dict], samples: dict[str, list[dict]], model: Model | Source) -> None:
+    for case in cases:
+        _write_predictions(case, case.given(answers), model.name)
+        results.write(case.folder, samples[case.name], found[case.name])
+    if "pope" in found:
+        split = next(case for case in cases if case.task == POPE_SPLITS[0])
+        results.write(split.folder.with_name(split.folder.name.replace(split.task, "pope", 1)), [], found["pope"])
+
+
+def _write_predictions(case: Case, answers: list[Answer | Missing], model: str) -> None:
     """The answers as LLaVA's files have them, for `--predictions` and for other people's scripts."""
-    folder.mkdir(parents=True, exist_ok=True)
+    case.folder.mkdir(parents=True, exist_ok=True)
     lines = [{"question_id": row["question_id"], "prompt": prompt.text, "text": str(answer), "model_id": model}
-             for row, prompt, answer in zip(rows, prompts, answers, strict=True) if prompt and not isinstance(answer, Missing)]
-    write_text(folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+             for row, prompt, answer in zip(case.data.rows, case.prompts, answers, strict=True) if prompt and not isinstance(answer, Missing)]
+    write_text(case.folder / "predictions.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -18,11 +18,12 @@ from .questions import hashes
 PICTURES = ("first", "all")
 WHOLE = {  # how many questions a benchmark has, as published
     **dict.fromkeys(("pope_random", "pope_popular", "pope_adversarial"), (3000, 2910)), "chartqa": (2500,), "mmvet": (218,), "mmmu": (900,),
-    "scienceqa": (4241,), "scienceqa_img": (2017,),
+    "scienceqa": (4241,), "scienceqa_img": (2017,), "clinc150": (5500,),
 }
 WHERE = {  # the pictures of a benchmark, for whoever lacks them
     "pope": "Put COCO's val2014 pictures into val2014/.", "chartqa": "Put the charts into test/png/.", "mmvet": "Put the pictures into images/.",
     "mmmu": "Put the hub's <Subject>/validation-*.parquet there.", "scienceqa": "Put the pictures into images/test/<id>/.",
+    "clinc150": "Copy data_full.json again.",
 }
 
 

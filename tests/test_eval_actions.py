@@ -1,0 +1,254 @@
+"""The error table of actions by hand, and their counterfactuals with a model whose answers are told."""
+
+import json
+
+import pytest
+from eval_world import FUNCTIONS, OBJECTS, random_model, world, write_world  # noqa: F401 - fixtures are found by name
+from omnivision_eval import action_table, actions, counterfactuals, results
+from omnivision_eval import main as eval_main
+from omnivision_eval.answer import Answer
+from omnivision_eval.asking import ask
+from omnivision_eval.models import GREY, source_of
+from omnivision_eval.ours import Ours
+from omnivision_eval.prompts import Picture, Prompt
+from omnivision_eval.run import Settings, evaluate
+from PIL import Image
+
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions import FunctionSet, install_tokens, target_ids
+
+
+def call(name, nested=None, **arguments):
+    return {"name": name, "arguments": arguments} | ({"nested": nested} if nested else {})
+
+
+CAT = call("order", item="cat", count=1)
+ERRORS = [  # true calls, made calls, fault, kinds
+    ([CAT], [CAT], None, []),
+    ([CAT], [call("order", item="dog", count=2)], None, ["wrong argument: item", "wrong argument: count"]),
+    ([CAT], [call("order", item="cat")], None, ["wrong argument: count"]),
+    ([call("order", item="cat")], [CAT], None, ["wrong argument: count"]),
+    ([CAT], [call("find", item="cat")], None, ["wrong function"]),
+    ([CAT], [], None, ["missing call"]),
+    ([CAT, CAT], [CAT], None, ["missing call"]),
+    ([], [CAT], None, ["extra call"]),
+    ([CAT], [CAT, CAT], None, ["extra call"]),
+    ([CAT], [CAT], "stray_end: an end token without a call", ["malformed: stray_end"]),
+    ([], [], "unclosed: no end token", ["malformed: unclosed"]),
+    ([CAT, CAT], [call("find", item="cat"), call("order", item="dog", count=1)], None, ["wrong function", "wrong argument: item"]),
+    ([call("send", to=1, nested={"who": CAT})], [call("send", to=1, nested={"who": call("find", item="cat")})], None, ["wrong argument: who"]),
+    ([call("send", nested={"who": CAT})], [call("send", who="Ann")], None, ["wrong argument: who"]),
+]
+
+
+@pytest.mark.parametrize(("true", "said", "fault", "kinds"), ERRORS)
+def test_kinds_of_errors(true, said, fault, kinds):
+    assert action_table.errors_of(true, said, fault) == kinds
+    graded = actions.grade({"calls": true}, Answer("", calls=said, fault=fault))["official"]
+    assert bool(kinds) == (graded["strict"] == 0), "an answer has errors exactly where it is not strictly right"
+
+
+def samples_of(rows):
+    """rows: (image, language, true calls, made calls, fault)."""
+    asked = [{"question_id": at, "image": image, "language": language, "text": "", "calls": true} for at, (image, language, true, _, _) in enumerate(rows)]
+    return results.samples_of(actions, asked, [Answer("", calls=said, fault=fault) for *_, said, fault in rows])
+
+
+def test_table_by_hand():
+    table = action_table.error_table(samples_of([
+        ("a", "en", [CAT], [CAT], None), ("a", "en", [CAT], [call("order", item="Cat", count=1)], None),
+        ("b", "zh", [CAT], [], None), ("c", "zh", [call("irrelevant")], [CAT], None), ("d", "en", [CAT], [CAT], "unclosed: x")]))
+    assert list(table) == ["all", "en", "zh"]
+    counts = {name: {key: (one["count"], one["of"]) for key, one in part["rates"].items()} for name, part in table.items()}
+    assert counts["all"] == {"function": (2, 5), "strict": (1, 5), "lenient": (2, 5), "format_valid": (4, 5), "over_call": (1, 1), "missed_call": (1, 4)}
+    assert counts["zh"] == {"function": (0, 2), "strict": (0, 2), "lenient": (0, 2), "format_valid": (2, 2), "over_call": (1, 1), "missed_call": (1, 1)}
+    assert table["all"]["rates"]["strict"]["rate"] == 20 and table["all"]["pictures"] == 4 and table["en"]["n"] == 3
+    assert table["en"]["rates"]["over_call"] == {"count": 0, "of": 0, "rate": None, "stderr": None}
+    assert table["all"]["errors"] == {"wrong argument: item": 1, "missing call": 1, "extra call": 1, "malformed: unclosed": 1}
+
+
+def test_errors_of_the_rates_are_over_pictures():
+    rows = [(str(image), "en", [CAT], [CAT] if image % 2 else [], None) for image in range(10) for _ in range(6)]
+    wide = action_table.error_table(samples_of(rows))["all"]["rates"]["strict"]["stderr"]
+    assert wide == pytest.approx(100 * (0.25 / 10) ** 0.5, rel=0.1)
+
+
+def row(image, *items):
+    return [{"image": image, "calls": [call("order", item=item)]} for item in items]
+
+
+def pictures_of(rows):
+    return {one["image"]: (Picture(one["image"], one["image"]),) for one in rows}
+
+
+def test_swapped_pictures_are_others_with_other_calls():
+    rows = [one for number in range(40) for one in row(f"{number}.png", OBJECTS[number % 6], OBJECTS[number // 6 % 6])]
+    found = counterfactuals.swap(rows, pictures_of(rows))
+    assert sorted(found) == sorted(found.values()) and len(found) == 40
+    calls = {name: {json.dumps(one["calls"]) for one in rows if one["image"] == name} for name in found}
+    assert all(name != other and not calls[name] & calls[other] for name, other in found.items())
+    assert counterfactuals.swap(rows, pictures_of(rows)) == found != counterfactuals.swap(rows, pictures_of(rows), seed=1)
+
+
+def test_a_swap_that_needs_every_place_is_found():
+    rows = row("a", "cat") + row("b", "cat") + row("c", "dog") + row("d", "dog")
+    found = counterfactuals.swap(rows, pictures_of(rows))
+    assert {found["a"], found["b"]} == {"c", "d"} and {found["c"], found["d"]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("rows", [row("a", "cat"), row("a", "cat") + row("b", "cat"), row("a", "cat") + row("b", "dog") + row("c", "dog")])
+def test_what_cannot_be_swapped_is_said(rows):
+    with pytest.raises(DataError, match="cannot be swapped"):
+        counterfactuals.swap(rows, pictures_of(rows))
+
+
+def test_equal_pixels_under_two_names_are_one_picture():
+    rows = row("a", "cat") + row("b", "dog")
+    same = (Picture("x", "a"),)
+    with pytest.raises(DataError, match="cannot be swapped"):
+        counterfactuals.swap(rows, {"a": same, "b": same})
+
+
+@pytest.fixture(scope="module")
+def different(tmp_path_factory):
+    """The world with another object in each of its pictures, and one request that fits none."""
+    folder = write_world(tmp_path_factory.mktemp("different"), images=5)
+    for split in ("eval", "eval_held_out"):
+        rows = [json.loads(line) for line in (folder / split / "actions.jsonl").read_text().splitlines()]
+        for at, one in enumerate(rows):
+            one["calls"] = [call("order", item=OBJECTS[at])] if at < 4 else [call("irrelevant")]
+        (folder / split / "actions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return folder
+
+
+class Seeing(Ours):
+    """Orders what is in the picture that it is shown; of a grey one it calls nothing. Remembers what it was asked."""
+
+    def __init__(self):
+        network, processor = random_model()
+        install_tokens(network, processor.tokenizer, FunctionSet.from_json(FUNCTIONS))
+        super().__init__(network, processor, FunctionSet.from_json(FUNCTIONS))
+        self.asked = []
+
+    def prepare(self, prompts, pictures):
+        return None
+
+    def answer(self, prompts, prepared):
+        self.asked.append(prompts)
+        return [self._read(target_ids(self._call(one.pictures[0].source), self.processor.tokenizer, self.functions)) for one in prompts]
+
+    def _call(self, source):
+        number = None if isinstance(source, Image.Image) else int(source.rsplit("/", 1)[1][0])
+        return call("order", item=OBJECTS[number]) if number is not None and number < 4 else call("irrelevant")
+
+
+@pytest.fixture(scope="module")
+def seen(different, tmp_path_factory):
+    """Results, their folder, and what was asked."""
+    model, out = Seeing(), tmp_path_factory.mktemp("counterfactuals")
+    return evaluate(model, different, ["actions"], out, Settings(counterfactuals=True)), out, model.asked
+
+
+def test_a_model_that_looks_falls_to_nothing_when_pictures_change(seen):
+    found, out, _ = seen
+    own = found["actions"]
+    assert own["score"] == 100 and found["actions_swapped"]["score"] == 0 and found["actions_blind"]["score"] == 20  # the request that fits none
+    swapped, blind = own["counterfactuals"]["swapped"], own["counterfactuals"]["blind"]
+    assert swapped["all"]["fall"] == 100 and swapped["all"]["n"] == 5 and swapped["all"]["low"] == 100 and swapped["zh"]["fall"] == 100
+    assert blind["all"]["fall"] == 80 and blind["en"]["n"] + blind["zh"]["n"] == 5 and blind["all"]["fall_stderr"] > 0
+    assert json.loads((out / "actions" / "results.json").read_text()) == own
+    assert sorted(one.name for one in out.iterdir()) == ["actions", "actions_blind", "actions_swapped"]
+
+
+def test_what_was_shown_instead_stands_in_the_samples(seen):
+    _, out, _ = seen
+    samples = [json.loads(line) for line in (out / "actions_swapped" / "samples.jsonl").read_text().splitlines()]
+    assert all(one["shown_image"] != one["image"] for one in samples)
+    assert all("shown_image" not in json.loads(line) for line in (out / "actions" / "samples.jsonl").read_text().splitlines())
+
+
+def test_a_grey_picture_is_asked_about_once(seen):
+    asked = [one for batch in seen[2] for one in batch]
+    grey = [one for one in asked if isinstance(one.pictures[0].source, Image.Image)]
+    assert len(grey) == 1 and grey[0].pictures[0].source.getpixel((0, 0)) == GREY
+    assert len(seen[2][0]) == 5, "the tasks' own batches come first and hold nothing else"
+
+
+def test_grey_in_place_of_a_picture_is_a_blind_run(different, tmp_path):
+    network, processor = random_model()
+    functions = FunctionSet.from_json(FUNCTIONS)
+    install_tokens(network, processor.tokenizer, functions)
+
+    class Cache:  # knows files only
+        def features(self, paths, network, processor):
+            from omnivision.generation import encode_images
+
+            assert paths and all(isinstance(path, str) for path in paths)
+            return list(encode_images(network, processor, paths))
+
+    found = evaluate(Ours(network, processor, functions, features=Cache()), different, ["actions"], tmp_path / "a", Settings(counterfactuals=True))
+    blind = evaluate(Ours(network, processor, functions, blank=True), different, ["actions"], tmp_path / "b")
+    said = [[json.loads(line)["ids"] for line in (tmp_path / folder / "actions_blind" / "samples.jsonl").read_text().splitlines()] for folder in "ab"]
+    assert said[0] == said[1] and found["actions_blind"] == blind["actions"]
+
+
+@pytest.fixture(scope="module")
+def acting(tmp_path_factory):
+    """A checkpoint with functional tokens."""
+    folder = tmp_path_factory.mktemp("acting")
+    network, processor = random_model()
+    functions = FunctionSet.from_json(FUNCTIONS)
+    install_tokens(network, processor.tokenizer, functions)
+    network.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    functions.save(folder)
+    return folder
+
+
+def test_the_command_constrains_and_goes_on(different, acting, tmp_path, capsys):
+    argv = ["actions", "--model", str(acting), "--data", str(different), "--out", str(tmp_path), "--json"]
+    assert eval_main.main([*argv, "--constrain", "--counterfactuals"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)["tasks"]
+    # a random model may run into the limit, but nothing else can be wrong with an answer that the grammar holds
+    assert set(found["actions"]["table"]["all"]["errors"]) - {"malformed: unclosed"} <= {"wrong function", "wrong argument: item", "extra call", "missing call"}
+    assert found["actions"]["settings"]["constrain"] and "strict, swapped" in err and "falls by" in err and "function right" in err
+    journals = list((tmp_path / "answers").glob("answers-*.jsonl"))
+    kept = [journal.read_text() for journal in journals]
+    assert eval_main.main([*argv, "--constrain", "--counterfactuals"]) == 0
+    assert [journal.read_text() for journal in journals] == kept and json.loads(capsys.readouterr().out)["tasks"] == found
+    with pytest.raises(ConfigError, match="another settings"):
+        eval_main.main(argv)
+
+
+def test_a_killed_run_asks_only_what_is_left(different, acting, tmp_path):
+    first = evaluate(source_of(acting), different, ["actions"], tmp_path)
+    journal = next((tmp_path / "answers").glob("answers-*.jsonl"))
+    before = journal.read_text()
+    found = evaluate(source_of(acting), different, ["actions"], tmp_path, Settings(counterfactuals=True))
+    added = journal.read_text().removeprefix(before)
+    assert len(added.splitlines()) == 1, "all requests are worded alike: only the grey picture is new"
+    found["actions"].pop("counterfactuals")
+    assert found["actions"] == first["actions"]
+
+
+@pytest.mark.parametrize(("tasks", "flag", "message"), [
+    (["pope_random"], {"counterfactuals": True}, "of the task actions"), (["actions", "pope_random"], {"constrain": True}, "not answered in calls")])
+def test_flags_that_do_not_fit_are_refused(different, acting, tasks, flag, message):
+    source = source_of(acting, constrain=flag.pop("constrain", False))
+    with pytest.raises(ConfigError, match=message):
+        evaluate(source, different, tasks, None, Settings(**flag))
+
+
+def test_only_models_with_functional_tokens_can_be_held_to_calls(tmp_path, different, acting):
+    with pytest.raises(ConfigError, match="no functional tokens"):
+        source_of("HuggingFaceTB/SmolVLM-256M-Instruct", constrain=True)
+    with pytest.raises(ConfigError, match="blind"):
+        evaluate(source_of(acting, blank=True), different, ["actions"], None, Settings(counterfactuals=True))
+
+
+def test_the_journal_of_constrained_answers_is_another(acting, tmp_path):
+    prompts = [Prompt("Order it.", (Picture.of(Image.new("RGB", (54, 54), "red")),), 4)]
+    for constrain in (False, True):
+        ask(source_of(acting, constrain=constrain), prompts, 1, tmp_path)
+    assert len(list(tmp_path.glob("answers-*.jsonl"))) == 2
