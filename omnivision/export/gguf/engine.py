@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import ctypes
 import io
+import json
 import os
 import secrets
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +49,8 @@ class Engine:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads()
         params.special = True  # control tokens are written in answers
         params.warmup = params.fit_params = params.ui = False
-        params.api_keys = [secrets.token_hex()]  # it listens on this machine; nobody else has business there
+        self._key = secrets.token_hex()
+        params.api_keys = [self._key]  # it listens on this machine; nobody else has business there
         try:
             self._server = package.Server(params)
         except RuntimeError as error:
@@ -63,16 +67,37 @@ class Engine:
         """
         content: list[dict] = [{"type": "text", "text": text}]
         if picture is not None:
-            content.insert(0, {"type": "image_url", "image_url": {"url": _data_url(picture)}})
-        request = {"messages": [{"role": "user", "content": content}], "max_tokens": new_tokens, "temperature": 0, "logprobs": True,
-                   "top_logprobs": TOP, "cache_prompt": False, **({"grammar": grammar} if grammar else {})}
-        answer = self._server.handle_chat_completions(request)
-        if "choices" not in answer:
-            raise DataError(f"llama.cpp refuses: {str(answer.get('error', answer))[:300]}", f"question {text!r}", "Export again.")
-        choice = answer["choices"][0]
-        steps = (choice.get("logprobs") or {}).get("content") or []
-        tops = [{one["id"]: one["logprob"] for one in step["top_logprobs"]} for step in steps]
-        return Reply(answer["usage"]["prompt_tokens"], [step["id"] for step in steps], tops, choice["message"]["content"] or "")
+            content.insert(0, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{_png(picture)}"}})
+        prompt = self._post("/apply-template", {"messages": [{"role": "user", "content": content}]}, text)["prompt"]
+        shown = {"prompt_string": prompt, "multimodal_data": [] if picture is None else [_png(picture)]}
+        request = {"prompt": shown, "n_predict": new_tokens, "temperature": 0, "n_probs": TOP, "return_tokens": True, "cache_prompt": False}
+        answer = self._post("/completion", {**request, **({"grammar": grammar} if grammar else {})}, text)
+        ids = answer["tokens"]
+        return Reply(answer["tokens_evaluated"], ids, _by_step(ids, answer.get("completion_probabilities", [])), answer["content"])
+
+    def _post(self, path: str, body: dict, text: str) -> dict:
+        """One request to the server's own endpoints: those in OpenAI's format do not tell every id."""
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        request = urllib.request.Request(self._server.listening_address + path, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            what = f"llama.cpp refuses: {error.read().decode('utf-8', 'replace')[:300]}"
+            raise DataError(what, f"{path}, question {text!r}", "Export again.") from error
+
+
+def _by_step(ids: list[int], told: list[dict]) -> list[dict[int, float]]:
+    """The most likely tokens of every step; the server tells none of tokens that end inside a character."""
+    found, left = [], iter(told)
+    one = next(left, None)
+    for token in ids:
+        if one is not None and one["id"] == token:
+            found.append({other["id"]: other["logprob"] for other in one["top_logprobs"]})
+            one = next(left, None)
+        else:
+            found.append({})
+    return found
 
 
 def threads() -> int:
@@ -149,7 +174,7 @@ class _Text(ctypes.Structure):
     _fields_ = [("text", ctypes.c_char_p), ("add_special", ctypes.c_bool), ("parse_special", ctypes.c_bool), ("later", ctypes.c_byte * 64)]
 
 
-def _data_url(picture: Image.Image) -> str:
+def _png(picture: Image.Image) -> str:
     held = io.BytesIO()
     picture.save(held, "PNG")
-    return "data:image/png;base64," + base64.b64encode(held.getvalue()).decode()
+    return base64.b64encode(held.getvalue()).decode()

@@ -16,9 +16,11 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.export.checkpoint import load_checkpoint, load_processor
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.gguf import tiles
+from omnivision.export.gguf.calls import TOKENIZER
 from omnivision.export.gguf.check import FORMAT, check_gate
 from omnivision.export.gguf.embeddings import write_embeddings
 from omnivision.export.gguf.fits import refuse_what_does_not_fit
+from omnivision.export.gguf.gbnf import GRAMMAR_FILE, gbnf
 from omnivision.export.gguf.names import picture_names, text_names
 from omnivision.export.gguf.picture_file import write_picture
 from omnivision.export.gguf.stored import StoredTensors
@@ -128,8 +130,10 @@ def _write_files(folder: Path, source: Path, config: OmniVisionConfig, processor
     shutil.copyfile(tiles.__file__, folder / CLIENT)
     if (source / FUNCTION_FILE).is_file():
         functions = FunctionSet.load(source)
-        functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
+        tokens = functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
+        (folder / GRAMMAR_FILE).write_text(gbnf(functions, tokens).text, encoding="utf-8")
+        processor.tokenizer.save_pretrained(folder / TOKENIZER)  # calls are read from ids
     return parts
 
 
