@@ -10,10 +10,12 @@ from types import ModuleType
 
 from omnivision.export import fp16, verify
 from omnivision.export.gguf import command as gguf
+from omnivision.export.onnx_files import target as onnx_target
 
 TARGETS: dict[str, ModuleType] = {
     "fp16": fp16,
     "gguf": gguf,
+    "onnx": onnx_target,
     "verify": verify,
 }
 

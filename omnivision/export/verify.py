@@ -15,13 +15,14 @@ from omnivision.errors import ConfigError, DataError, OmniError
 from omnivision.export import fp16_check
 from omnivision.export.folder import MANIFEST, read_manifest
 from omnivision.export.gguf import check as gguf_check
+from omnivision.export.onnx_files import check as onnx_check
 
 HELP = "run an export in its engine and compare it with its reference answers"
 DESCRIPTION = "Checks every file's hash, runs the export and compares it with the fp32 reference that travels with it."
 EXAMPLE = "omnivision export verify phone --json"
 COMPUTE = ("auto", "float32", "float16")
 # What an export's manifest calls it -> the module with verify(folder, compute), check_gate(result, folder), show(result).
-CHECKS: dict[str, ModuleType] = {check.FORMAT: check for check in (fp16_check, gguf_check)}
+CHECKS: dict[str, ModuleType] = {check.FORMAT: check for check in (fp16_check, gguf_check, onnx_check)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Answers questions about pictures with the ONNX files beside this file. No torch, no transformers.
+
+    pip install numpy pillow onnxruntime tokenizers
+    python run.py --image photo.jpg "How many cups are there?"
+    python run.py --questions questions.jsonl --image-root pictures --answers answers.jsonl
+
+Legend: B rows (1 here), L positions, D width, V vocabulary, T image tokens, H and W height and width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+
+SETTINGS = "runner.json"
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
+
+
+class Runner:
+    """The three graphs, the tokenizer and the prompt of one folder.
+
+    Args:
+        folder: what `omnivision export onnx` wrote.
+        variant: fp32, fp16 or int8; None is the first that is there.
+        threads: of onnxruntime; 0 is all cores.
+    """
+
+    def __init__(self, folder: str | Path, variant: str | None = None, threads: int = 0) -> None:
+        self.folder = Path(folder)
+        self.settings = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        self.variant = variant or self.settings["variants"][0]
+        if self.variant not in self.settings["variants"]:
+            raise ValueError(f"the folder holds {', '.join(self.settings['variants'])}, not {self.variant}")
+        self.tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokenizer.encode_special_tokens = True  # a control token that a user types is letters
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.vision, self.embedding, self.decoder = (self._session(name, options) for name in ("vision_encoder", "embed_tokens", "decoder_model_merged"))
+        self.cache_names = [one.name for one in self.decoder.get_inputs() if one.name.startswith("past_key_values.")]
+        self.levels = _levels(self.settings)
+
+    def _session(self, name: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        file = self.folder / "onnx" / f"{name}{SUFFIXES[self.variant]}.onnx"
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def prompt(self, question: str, with_image: bool) -> list[int]:
+        """Ids of a question in the model's chat format; the question's own text never becomes a control token."""
+        head, tail = self.settings["prompts"]["image" if with_image else "text"]
+        return [*head, *self.tokenizer.encode(question, add_special_tokens=False).ids, *tail]
+
+    def pixels(self, picture: Image.Image) -> np.ndarray:
+        """Pixels (1, 3, H, W) of an RGB picture: squashed by Pillow's bicubic filter, then normalised."""
+        squashed_HWC = np.asarray(picture.resize(self.settings["size"], Image.Resampling(self.settings["resample"])))
+        return np.stack([self.levels[channel][squashed_HWC[..., channel]] for channel in range(3)])[None]
+
+    def embed(self, ids: list[int], picture: Image.Image | None) -> np.ndarray:
+        """Embeddings (1, L, D) of a prompt, with the picture's tokens in their places."""
+        embeds_BLD = self.embedding.run(None, {"input_ids": np.array([ids], np.int64)})[0]
+        if picture is not None:
+            features_BTD = self.vision.run(None, {"pixel_values": self.pixels(picture)})[0]
+            embeds_BLD[0, np.array(ids) == self.settings["image_token_id"]] = features_BTD[0]
+        return embeds_BLD
+
+    def logits(self, question: str, picture: Image.Image | None) -> np.ndarray:
+        """Logits (V) of the token that follows a question."""
+        return self._step(self.embed(self.prompt(question, picture is not None), picture), self._empty())[0]
+
+    def generate(self, question: str, picture: Image.Image | None, max_new_tokens: int) -> list[int]:
+        """The most likely answer as ids, with the id that ended it."""
+        embeds_BLD, cache, new = self.embed(self.prompt(question, picture is not None), picture), self._empty(), []
+        while len(new) < max_new_tokens:
+            logits_V, cache = self._step(embeds_BLD, cache)
+            new.append(int(logits_V.argmax()))
+            if new[-1] in self.settings["stop_token_ids"]:
+                break
+            embeds_BLD = self.embed(new[-1:], None)
+        return new
+
+    def _empty(self) -> dict[str, np.ndarray]:
+        shapes = {one.name: one.shape for one in self.decoder.get_inputs()}
+        return {name: np.zeros((1, shapes[name][1], 0, shapes[name][3]), np.float32) for name in self.cache_names}
+
+    def _step(self, embeds_BLD: np.ndarray, cache: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        known, new = cache[self.cache_names[0]].shape[2], embeds_BLD.shape[1]
+        inputs = {"inputs_embeds": embeds_BLD, "attention_mask": np.ones((1, known + new), np.int64), "position_ids": np.arange(known, known + new)[None]}
+        outputs = self.decoder.run(None, {**inputs, **cache})
+        names = [one.name.replace("present.", "past_key_values.") for one in self.decoder.get_outputs()[1:]]
+        return outputs[0][0, -1], dict(zip(names, outputs[1:], strict=True))
+
+    def text(self, ids: list[int]) -> str:
+        """Ids as text, without control tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def calls(self, ids: list[int]) -> list[dict[str, Any]]:
+        """Calls of functions among generated ids: {"name", "arguments"}, or {"name", "error"} where the arguments are no plain values.
+
+        Only functional tokens make a call, text that spells one is text. Calls inside calls are an error here.
+        """
+        functions, calls, start = self.settings.get("functions"), [], None
+        for index, one in enumerate(ids if functions else []):
+            if str(one) in functions["names"]:
+                if start is not None:
+                    calls.append(_unread(functions, ids[start], "a call begins inside it, or it does not end"))
+                start = index
+            elif one == functions["end"] and start is not None:
+                calls.append(self._call(functions, ids[start], ids[start + 1:index]))
+                start = None
+        return calls if start is None else [*calls, _unread(functions, ids[start], "it does not end")]
+
+    def _call(self, functions: dict, token: int, inside: list[int]) -> dict[str, Any]:
+        if set(inside) & set(functions["control"]):
+            return _unread(functions, token, "a control token among its arguments")
+        try:
+            arguments = read_arguments(self.tokenizer.decode(inside, skip_special_tokens=False), functions["arguments"][str(token)])
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            return _unread(functions, token, str(error))
+        return {"name": functions["names"][str(token)], "arguments": arguments}
+
+
+def _unread(functions: dict, token: int, why: str) -> dict[str, Any]:
+    return {"name": functions["names"][str(token)], "error": why}
+
+
+def read_arguments(text: str, expected: dict[str, Any]) -> dict[str, Any]:
+    """"(item='red cat', count=2)" as a dictionary. Python's parser in literal mode: nothing is evaluated.
+
+    Args:
+        expected: "known" and "required" names, and whether "others" may come. Values are not held against the function's schema.
+
+    Raises:
+        ValueError or SyntaxError: anything else than one list of plain values, or names that are doubled, unknown or missing.
+    """
+    call = ast.parse(f"f{text}", mode="eval").body
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or len(call.args) > len(expected["known"]):
+        raise ValueError("not an argument list")
+    pairs = [*zip(expected["known"], call.args)]
+    for keyword in call.keywords:  # **{'from': 1} holds a name that Python reserves
+        if keyword.arg is None and not isinstance(keyword.value, ast.Dict):
+            raise ValueError("** before something that is no dictionary")
+        pairs += [(keyword.arg, keyword.value)] if keyword.arg else zip(map(_value, keyword.value.keys), keyword.value.values)
+    arguments = {name: _value(node) for name, node in pairs}
+    missing = set(expected["required"]) - set(arguments)
+    unknown = set() if expected["others"] else set(arguments) - set(expected["known"])
+    if len(arguments) != len(pairs) or missing or unknown:
+        raise ValueError(f"an argument comes twice, is missing {sorted(missing)} or unknown {sorted(map(str, unknown))}")
+    return arguments
+
+
+def _value(node: ast.AST | None) -> Any:
+    """What JSON can hold: text, numbers, truth values, None, lists and objects."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and type(number := _value(node.operand)) in (int, float):
+        return -number
+    if isinstance(node, ast.List):
+        return [_value(one) for one in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [_value(key) for key in node.keys]
+        if all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys):
+            return dict(zip(keys, map(_value, node.values)))
+    raise ValueError(f"{type(node).__name__} is not a plain value")
+
+
+def open_picture(file: str | Path) -> Image.Image:
+    """A JPEG, PNG or WebP file as RGB: upright, transparency on white."""
+    with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as picture:
+        picture.load()
+        if picture.mode == "I;16":
+            picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+def _levels(settings: dict[str, Any]) -> np.ndarray:
+    """What each of the 256 levels of a channel becomes (3, 256), in the arithmetic of transformers' image processor."""
+    scaled = (np.arange(256, dtype=np.float64) * settings["rescale_factor"]).astype(np.float32)
+    mean, std = (np.array(settings[name], np.float32)[:, None] for name in ("image_mean", "image_std"))
+    return (scaled - mean) / std
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answers one question, or a file of them."""
+    options = _options(argv)
+    runner = Runner(options.folder, options.variant, options.threads)
+    if not options.questions:
+        picture = open_picture(options.image) if options.image else None
+        print(json.dumps(_answer(runner, options.question, picture, options), ensure_ascii=False) if options.json
+              else _shown(_answer(runner, options.question, picture, options)))
+        return 0
+    root = Path(options.image_root or Path(options.questions).parent)
+    with open(options.questions, encoding="utf-8") as rows, open(options.answers, "w", encoding="utf-8") as out:
+        for row in map(json.loads, filter(str.strip, rows)):
+            picture = open_picture(root / row["image"]) if row.get("image") else None
+            out.write(json.dumps({"question_id": row.get("question_id"), **_answer(runner, row["text"], picture, options)}, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _answer(runner: Runner, question: str, picture: Image.Image | None, options: argparse.Namespace) -> dict[str, Any]:
+    ids = runner.generate(question, picture, options.max_new_tokens)
+    calls = runner.calls(ids)
+    return {"text": runner.text(ids), "ids": ids, **({"calls": calls} if calls else {})}
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    lines = [json.dumps(call, ensure_ascii=False) for call in answer.get("calls", [])]
+    return "\n".join(lines or [answer["text"]])
+
+
+def _options(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Answers questions about pictures with the ONNX files beside this file.",
+                                     epilog='example: python run.py --image photo.jpg "How many cups are there?"')
+    parser.add_argument("question", nargs="?")
+    parser.add_argument("--image", metavar="FILE", help="JPEG, PNG or WebP")
+    parser.add_argument("--questions", metavar="FILE", help="JSON lines with text, and where there are any image and question_id")
+    parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
+    parser.add_argument("--answers", metavar="FILE", help="where the answers to --questions go, as JSON lines")
+    parser.add_argument("--variant", choices=SUFFIXES, help="which files to run (default: the best that is there)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of onnxruntime (default: all cores)")
+    parser.add_argument("--folder", default=Path(__file__).resolve().parent, metavar="DIR", help="the export (default: this file's folder)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    options = parser.parse_args(argv)
+    if bool(options.question) == bool(options.questions):
+        parser.error("give a question, or --questions FILE")
+    if options.questions and not options.answers:
+        parser.error("--questions needs --answers FILE")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

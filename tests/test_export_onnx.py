@@ -1,0 +1,343 @@
+"""ONNX export: the graphs in onnxruntime against the checkpoint, the runner without torch, and every way it must refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from model_parts import make_config, make_image, make_model, make_processor
+from PIL import Image
+
+from omnivision.data.image import open_image
+from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.export import verify
+from omnivision.export.checkpoint import WeightScan, load_checkpoint
+from omnivision.export.folder import hashes_of, read_manifest, write_manifest
+from omnivision.export.main import main
+from omnivision.export.onnx_files import check, graphs, runner, storage, target, writing
+from omnivision.functions import Function, FunctionSet, install_tokens, parse_calls, target_ids
+from omnivision.generation import generate_ids
+from omnivision.model.layouts import membership
+
+QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are there?"]
+ORDER = Function("order", "Order a cat.", {"type": "object", "properties": {"item": {"type": "string"}, "count": {"type": "integer"}}, "required": ["item"]})
+# What a machine of the runner lacks: importing it there would fail.
+WITHOUT_TORCH = "import sys, runpy; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'omnivision'])); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def save_checkpoint(folder, **overrides):
+    model = make_model(**overrides)
+    processor = make_processor(model)
+    functions = FunctionSet((ORDER,))
+    install_tokens(model, processor.tokenizer, functions)
+    for part in (model, processor):
+        part.save_pretrained(folder)
+    functions.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "final")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    rows = [{"text": QUESTIONS[0]}]
+    for index in range(4):
+        make_image(index).save(folder / f"{index}.png")
+        rows += [{"question_id": f"{index}", "text": text, "image": f"{index}.png"} for text in QUESTIONS]
+    (folder / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "ask.jsonl"
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, questions, tmp_path_factory):
+    """One export with every variant; the decoder's weights lie beside it, the vision tower's within."""
+    out = tmp_path_factory.mktemp("phone") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, "verify_in_new_process", verify.verify_folder)
+        patch.setattr(target, "check_gate", lambda *_: None)  # 8 bits do not serve random weights
+        patch.setattr(writing, "ONE_FILE", 230_000)
+        return out, target.export_onnx(checkpoint, out, ["int8", "fp32", "fp16"], questions, count=25)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return load_checkpoint(checkpoint, torch.float32)
+
+
+def test_every_variant_answers_as_the_checkpoint(exported):
+    out, result = exported
+    found = result["variants"]
+    assert list(found) == ["fp32", "fp16", "int8"] and result["questions"] == 13 and result["format"] == "onnx"
+    check.check_gate({**result, "variants": {name: found[name] for name in ("fp32", "fp16")}}, out)
+    assert found["fp32"]["max_abs_logprob_diff"] < 1e-4 < found["fp16"]["max_abs_logprob_diff"] < 0.05
+    assert found["fp32"]["equal_answers"] == found["fp32"]["answers"] == 13
+    assert found["int8"]["top1_agreement"] > 50
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+def test_the_layout_is_the_one_that_transformers_js_looks_for(exported):
+    out, result = exported
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "llava" and config["transformers.js_config"]["dtype"] == "fp32"
+    for suffix in ("", "_fp16", "_int8"):
+        assert {f"onnx/{name}{suffix}.onnx" for name in ("vision_encoder", "embed_tokens", "decoder_model_merged")} <= set(result["bytes"])
+    assert config["transformers.js_config"]["use_external_data_format"] == {"decoder_model_merged.onnx": True}
+    assert "onnx/decoder_model_merged.onnx_data" in result["bytes"]
+    decoder = onnxruntime.InferenceSession(out / "onnx" / "decoder_model_merged.onnx")
+    shapes = {one.name: one.shape for one in [*decoder.get_inputs(), *decoder.get_outputs()]}
+    assert shapes["inputs_embeds"][:2] == ["batch_size", "sequence_length"] and shapes["attention_mask"] == ["batch_size", "total_sequence_length"]
+    assert shapes["past_key_values.1.value"] == ["batch_size", 2, "past_sequence_length", 12] and "present.1.value" in shapes
+
+
+def test_stored_bytes_shrink_as_they_should(exported):
+    size = {file.name: sum(value.const_value.nbytes for value in ir.load(file).graph.initializers.values()) for file in (exported[0] / "onnx").glob("*.onnx")}
+    for name in ("vision_encoder", "embed_tokens", "decoder_model_merged"):
+        assert size[f"{name}_int8.onnx"] < 0.75 * size[f"{name}_fp16.onnx"] < 0.45 * size[f"{name}.onnx"]
+
+
+def test_rows_of_a_batch_may_be_padded_on_the_left(exported, loaded):
+    model, _ = loaded
+    decoder = onnxruntime.InferenceSession(exported[0] / "onnx" / "decoder_model_merged.onnx")
+    torch.manual_seed(1)
+    embeds_BLD = torch.randn(2, 7, 48)
+    mask_BL = torch.tensor([[1] * 7, [0, 0, 0, 1, 1, 1, 1]])
+    positions_BL = (mask_BL.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        hidden = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask_BL, position_ids=positions_BL).last_hidden_state
+        expected_BLV = model.lm_head(hidden).numpy()
+    cache = {one.name: np.zeros((2, 2, 0, 12), np.float32) for one in decoder.get_inputs() if one.name.startswith("past")}
+    for start, stop in ((0, 4), (4, 6), (6, 7)):  # a prompt, several tokens on top of it, one token
+        inputs = {"inputs_embeds": embeds_BLD[:, start:stop].numpy(), "attention_mask": mask_BL[:, :stop].numpy(),
+                  "position_ids": positions_BL[:, start:stop].numpy()}
+        logits_BLV, *present = decoder.run(None, {**inputs, **cache})
+        cache = dict(zip(cache, present))
+        real = mask_BL[:, start:stop].bool().numpy()
+        np.testing.assert_allclose(logits_BLV[real], expected_BLV[:, start:stop][real], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "alpha.png", "palette.webp", "turned.jpg", "deep.png", "small.jpg"])
+def test_the_runner_sees_the_processors_pixels(exported, loaded, tmp_path, name):
+    picture, options = make_image(5, (131, 77)), {}
+    if name == "alpha.png":
+        picture.putalpha(Image.fromarray(np.arange(131 * 77, dtype=np.uint8).reshape(77, 131)))
+    elif name == "deep.png":
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 65536, (77, 131), dtype=np.uint16))
+    elif name == "turned.jpg":
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options["exif"] = exif
+    elif name == "small.jpg":
+        picture = picture.resize((9, 31))
+    picture.save(tmp_path / name, **options)
+    seen = runner.Runner(exported[0]).pixels(runner.open_picture(tmp_path / name))
+    np.testing.assert_array_equal(seen, loaded[1].pixels([tmp_path / name]).numpy())
+    np.testing.assert_array_equal(seen, loaded[1].image_processor([open_image(tmp_path / name)], return_tensors="np")["pixel_values"])
+
+
+def test_the_runner_works_where_there_is_no_torch(exported, loaded, questions, tmp_path):
+    copy = tmp_path / "device"
+    shutil.copytree(exported[0], copy)
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(copy / "run.py"), "--questions", str(questions), "--answers", str(tmp_path / "answers.jsonl"),
+               "--max-new-tokens", "8", "--variant", "fp32", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    images = [questions.parent / row["image"] if row.get("image") else None for row in rows]
+    assert [one["ids"] for one in answers] == generate_ids(*loaded, [row["text"] for row in rows], images, 8)
+    assert [one["question_id"] for one in answers] == [row.get("question_id") for row in rows]
+    assert answers[3]["text"] == loaded[1].tokenizer.decode(answers[3]["ids"], skip_special_tokens=True).strip()
+
+
+def test_the_runner_answers_one_question(exported, questions, capsys):
+    assert runner.main(["--folder", str(exported[0]), "--image", str(questions.parent / "0.png"), "--json", "--max-new-tokens", "3", QUESTIONS[0]]) == 0
+    assert len(json.loads(capsys.readouterr().out)["ids"]) <= 3
+    with pytest.raises(ValueError, match="not int4"):
+        runner.Runner(exported[0], "int4")
+
+
+def test_the_runner_reads_calls_as_the_library_does(exported, loaded):
+    words, functions, tiny = loaded[1].tokenizer, FunctionSet.load(exported[0]), runner.Runner(exported[0])
+    one = target_ids({"name": "order", "arguments": {"item": "red <nexa_end> cat", "count": 2}}, words, functions)
+    both = [*one, *words.encode(" done", add_special_tokens=False), *target_ids({"name": "irrelevant", "arguments": {}}, words, functions)]
+    expected = [{"name": call.name, "arguments": call.arguments} for call in parse_calls(both, words, functions)]
+    assert tiny.calls(both) == expected and len(expected) == 2
+    spelled = words.encode("<nexa_0>(item='x')<nexa_end>", add_special_tokens=False, split_special_tokens=True)
+    assert tiny.calls(spelled) == []
+
+
+@pytest.mark.parametrize("text", ["(item='a', item='b')", "(count=2)", "(item='a', size=3)", "(item=open('x'))", "(item='a'", "(item='a') + 1", "('a', 2, 3)",
+                                  "(item='a', **{'count': 1, 'count': 2})", "(item=b'a')", "(item='a', count=(1,))", "(item={1})"])
+def test_the_runner_refuses_what_is_no_argument_list(exported, loaded, text):
+    words, functions, tiny = loaded[1].tokenizer, FunctionSet.load(exported[0]), runner.Runner(exported[0])
+    start, end = (words.convert_tokens_to_ids(token) for token in ("<nexa_0>", "<nexa_end>"))
+    ids = [start, *words.encode(text, add_special_tokens=False), end]
+    assert not parse_calls(ids, words, functions)
+    assert [set(call) for call in tiny.calls(ids)] == [{"name", "error"}]
+
+
+def test_broken_calls_among_ids(exported, loaded):
+    words, tiny = loaded[1].tokenizer, runner.Runner(exported[0])
+    start, end, control = (words.convert_tokens_to_ids(token) for token in ("<nexa_0>", "<nexa_end>", "<|im_end|>"))
+    item = words.encode("(item='a')", add_special_tokens=False)
+    for ids in ([start, *item], [start, *item, control, end], [end, start]):
+        assert [set(call) for call in tiny.calls(ids)] == [{"name", "error"}]
+    assert [set(call) for call in tiny.calls([start, start, *item, end])] == [{"name", "error"}, {"name", "arguments"}]
+    assert tiny.calls([end]) == []
+
+
+def rewritten(tmp_path, rewrite, values, kind):
+    """Runs a graph of one product or one gather before and after its weights are stored otherwise."""
+    table = ir.Value(name="table", const_value=ir.tensor(values, name="table"), shape=ir.Shape(values.shape), type=ir.TensorType(ir.DataType.FLOAT))
+    wanted = ir.DataType.FLOAT if kind == "MatMul" else ir.DataType.INT64
+    x = ir.Value(name="x", shape=ir.Shape([2, 3, values.shape[0]] if kind == "MatMul" else [2, 3]), type=ir.TensorType(wanted))
+    node = ir.node(kind, [x, table] if kind == "MatMul" else [table, x])
+    node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
+    model = ir.Model(ir.Graph([x], node.outputs, nodes=[node], initializers=[table], opset_imports={"": graphs.OPSET}), ir_version=10)
+    rewrite(model)
+    ir.save(model, tmp_path / "one.onnx")
+    assert [value.name for value in model.graph.outputs] == ["y"] and "table" not in model.graph.initializers
+    return onnxruntime.InferenceSession(tmp_path / "one.onnx")
+
+
+def test_products_of_bytes_by_hand(tmp_path):
+    dice = np.random.default_rng(0)
+    values = dice.normal(size=(64, 32)).astype(np.float32) * np.linspace(0.01, 10, 32, dtype=np.float32)
+    values[:, 3] = 0
+    x = dice.normal(size=(2, 3, 64)).astype(np.float32)
+    found = rewritten(tmp_path, storage.store_int8, values, "MatMul").run(None, {"x": x})[0]
+    step = np.abs(values).max(0) / 127
+    step[3] = 1
+    low, high = min(x.min(), 0), max(x.max(), 0)
+    a = (high - low) / 255
+    zero = np.rint(-low / a)
+    whole = (np.clip(np.rint(x / a) + zero, 0, 255) - zero) @ np.rint(values / step)
+    np.testing.assert_allclose(found, whole * a * step, rtol=1e-4, atol=1e-5)
+    assert np.abs(found - x @ values).max() < 0.05 * np.abs(x @ values).max() and not found[..., 3].any()
+
+
+def test_rows_of_bytes_and_halves_by_hand(tmp_path):
+    values = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32) * np.linspace(0.01, 10, 64, dtype=np.float32)[:, None]
+    ids = np.array([[0, 63, 5], [5, 1, 2]])
+    found = rewritten(tmp_path, storage.store_int8, values, "Gather").run(None, {"x": ids})[0]
+    step = np.abs(values).max(1, keepdims=True) / 127
+    np.testing.assert_allclose(found, (np.rint(values / step) * step)[ids], rtol=1e-6)
+    half = rewritten(tmp_path, storage.store_fp16, values, "Gather").run(None, {"x": ids})[0]
+    np.testing.assert_array_equal(half, values.astype(np.float16).astype(np.float32)[ids])
+    assert (tmp_path / "one.onnx").stat().st_size < 64 * 32 * 2 + 500
+
+
+def tampered(exported, tmp_path, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported[0], copy)
+    change(copy)
+    write_manifest(copy, {**read_manifest(copy), "sha256": hashes_of(copy)})
+    return copy
+
+
+def test_a_raster_model_written_as_blocks_does_not_verify(exported, tmp_path):
+    """Greedy words can agree all the same: the log-probabilities must not."""
+    def change(folder):
+        file = folder / "onnx" / "vision_encoder.onnx"
+        model = ir.load(file)
+        features = [node for node in model.graph if node.op_type == "LayerNormalization"][-1].outputs[0]
+        order = storage._constant(model.graph, "order", membership("block", 9, 9).flatten().numpy())
+        tiles = ir.node("Gather", [features, order], {"axis": 1})
+        features.replace_all_uses_with(tiles.outputs[0])
+        tiles.replace_input_with(0, features)
+        model.graph.insert_after(features.producer(), tiles)
+        ir.save(model, file)
+
+    result = verify.verify_folder(tampered(exported, tmp_path, change))
+    with pytest.raises(DataError, match="fp32: .* the gate is"):
+        check.check_gate({**result, "variants": {"fp32": result["variants"]["fp32"]}}, tmp_path)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda folder: (folder / "onnx" / "vision_encoder.onnx").write_bytes(b"no graph"), "fp32 graphs do not load"),
+    (lambda folder: (folder / "answers.jsonl").write_text("{}\n"), "no greedy answers"),
+    (lambda folder: (folder / "runner.json").write_text((folder / "runner.json").read_text().replace('"text": [', '"text": [[5], [5]], "other": [')), "another prompt"),
+])
+def test_a_damaged_export_does_not_verify(exported, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        verify.verify_folder(tampered(exported, tmp_path, change))
+
+
+def test_a_flipped_bit_is_seen(exported, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(exported[0], copy)
+    file = copy / "onnx" / "decoder_model_merged.onnx_data"
+    body = bytearray(file.read_bytes())
+    body[-3] ^= 1
+    file.write_bytes(body)
+    with pytest.raises(DataError, match="onnx_data has changed"):
+        verify.verify_folder(copy)
+
+
+def refused(out, error, message, *args, **kwargs):
+    with pytest.raises(error, match=message):
+        target.export_onnx(*args, out_dir=out, **{"count": 1, **kwargs})
+    assert not out.exists() and list(out.parent.glob(".*")) == []
+
+
+def test_a_language_model_without_plain_keys_and_values_is_refused(tmp_path):
+    text = {**make_config().text_config.to_dict(), "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0, "layer_types": None}
+    refused(tmp_path / "out", ConfigError, "DynamicSlidingWindowLayer.*full attention", save_checkpoint(tmp_path / "final", text_config=text))
+
+
+def test_what_the_exporter_cannot_trace_is_named(checkpoint, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no symbolic for op")
+
+    monkeypatch.setattr(graphs, "_vision", fail)
+    refused(tmp_path / "out", ConfigError, "vision_encoder cannot be expressed in ONNX: no symbolic for op.*qwen2", checkpoint)
+
+
+def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "graphs", lambda model: [("vision_encoder", ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))])
+    monkeypatch.setattr(ir, "save", full)
+    refused(tmp_path / "out", ResumableError, "disk is full", checkpoint)
+
+
+def test_a_missing_package_is_named(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    refused(tmp_path / "out", ConfigError, "onnxscript is not installed.*omnivision.export.", checkpoint)
+
+
+def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
+    copy = tmp_path / "final"
+    shutil.copytree(checkpoint, copy)
+    body = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(body[: len(body) // 2])
+    refused(tmp_path / "out", DataError, "cannot be loaded", copy)
+    refused(tmp_path / "out", ConfigError, "no checkpoint", tmp_path)
+    refused(tmp_path / "out", ConfigError, "0 questions", checkpoint, count=0)
+    with pytest.raises(ConfigError, match="exists already"):
+        target.export_onnx(checkpoint, tmp_path)
+
+
+def test_numbers_that_fp16_cannot_hold_are_refused(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(target, "scan_weights", lambda model: WeightScan(refused=["projector: 1e6 is beyond FP16's 65504"]))
+    refused(tmp_path / "out", DataError, "beyond FP16", checkpoint, variants=["fp16"])
+
+
+def test_the_command_line(exported, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "verify_in_new_process", lambda *_: {**exported[1], "variants": {"fp32": exported[1]["variants"]["fp32"]}})
+    assert main(["verify", str(exported[0])]) == 0
+    assert "fp32 in onnxruntime" in (shown := capsys.readouterr().out) and "13 of 13 greedy answers equal" in shown
+    with pytest.raises(SystemExit):
+        main(["onnx", "--model", "a", "--out", "b", "--quantize", "int4"])
