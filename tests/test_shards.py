@@ -103,6 +103,50 @@ def test_which_members_are_the_rows_pictures(tmp_path, case):
         assert colours(loaded.rows[1]) == [SEEN[members.index(name)] for name in expected]
 
 
+ANSWER = {"role": "assistant", "content": "A cat"}
+PARTS = {  # parts of a message about the red 1.0.png and the lime 1.1.png -> colours of the row's pictures, or what is said
+    "two names": ([{"type": "image", "path": "x/1.1.png"}, {"type": "image", "image": {"path": "1.0.png"}}], ["lime", "red"]),
+    "OpenAI's": ([{"type": "image_url", "image_url": {"url": "1.1.png"}}, {"type": "input_image", "image_url": "1.0.png"}], ["lime", "red"]),
+    "suffixes": ([{"type": "image", "url": "1.png"}, {"type": "image", "image": "0.png"}], ["lime", "red"]),
+    "old names": ([{"type": "image", "path": "train/b.png"}, {"type": "image", "path": "train/a.png"}], ["red", "lime"]),
+    "no names": ([{"type": "image"}, {"type": "image"}], ["red", "lime"]),
+    "one of the two": ([{"type": "image", "path": "1.1.png"}], ["lime"]),
+    "a path out of the shard": ([{"type": "image", "path": "../../etc/1.1.png"}], ["lime"]),
+    "a name and none": ([{"type": "image", "path": "1.1.png"}, {"type": "image"}], "some image parts name a picture and some do not"),
+    "one that is not there": ([{"type": "image", "path": "/etc/passwd"}], "its JSON names /etc/passwd, and the shard has 1.0.png, 1.1.png"),
+    "another record's": ([{"type": "image", "path": "a.png"}, {"type": "image", "path": "1.1.png"}], "its JSON names a.png, which is another record's"),
+    "a later record's": ([{"type": "image", "path": "./z.png"}], "its JSON names ./z.png, which is another record's"),
+    "a picture in the JSON": ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}], "its JSON holds a picture, and the shard has 1.0.png, 1.1.png"),
+    "no mapping": (["What", 3], "3 stands where a mapping is needed"),
+    "no address": ([{"type": "image_url"}], "an image is None, not a path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["messages", "prompt"])
+@pytest.mark.parametrize("case", PARTS)
+def test_messages_name_the_shards_pictures(tmp_path, case, key):
+    parts, expected = PARTS[case]
+    asked = [{"role": "user", "content": [*parts, {"type": "text", "text": "What is it?"}]}]
+    row = {"messages": [*asked, ANSWER]} if key == "messages" else {"prompt": asked, "chosen": [ANSWER], "rejected": "A dog"}
+    file = shard(tmp_path / "0.tar", [("a.txt", b"A thing."), ("a.png", picture()), ("1.json", json.dumps(row).encode()), ("1.0.png", picture("red")),
+                                      ("1.1.png", picture("lime")), ("z.png", picture()), ("z.txt", b"A thing.")])
+    loaded = load_rows(file)
+    if isinstance(expected, str):
+        (error,) = loaded.bad
+        assert expected in error.what and error.where == f"{file}::1" and len(loaded.rows) == 2
+    else:
+        assert colours(loaded.rows[1]) == [SEEN[COLOURS.index(name)] for name in expected]
+
+
+@pytest.mark.parametrize("name", ["a/0.png", "0.png", "./a//0.png"])
+def test_a_record_without_pictures_does_not_take_another_records(tmp_path, name):
+    row = {"image": name, "question": "What is it?", "answer": "A cat"}
+    file = shard(tmp_path / "0.tar", [("./a/0.png", picture()), ("./a/0.txt", b"A thing."), ("./a/1.json", json.dumps(row).encode())])
+    assert "which is another record's" in load_rows(file).bad[0].what
+    outside = shard(tmp_path / "1.tar", [("a/1.json", json.dumps({**row, "image": "photos/0.png"}).encode())])
+    assert load_rows(outside).rows[0].images == ("photos/0.png",)  # below the image root
+
+
 def test_names_that_are_no_text_can_be_written_down(tmp_path):
     file = shard(tmp_path / "0.tar", [("a\udcff.png", picture()), ("a\udcff.txt", b"A thing."), ("b\udcff.png", b""), ("b\udcff.json", b"{")])
     loaded = load_rows(file)

@@ -6,6 +6,8 @@ from typing import Any
 
 from omnivision.data.fields import ROLES, image_of, images_of, list_of, short, text_of, turn_of, value_of
 
+ADDRESSED = ("image_url", "input_image")  # types of OpenAI's image parts
+
 
 def messages(raw: dict) -> list[dict]:
     """One conversation: TRL's, OpenAI's.
@@ -58,15 +60,30 @@ def _parts(content: list) -> tuple[str, list]:
         kind = value_of(part, "type")
         if kind in ("text", "input_text"):
             texts.append(text_of(value_of(part, "text"), "a text part"))
-        elif kind in ("image_url", "input_image"):
-            address = value_of(part, "image_url")
-            images.append(image_of(address.get("url") if isinstance(address, dict) else address))
-        elif kind == "image":
-            source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
-            images.append(None if source is None else image_of(source))
+        elif kind in (*ADDRESSED, "image"):
+            source = _source(part)
+            images.append(None if source is None and kind == "image" else image_of(source))
         else:
             raise ValueError(f"a part is of type `{short(kind)}`; known are text, image, image_url")
     return "\n".join(text for text in texts if text), images
+
+
+def _source(part: dict) -> Any:
+    """What an image part says of where its picture lies; None where it says nothing."""
+    if part["type"] in ADDRESSED:
+        address = part.get("image_url")
+        return address.get("url") if isinstance(address, dict) else address
+    return next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+
+
+def named_parts(raw: dict) -> list[tuple[dict, str]]:
+    """The image parts of a record's messages that name a picture, in order, each with the name; what is wrong with others is found when they are read."""
+    lists = [raw[key] for key in ("messages", "prompt") if isinstance(raw.get(key), list)]
+    contents = [message.get("content", message.get("value")) for one in lists for message in one if isinstance(message, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    sources = [(part, _source(part)) for part in parts if part.get("type") in (*ADDRESSED, "image")]
+    names = [(part, source.get("path") if isinstance(source, dict) else source) for part, source in sources]
+    return [(part, name) for part, name in names if isinstance(name, str) and name]
 
 
 def preference(raw: dict) -> list[dict]:

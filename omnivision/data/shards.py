@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from omnivision.data.fields import IMAGES
+from omnivision.data.messages import named_parts
 from omnivision.data.pictures import MAX_BYTES, TarPicture
 from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
 from omnivision.errors import DataError
@@ -22,24 +24,31 @@ def read_shard(path: Path) -> Iterator[Record]:
     Raises:
         DataError: it is damaged or cut.
     """
-    gathered: _Gathered | None = None
+    members: list[tarfile.TarInfo] = []
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
-                if member.isdir():
-                    continue
-                name, _, suffix = PurePosixPath(member.name).name.partition(".")
-                key = printable(str(PurePosixPath(member.name).parent / name))
-                if gathered is not None and gathered.key != key:
-                    yield gathered.record(path)
-                    gathered = None
-                gathered = gathered or _Gathered(key)
-                gathered.add(shard, member, f".{suffix.lower()}", path)
+                members.append(member)
             _check_end(path, shard.offset)
+            names = {_plain(member.name) for member in members}
+            for key, group in groupby((member for member in members if not member.isdir()), _key):
+                gathered = _Gathered(key)
+                for member in group:
+                    gathered.add(shard, member, path)
+                yield gathered.record(path, names)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"The shard is broken: {error}", f"{path}::{gathered.key if gathered else ''}", "Copy the shard again.") from error
-    if gathered is not None:
-        yield gathered.record(path)
+        raise DataError(f"The shard is broken: {error}", f"{path}::{_key(members[-1]) if members else ''}", "Copy the shard again.") from error
+
+
+def _key(member: tarfile.TarInfo) -> str:
+    """The member's name up to the first dot behind the last slash."""
+    path = PurePosixPath(member.name)
+    return printable(str(path.parent / path.name.partition(".")[0]))
+
+
+def _plain(name: str) -> str:
+    """A member's name without ./ and double slashes."""
+    return str(PurePosixPath(printable(name)))
 
 
 def _check_end(path: Path, offset: int) -> None:
@@ -57,24 +66,46 @@ class _Gathered:
     def __init__(self, key: str) -> None:
         self.key, self.raw, self.pictures, self.error = key, {}, {}, None
 
-    def record(self, path: Path) -> Record:
-        """What they are together: pictures of the shard stand for the names in its JSON."""
+    def record(self, path: Path, names: set[str]) -> Record:
+        """What they are together; `names` are those of all members of the shard."""
         source = f"{path}::{self.key}"
         if self.error:
             return Record(None, source, self.error)
-        raw = {"id": self.key, **self.raw}
-        if self.pictures:
-            named = next((raw[key] for key in ("images", *IMAGES) if raw.get(key)), [])
-            try:
-                pictures = chosen(self.pictures, named if isinstance(named, list) else [named])
-            except ValueError as error:
-                return Record(None, source, bad_row(error, source))
-            raw = {name: value for name, value in raw.items() if name not in IMAGES} | {"images": pictures}
-        return Record(raw, source)
+        try:
+            return Record(self._filled({"id": self.key, **self.raw}, names), source)
+        except ValueError as error:
+            return Record(None, source, bad_row(error, source))
 
-    def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, path: Path) -> None:
+    def _filled(self, raw: dict, members: set[str]) -> dict:
+        """The record with its pictures in the place of the names that its columns, or the parts of its messages, have for them."""
+        columns = next((raw[key] for key in ("images", *IMAGES) if raw.get(key)), [])
+        columns = columns if isinstance(columns, list) else [columns]
+        parts = [] if columns else named_parts(raw)
+        names = columns or [name for _, name in parts]
+        self._check_own(names, members)
+        if not self.pictures:
+            return raw  # names lie below the image root
+        found = chosen(self.pictures, names)
+        raw = {name: value for name, value in raw.items() if name not in ("images", *IMAGES)}
+        if not parts:
+            return {**raw, "images": found}
+        for (part, _), picture in zip(parts, found, strict=True):
+            part.clear()
+            part.update(type="image", image=picture)
+        return raw
+
+    def _check_own(self, names: list, members: set[str]) -> None:
+        folder = PurePosixPath(self.key).parent
+        own = {_plain(picture.member) for picture in self.pictures.values()} | {suffix[1:] for suffix in self.pictures}
+        for name in names:
+            meant = {_plain(name), str(folder / name)} if isinstance(name, str) else set()
+            if not own & meant and members & meant:
+                raise ValueError(f"its JSON names {name[:200]}, which is another record's: members of one record share their name up to the first dot")
+
+    def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
         """Takes a member in, or keeps what is wrong with it."""
         name = printable(member.name)
+        suffix = "." + PurePosixPath(member.name).name.partition(".")[2].lower()
         source, most = f"{path}::{name}", MAX_LINE if suffix in (".json", ".txt") else MAX_BYTES
         if not member.isfile():
             self.error = bad_row("the member is a link or a device", source)
@@ -114,6 +145,8 @@ def chosen(pictures: dict[str, TarPicture], names: list) -> list[TarPicture]:
     numbered = sorted((suffix for suffix in pictures if NUMBERED.fullmatch(suffix)), key=_number)
     own = [*plain, *numbered] or (list(pictures) if len(pictures) == 1 else [])
     has = f"the shard has {', '.join(one.member for one in pictures.values())}"
+    if any(isinstance(name, str) and name.startswith("data:") for name in names):
+        raise ValueError(f"its JSON holds a picture, and {has}: leave one of them")
     if not names:
         if not own:
             raise ValueError(f"{has}: name the row's own in `images` of its JSON")
