@@ -19,6 +19,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
         "check": Verb("what is in data and what is wrong with them, row by row", "omnivision.data.check:main"),
         "preview": Verb("one row as the model sees it", "omnivision.data.preview:main"),
         "pairs": Verb("minimal-edit pairs from a model's own answers", "omnivision.pairs.main:main"),
+        "requests": Verb("requests for a set of functions, from templates or a teacher, each checked", "omnivision.requests.main:main"),
     },
     "train": Verb("one stage (align, sft, dpo, functions), a chain of them, or a stand-in (vision, language)", "omnivision_train.main:main"),
     "eval": Verb("benchmarks on a model, or on saved answers", "omnivision_eval.main:main"),

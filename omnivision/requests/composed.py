@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.functions.options import TYPES, options
@@ -112,3 +115,18 @@ def _said(function: Function, arguments: dict, rng: random.Random, language: str
     is_deed, words = rng.choice([one for one in found if one[0]] or found)
     plain, given = given_in_words(function, arguments, rng, language, split)
     return words + plain if is_deed else f"{'get' if language == 'en' else '获取'} {words}{plain}", given
+
+
+def returns_of(file: Path) -> dict[str, dict]:
+    """What functions give back, by name: the schema under `returns` in a function table.
+
+    Raises:
+        ConfigError: it is no schema.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    tools = [tool.get("function", tool) for tool in (content["functions"] if isinstance(content, dict) else content)]
+    found = {tool["name"]: tool["returns"] for tool in tools if "returns" in tool}
+    for name, schema in found.items():
+        if not isinstance(schema, dict):
+            raise ConfigError(f"`returns` of {name!r} is no schema", str(file), 'Write one such as {"type": "string"}.')
+    return found

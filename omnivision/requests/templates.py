@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.requests.drawing import TRAIN, Drawing, Undrawable
+from omnivision.requests.language import speaks
 from omnivision.requests.same import normalised
 from omnivision.requests.sentences import request_for
 from omnivision.requests.user_templates import Sentences, filled, slots
@@ -45,8 +46,9 @@ def function_rows(function: Function, count: int, seed: int, split: str, languag
             arguments, request = _asked(Drawing(function, rng, split, language), sentences.of(function.name, language, split))
         except Undrawable:
             continue
-        found.setdefault(normalised(request), {"id": f"{split}/{function.name}/{len(found)}", "request": request, "language": language,
-                                               "calls": [{"name": function.name, "arguments": arguments}]})
+        calls = [{"name": function.name, "arguments": arguments}]
+        if speaks(request, language, calls):
+            found.setdefault(normalised(request), {"id": f"{split}/{function.name}/{len(found)}", "request": request, "language": language, "calls": calls})
     return list(found.values())
 
 

@@ -6,9 +6,9 @@ import random
 import re
 
 from omnivision.functions import Function
+from omnivision.requests.language import CHINESE
 from omnivision.requests.words import tables, words_of
 
-CHINESE = re.compile(r"[\u3400-\u9fff]")
 LONGEST_LABEL = 6  # words
 # What descriptions begin with before they come to the point.
 ABOUT_ITSELF = re.compile(r"^(?:(?:this|an?|the)\s+)?(?:function|tool|method|api|utility)\s+(?:is used\s+|used\s+)?(?:(?:to|that|which|for)\s+)?", re.IGNORECASE)
@@ -69,7 +69,7 @@ def infinitive(verb: str) -> str:
 
 def _with_chinese_verb(deed: str) -> str:
     verb, _, rest = deed.partition(" ")
-    return f"{tables()['zh_verbs'].get(verb, verb + ' ')}{rest and ' '}{rest}".replace("  ", " ")
+    return f"{tables()['zh_verbs'].get(verb, verb + ' ')}{rest and ' '}{rest}".replace("  ", " ").strip()
 
 
 def labels(function: Function, name: str, language: str) -> list[str]:

@@ -1,0 +1,74 @@
+"""Whether the values of a call stand in its request."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from rapidfuzz import fuzz
+
+from omnivision.functions import Function
+from omnivision.functions.options import options
+from omnivision.requests.language import CHINESE
+from omnivision.requests.same import normalised
+from omnivision.requests.words import words_of
+
+LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call has to be to a part of the request; one letter in ten may differ
+FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
+COUNTED = {"en": "zero one two three four five six seven eight nine ten eleven twelve".split(), "zh": "零一二三四五六七八九十"}
+
+
+def values_not_said(function: Function, arguments: dict, request: str, language: str) -> list[str]:
+    """Arguments with a text or number that does not stand in the request.
+
+    Truth values, null, and values that the schema lists or has as its default may be told in other words.
+    """
+    fields = function.parameters.get("properties", {})
+    return [name for name, value in arguments.items() if not _is_said(value, fields.get(name, {}), function, request, language)]
+
+
+def _is_said(value: object, schema: dict | bool, function: Function, request: str, language: str) -> bool:
+    if value is None or isinstance(value, bool) or isinstance(schema, dict) and _is_told(value, schema, function):
+        return True
+    if isinstance(value, str):
+        return text_said(value, request)
+    if isinstance(value, int | float):
+        return number_said(value, request, language)
+    if isinstance(value, list):
+        items = schema.get("items", {}) if isinstance(schema, dict) else {}
+        return all(_is_said(one, items, function, request, language) for one in value)
+    fields = schema.get("properties", {}) if isinstance(schema, dict) else {}
+    return all(_is_said(one, fields.get(key, {}), function, request, language) for key, one in value.items())
+
+
+def _is_told(value: object, schema: dict, function: Function) -> bool:
+    """Whether the schema itself names the value."""
+    return "default" in schema and schema["default"] == value or any(value in option.get("enum", ()) for option in options(schema, function, set()))
+
+
+def text_said(text: str, request: str) -> bool:
+    """Whether a text stands in a request, whatever its case, punctuation and underscores; long ones with a slip of the pen."""
+    for wanted, given in ((normalised(text), normalised(request)), (" ".join(words_of(text)), " ".join(words_of(request)))):
+        if not wanted:
+            continue
+        if CHINESE.search(wanted):
+            found = wanted.replace(" ", "") in given.replace(" ", "")
+        else:
+            found = f" {wanted} " in f" {given} " or re.search(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])", given)
+        if found or len(wanted) >= 100 // (100 - LIKENESS) and not FIGURES.search(wanted) and fuzz.partial_ratio(wanted, given) >= LIKENESS:
+            return True
+    return not normalised(text) and text in request
+
+
+def number_said(value: int | float, request: str, language: str) -> bool:
+    """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve."""
+    plain = unicodedata.normalize("NFKC", request)
+    figures = {float(one.replace(",", "")) for one in FIGURES.findall(plain) if one.replace(",", "").count(".") < 2}
+    size = abs(value)
+    if size in figures or "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures):
+        return True
+    words = COUNTED[language]
+    if size != int(size) or size >= len(words):
+        return False
+    word = words[int(size)]
+    return word in plain or size == 2 and "两" in plain if language == "zh" else re.search(rf"\b{word}\b", plain.casefold()) is not None

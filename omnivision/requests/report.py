@@ -1,0 +1,52 @@
+"""What was made, and what was not: counts by function, language and kind, reasons of refusals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from omnivision.functions import FunctionSet
+from omnivision.functions.function_set import IRRELEVANT
+from omnivision.requests.sieve import Sieve
+
+ON_SCREEN = 20  # functions that the table names
+
+
+def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int]) -> dict[str, Any]:
+    """The report.
+
+    Args:
+        wanted: rows of each function by split.
+    """
+    splits = {split: _counts(sieve.kept[split]) for split in wanted}
+    short = {split: {function.name: {"got": got, "wanted": wanted[split]} for function in function_set.functions
+                     if function.name != IRRELEVANT and (got := splits[split]["functions"].get(function.name, 0)) < wanted[split]} for split in wanted}
+    return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "refused": dict(sieve.refused),
+            "examples_of_refused": dict(sieve.examples)}
+
+
+def _counts(rows: list[dict]) -> dict[str, Any]:
+    """Rows by language and kind; by function those that ask for it alone, and all calls of it."""
+    return {"languages": dict(Counter(row["language"] for row in rows)), "kinds": dict(Counter(row["kind"] for row in rows)),
+            "functions": dict(Counter(row["calls"][0]["name"] for row in rows if row["kind"] == "single")),
+            "calls": dict(Counter(call["name"] for row in rows for call in row["calls"]))}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    lines = []
+    for split, counts in report["splits"].items():
+        lines.append(f"{split}: {report['rows'][split]} rows; {_list(counts['kinds'])}; {_list(counts['languages'])}")
+        short = report["short"][split]
+        shown = [f"{name} {one['got']} of {one['wanted']}" for name, one in list(short.items())[:ON_SCREEN]]
+        if short:
+            more = f" and {len(short) - ON_SCREEN} more" if len(short) > ON_SCREEN else ""
+            lines.append(f"  fewer than wanted: {', '.join(shown)}{more}")
+    lines.append(f"refused: {_list(report['refused']) or 'none'}")
+    if report.get("questions_failed"):
+        lines.append(f"questions without an answer: {_list(report['questions_failed'])}")
+    return "\n".join(lines)
+
+
+def _list(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))

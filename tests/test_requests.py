@@ -1,0 +1,142 @@
+"""`omnivision data requests`: a whole run, its report, a user's sentences, and every check by a row that fails it."""
+
+from __future__ import annotations
+
+import json
+
+import bfcl
+import pytest
+from requests_teacher import TOOLS, Writer, serve
+
+from omnivision.data.rows import read_rows
+from omnivision.errors import ConfigError
+from omnivision.functions import FunctionSet
+from omnivision.requests.checks import Checks
+from omnivision.requests.composed import nestable
+from omnivision.requests.main import parser, run
+from omnivision.requests.negatives import negative_rows
+from omnivision.requests.sieve import Sieve
+from omnivision.requests.user_templates import Sentences
+from omnivision_cli.main import main
+from train_world import read_lines
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "functions.json").write_text(json.dumps(TOOLS))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def checks():
+    return Checks(FunctionSet.from_json(TOOLS))
+
+
+def made(folder, *more) -> dict:
+    return run(parser().parse_args(["--functions", str(folder / "functions.json"), "--out", str(folder / "rows.jsonl"), "--held-out", str(folder / "held.jsonl"),
+                                    "--per-function", "20", *more]))
+
+
+def test_a_run_gives_rows_of_every_kind_and_a_true_report(table, capsys):
+    words = ["data", "requests", "--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"), "--held-out", str(table / "held.jsonl"), "--per-function",
+             "20", "--languages", "en,zh", "--negatives", "0.5", "--parallel", "0.3", "--nested", "0.2"]
+    assert main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = {"train": read_lines(table / "rows.jsonl"), "held_out": read_lines(table / "held.jsonl")}
+    assert report == json.loads((table / "rows.report.json").read_text()) | {} and report["rows"] == {split: len(found) for split, found in rows.items()}
+    for split, found in rows.items():
+        counts = report["splits"][split]["kinds"]
+        assert counts == {kind: sum(row["kind"] == kind for row in found) for kind in ("single", "negative", "parallel", "nested")}
+        assert counts["negative"] == round(counts["single"] / 2) and counts["parallel"] == round(0.3 * counts["single"]) and counts["nested"]
+        assert all(row["calls"] == [{"name": "irrelevant", "arguments": {}}] for row in found if row["kind"] == "negative")
+        assert all(len(row["calls"]) in (2, 3) for row in found if row["kind"] == "parallel")
+    assert {name for name, one in report["short"]["train"].items()} <= {"current_volume"}  # no arguments: as many requests as wordings
+    assert len(read_rows(table / "rows.jsonl")) == report["rows"]["train"]
+    assert Checks(FunctionSet.from_json(TOOLS)).faults(rows["train"] + rows["held_out"]) == [None] * sum(map(len, rows.values()))
+    assert main(words) == 0 and "held_out:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ({"calls": [{"name": "sing", "arguments": {}}]}, "unknown_function"),
+    ({"calls": [{"name": "set_volume", "arguments": {"level": 61}}], "request": "61"}, "schema"),
+    ({"calls": [{"name": "set_volume", "arguments": {"level": 6, "colour": "red"}}], "request": "6 red"}, "schema"),
+    ({"calls": [{"name": "find_contact", "arguments": {"name": "Ann"}}], "request": "Find the annual report"}, "value_not_said"),
+    ({"calls": [{"name": "find_contact", "arguments": {"name": "安"}}], "request": "电话是多少"}, "value_not_said"),
+    ({"calls": [{"name": "set_volume", "arguments": {"level": 6}}], "request": "Make it 60"}, "value_not_said"),
+    ({"calls": [{"name": "find_contact", "arguments": {"name": "Ann"}}], "request": "Ann 的电话是多少"}, "language"),
+    ({"calls": [{"name": "current_volume", "arguments": {}}], "request": "How loud is it?", "language": "zh"}, "language"),
+    ({"calls": [{"name": "send_message", "arguments": {"text": "hi"}, "nested": {"to": {"name": "find_contact", "arguments": {"name": "Bob"}}}}],
+      "request": "Tell Ann hi"}, "value_not_said"),
+    ({"calls": [{"name": "current_volume", "arguments": {}}], "request": " "}, "empty")])
+def test_a_row_that_is_not_right_is_refused(checks, row, reason):
+    good = {"request": "Which number has Ann?", "language": "en", "calls": [{"name": "find_contact", "arguments": {"name": "Ann"}}]}
+    found = checks.faults([good, {**good, **row}, good])
+    assert found[0] is found[2] is None and found[1][0] == reason
+
+
+@pytest.mark.parametrize(("request_", "level"), [("Make it ten", 10), ("音量调到两格", 2), ("音量１２", 12), ("up to 30.", 30), ("turn it to 5%", 5)])
+def test_numbers_may_be_said_in_words(checks, request_, level):
+    row = {"request": request_, "language": "zh" if "音" in request_ else "en", "calls": [{"name": "set_volume", "arguments": {"level": level, "device": "phone"}}]}
+    assert checks.faults([row]) == [None]
+
+
+def test_the_sieve_refuses_what_is_there_and_what_is_like_a_held_out_one(checks):
+    def row(request):
+        return {"request": request, "language": "en", "calls": [{"name": "find_contact", "arguments": {"name": "Ann Miller"}}]}
+
+    sieve = Sieve(checks)
+    assert sieve.take_all([row("Which number has Ann Miller?"), row("which number has ann miller")], "held_out", "single") == 1
+    assert sieve.take_all([row("Which number has Ann Miller?!"), row("Which number has the Ann Miller?"), row("Ann Miller, I need her number")], "train", "single") == 1
+    assert sieve.refused == {"duplicate": 1, "overlap": 1, "near_duplicate": 1}
+
+
+def test_sentences_of_a_user_are_used_alone_and_the_fifth_is_held_out(table):
+    mine = [f"Sentence {word}: louder, {{level}}." for word in ("one", "two", "three", "four", "five")]
+    (table / "templates.json").write_text(json.dumps({"set_volume": {"en": mine}}))
+    made(table, "--templates", str(table / "templates.json"))
+    for file, wanted in (("rows.jsonl", mine[:4]), ("held.jsonl", mine[4:])):
+        said = {row["request"].split(":")[0] for row in read_lines(table / file) if row["calls"][0]["name"] == "set_volume"}
+        assert said == {one.split(":")[0] for one in wanted}
+
+
+@pytest.mark.parametrize(("templates", "said"), [
+    ({"set_volum": {"en": ["x"]}}, "Did you mean 'set_volume'"), ({"set_volume": {"en": ["{lvl}"]}}, "no argument 'lvl'"), ({"set_volume": {"fr": ["{level}"]}}, "'fr'"),
+    ({"set_volume": {"en": ["louder"]}}, "required level"), ({"set_volume": {"en": [""]}}, "no sentence"), ([], "no object")])
+def test_a_user_is_told_what_is_wrong_with_templates(table, templates, said):
+    (table / "templates.json").write_text(json.dumps(templates))
+    with pytest.raises(ConfigError, match=said):
+        Sentences.read(table / "templates.json", FunctionSet.from_json(TOOLS))
+
+
+def test_negatives_are_nothing_that_the_set_does_and_half_of_them_near():
+    functions = FunctionSet.from_json(TOOLS)
+    left_out = FunctionSet.from_json([*TOOLS, {"name": "read_message", "description": "Read out the newest message of a sender.",
+                                               "parameters": {"type": "object", "properties": {"sender": {"type": "string"}}, "required": ["sender"]}}])
+    rows = negative_rows(functions, 40, 0, "train", ("en",), left_out)
+    assert len(rows) == 40 and 15 <= sum("read" in row["request"].lower() for row in rows) <= 25
+    assert not [row for row in rows if "volume" in row["request"].lower()] and all(row["calls"][0]["name"] == "irrelevant" for row in rows)
+    assert [row for row in negative_rows(FunctionSet.from_json(TOOLS[:2]), 80, 0, "train", ("en",)) if "volume" in row["request"].lower()]
+
+
+def test_only_what_fits_is_nested():
+    functions = FunctionSet.from_json(TOOLS)
+    found = {(outer.name, argument, inner.name) for outer, argument, inner in nestable(functions, {"current_volume": {"type": "integer"}})}
+    assert found == {("send_message", "to", "find_contact"), ("send_message", "text", "find_contact")}  # the level has bounds, which a result may not keep
+
+
+def test_a_teacher_on_the_command_line(table):
+    with serve(Writer()) as server:
+        report = made(table, "--teacher", server.url, "--teacher-model", "teacher", "--negatives", "0.25", "--parallel", "0.1", "--second-look")
+    assert report["rows"]["train"] == 80 + 20 + 8 and report["short"] == {"train": {}, "held_out": {}} and report["teacher"] == f"teacher at {server.url}"
+    with pytest.raises(ConfigError, match="--teacher-model"):
+        made(table, "--teacher", server.url)
+
+
+@pytest.mark.official_data
+def test_berkeley_functions_get_checked_rows(official_data):
+    functions, _ = bfcl.read(official_data / "bfcl")
+    small = FunctionSet(functions.functions[:60])
+    from omnivision.requests.templates import template_rows
+
+    sieve = Sieve(Checks(small))
+    assert sieve.take_all(template_rows(small, 3, 0, languages=("en", "zh")), "train", "single") == 180 and not sieve.refused

@@ -1,0 +1,103 @@
+"""Requests by a teacher behind HTTP: what it writes badly is refused by kind, what it answers is paid once, a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import workers
+from requests_teacher import TOOLS, Writer, serve, write
+
+from omnivision.errors import ResumableError
+from omnivision.functions import FunctionSet
+from omnivision.requests.checks import Checks
+
+NAMES = [tool["name"] for tool in TOOLS]
+WANTED = {(name, language): 8 for name in (*NAMES, "irrelevant") for language in ("en", "zh")}
+
+
+def test_a_good_teacher_fills_every_function_in_both_languages(tmp_path):
+    with serve(Writer()) as server:
+        sieve, teacher = write(tmp_path, server.url, WANTED, second_look=True)
+    rows = sieve.kept["train"]
+    assert {key: sum((row["calls"][0]["name"], row["language"]) == key for row in rows) for key in WANTED} == WANTED
+    assert Checks(FunctionSet.from_json(TOOLS)).faults(rows) == [None] * len(rows)
+    assert teacher.failed == {} and set(sieve.refused) <= {"duplicate"}
+
+
+def test_a_sloppy_teacher_is_refused_by_kind(tmp_path):
+    writer = Writer(spoil=0.6)
+    with serve(writer) as server:
+        sieve, _ = write(tmp_path, server.url, WANTED)
+    assert {"value_not_said", "schema", "language", "duplicate", "malformed"} <= set(sieve.refused)
+    assert all(writer.spoilt[kind] for kind in ("unsaid", "schema", "wrong_language", "twice", "malformed", "extra_argument"))
+    assert Checks(FunctionSet.from_json(TOOLS)).faults(sieve.kept["train"]) == [None] * len(sieve.kept["train"])
+    assert all(0 < len(sieve.examples[reason]) <= 3 for reason in sieve.refused)
+
+
+def test_a_second_look_that_disagrees_refuses(tmp_path):
+    with serve(Writer(stubborn=True)) as server:
+        sieve, _ = write(tmp_path, server.url, {("find_contact", "en"): 5, ("set_volume", "en"): 5}, second_look=True)
+    assert {row["calls"][0]["name"] for row in sieve.kept["train"]} == {"set_volume"}
+    assert sieve.refused["second_look_disagrees"] >= 5
+
+
+@pytest.mark.parametrize(("behaviour", "ending"), [("refusal", "refused"), ("good:{}", "wrong_schema"), ("good:no JSON", "wrong_schema"), ("status:400", "rejected"),
+                                                   ("empty", "empty"), ("length", "cut_off")])
+def test_replies_that_are_none_are_counted_by_kind_and_final(tmp_path, behaviour, ending):
+    with serve(Writer(), lambda question, number: behaviour) as server:
+        sieve, teacher = write(tmp_path, server.url, {("find_contact", "en"): 5})
+        asked = len(server.received)
+        _, again = write(tmp_path, server.url, {("find_contact", "en"): 5})
+        assert len(server.received) == asked or behaviour == "status:400"
+    assert not sieve.kept["train"] and set(teacher.failed) == {ending} == set(again.failed)
+
+
+def test_a_budget_ends_the_run_and_a_larger_one_goes_on(tmp_path):
+    prices = {"price_in": 0.0, "price_out": 1000.0, "concurrency": 1}  # at most 4.096 a question, in fact 0.01
+    with serve(Writer()) as server:
+        with pytest.raises(ResumableError, match="max_cost"):
+            write(tmp_path, server.url, WANTED, max_cost=4.15, **prices)
+        asked = len(server.received)
+        sieve, _ = write(tmp_path, server.url, WANTED, max_cost=1e9, **prices)
+        bodies = [json.dumps(request["body"]) for request in server.received]
+    assert 0 < asked < len(bodies) == len(set(bodies)) and len(sieve.kept["train"]) == sum(WANTED.values())
+
+
+CHANCES = ("status:429", "status:500", "status:503", "reset", "truncated", "short_body", "error_inside", "hang_up")
+
+
+def factory(folder, url) -> None:
+    """A process that has rows written, and says which."""
+    sieve, _ = write(Path(folder), url, WANTED, second_look=True, attempts=8, backoff=0.002)
+    (Path(folder) / "rows.json").write_text(json.dumps(sieve.kept["train"]))
+
+
+def test_killed_again_and_again_it_pays_once_and_gives_the_same_rows(tmp_path):
+    for name in ("calm", "killed"):
+        (tmp_path / name).mkdir()
+    with serve(Writer(spoil=0.3)) as server:
+        factory(tmp_path / "calm", server.url)
+        whole = len(server.received)
+    kills = 3
+    points = sorted(random.Random(1).sample(range(2, whole), kills))
+    with serve(Writer(spoil=0.3), lambda question, number: random.Random(number).choice(CHANCES) if random.Random(f"{number}").random() < 0.1 else "good") as server:
+        for point in [*points, None]:
+            process = workers.CONTEXT.Process(target=factory, args=(tmp_path / "killed", server.url))
+            process.start()
+            while point is not None and len(server.received) < point and process.is_alive():
+                time.sleep(0.001)
+            if point is not None:
+                process.kill()
+            process.join(120)
+            assert process.exitcode == (0 if point is None else -signal.SIGKILL)
+    assert json.loads((tmp_path / "killed" / "rows.json").read_text()) == json.loads((tmp_path / "calm" / "rows.json").read_text())
+    ledger = [json.loads(line) for line in (tmp_path / "killed" / "ledger.jsonl").read_text().splitlines()]
+    answered = [line["key"] for line in ledger if line["event"] == "response"]
+    assert len(answered) == len(set(answered)) == whole  # what the calm run asked, each answered once
+    cut_off = sum(1 if line["event"] == "request" else -1 for line in ledger)
+    assert sum(server.usable.values()) <= whole + cut_off and cut_off <= 4 * kills
