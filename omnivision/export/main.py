@@ -10,6 +10,7 @@ from types import ModuleType
 
 from omnivision.export import fp16, verify
 from omnivision.export.gguf import command as gguf
+from omnivision.export.gguf import import_command
 from omnivision.export.onnx_files import target as onnx_target
 
 TARGETS: dict[str, ModuleType] = {
@@ -17,6 +18,7 @@ TARGETS: dict[str, ModuleType] = {
     "gguf": gguf,
     "onnx": onnx_target,
     "verify": verify,
+    "import": import_command,
 }
 
 
