@@ -23,8 +23,8 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
 }  # fmt: skip
 
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
-            "requests_per_row")
-NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "warmup", "weight_decay", "max_grad_norm")
+            "requests_per_row", "beta", "edit_weight")
+NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "warmup", "weight_decay", "max_grad_norm", "sft_weight")
 
 
 def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:

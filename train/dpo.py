@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import TrainerCallback
 
-from omnivision.errors import ConfigError
 from omnivision_train import run_data, stages
 from omnivision_train.config import DpoConfig
 from omnivision_train.pair_loss import check_share
@@ -23,7 +21,6 @@ from omnivision_train.trainer_arguments import training_arguments
 def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Projector and language model learn to prefer the corrected answer to their own."""
     stage = "dpo"
-    check_settings(config)
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
@@ -49,17 +46,3 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         trainer.passes = run_data.passes(config, pairs.samples)
         fit(trainer, config, processor, run.folder, stage, collator.largest(pairs.samples, config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)
-
-
-def check_settings(config: DpoConfig) -> None:
-    """What the config says of the loss.
-
-    Raises:
-        ConfigError: a weight that is no number, or that would turn the loss around.
-    """
-    for key, least in (("edit_weight", 0.0), ("beta", 0.0)):
-        value = getattr(config, key)
-        if not (math.isfinite(value) and value > least):
-            raise ConfigError(f"`{key}` is {value:g}", key, f"Give a number above {least:g}.")
-    if not (math.isfinite(config.sft_weight) and config.sft_weight >= 0):
-        raise ConfigError(f"`sft_weight` is {config.sft_weight:g}", "sft_weight", "Give 0 or more.")
