@@ -16,6 +16,7 @@ from omnivision.requests.composed import nestable
 from omnivision.requests.main import parser, run
 from omnivision.requests.negatives import negative_rows
 from omnivision.requests.sieve import Sieve
+from omnivision.requests.templates import template_rows
 from omnivision.requests.user_templates import Sentences
 from omnivision_cli.main import main
 from train_world import read_lines
@@ -43,7 +44,7 @@ def test_a_run_gives_rows_of_every_kind_and_a_true_report(table, capsys):
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     rows = {"train": read_lines(table / "rows.jsonl"), "held_out": read_lines(table / "held.jsonl")}
-    assert report == json.loads((table / "rows.report.json").read_text()) | {} and report["rows"] == {split: len(found) for split, found in rows.items()}
+    assert report == json.loads((table / "rows.report.json").read_text()) and report["rows"] == {split: len(found) for split, found in rows.items()}
     for split, found in rows.items():
         counts = report["splits"][split]["kinds"]
         assert counts == {kind: sum(row["kind"] == kind for row in found) for kind in ("single", "negative", "parallel", "nested")}
@@ -92,8 +93,8 @@ def test_the_sieve_refuses_what_is_there_and_what_is_like_a_held_out_one(checks)
 
 def test_sentences_of_a_user_are_used_alone_and_the_fifth_is_held_out(table):
     mine = [f"Sentence {word}: louder, {{level}}." for word in ("one", "two", "three", "four", "five")]
-    (table / "templates.json").write_text(json.dumps({"set_volume": {"en": mine}}))
-    made(table, "--templates", str(table / "templates.json"))
+    (table / "templates.json").write_text(json.dumps({"set_volume": {"en": mine}, "find_contact": {"en": ["Number of {name}?"]}}))
+    assert made(table, "--templates", str(table / "templates.json"))["shared_sentences"] == ["find_contact"]
     for file, wanted in (("rows.jsonl", mine[:4]), ("held.jsonl", mine[4:])):
         said = {row["request"].split(":")[0] for row in read_lines(table / file) if row["calls"][0]["name"] == "set_volume"}
         assert said == {one.split(":")[0] for one in wanted}
@@ -136,7 +137,5 @@ def test_a_teacher_on_the_command_line(table):
 def test_berkeley_functions_get_checked_rows(official_data):
     functions, _ = bfcl.read(official_data / "bfcl")
     small = FunctionSet(functions.functions[:60])
-    from omnivision.requests.templates import template_rows
-
     sieve = Sieve(Checks(small))
     assert sieve.take_all(template_rows(small, 3, 0, languages=("en", "zh")), "train", "single") == 180 and not sieve.refused

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         ConfigError: a function set, templates or flags that cannot be used. ResumableError: the endpoint's budget is spent.
     """
     function_set = FunctionSet.from_json(options.functions)
+    sentences = Sentences.read(Path(options.templates), function_set) if options.templates else NONE
     wanted = {TRAIN: options.per_function}
     if options.held_out:
         wanted = {HELD_OUT: options.held_out_per_function or -(-options.per_function // HELD_OUT_SHARE), **wanted}
@@ -63,28 +65,32 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with RunLock(work):
         with open_teacher(options, function_set, sieve, work) as teacher:
             for split, number in wanted.items():
-                make(options, function_set, sieve, split, number, teacher)
-            report = {**report_of(function_set, sieve, wanted), "seed": options.seed, **told_by(teacher)}
+                make(options, function_set, sieve, split, number, teacher or sentences)
+            report = {**report_of(function_set, sieve, wanted), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
         for split, file in ((TRAIN, options.out), (HELD_OUT, options.held_out)):
             if file:
-                write_text(file, lines(sieve.kept[split]))
+                write_text(file, lines(shuffled(sieve.kept[split], options.seed)))
         write_json(options.out.with_suffix(".report.json"), report)
     return report
 
 
-def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, split: str, number: int, teacher: Teacher | None) -> None:
+def shuffled(rows: list[dict], seed: int) -> list[dict]:
+    """Rows in another order: requests that stand side by side may become one conversation, which should not be all of one function."""
+    return random.Random(f"{seed}/order").sample(rows, len(rows))
+
+
+def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, split: str, number: int, writer: Teacher | Sentences) -> None:
     """The rows of one split: single calls first, then what is made in their proportion."""
     languages, seed = options.languages, options.seed
-    if teacher:
+    if isinstance(writer, Teacher):
         names = [function.name for function in function_set.functions if function.name != IRRELEVANT]
         counts = dict.fromkeys(names, number) | {IRRELEVANT: round(options.negatives * number * len(names))}
-        teacher.write({(name, language): count for name in counts for language, count in shares(counts[name], languages).items() if count}, split)
+        writer.write({(name, language): count for name in counts for language, count in shares(counts[name], languages).items() if count}, split)
     else:
-        sentences = Sentences.read(Path(options.templates), function_set) if options.templates else NONE
-        sieve.take_all(template_rows(function_set, number, seed, split, languages, sentences), split, "single")
+        sieve.take_all(template_rows(function_set, number, seed, split, languages, writer), split, "single")
     singles = [row for row in sieve.kept[split] if row["kind"] == "single"]
     negatives, parallel, nested = (round(share * len(singles)) for share in (options.negatives, options.parallel, options.nested))
-    if not teacher:
+    if isinstance(writer, Sentences):
         left_out = FunctionSet.from_json(options.left_out) if options.left_out else None
         sieve.take_all(negative_rows(function_set, negatives, seed, split, languages, left_out), split, "negative")
     sieve.take_all(parallel_rows(singles, round(SPARE * parallel), seed, split), split, "parallel", most=parallel)
@@ -107,7 +113,7 @@ def open_teacher(options: argparse.Namespace, function_set: FunctionSet, sieve: 
         raise ConfigError("A teacher writes its own sentences", "--teacher, --templates", "Give one of the two; rows of both can train together.")
     from omnivision.endpoint import Client, Ledger
 
-    endpoint = endpoint_of(options, temperature=options.temperature, max_tokens=4096, seed=options.seed, extra={"response_format": {"type": "json_object"}})
+    endpoint = endpoint_of(options, "teacher", temperature=options.temperature, max_tokens=4096, seed=options.seed, extra={"response_format": {"type": "json_object"}})
     with Ledger(work / "ledger.jsonl") as ledger, Client(endpoint, ledger) as client:
         yield Teacher(client, function_set, sieve, options.seed, options.second_look)
 
@@ -152,7 +158,9 @@ def parser() -> argparse.ArgumentParser:
     shares.add_argument("--left-out", metavar="FILE", help="functions that the set does not have: half of the negatives ask for them")
     shares.add_argument("--parallel", type=within("--parallel", float, 0), default=0.0, metavar="SHARE", help="requests with two or three calls")
     shares.add_argument("--nested", type=within("--nested", float, 0), default=0.0, metavar="SHARE", help="requests in which one call gives another's argument")
-    add_endpoint_flags(arguments, "an endpoint as the teacher")
+    endpoint = arguments.add_argument_group("an endpoint as the teacher")
+    endpoint.add_argument("--teacher", metavar="URL", help="address of an OpenAI-compatible endpoint, such as https://api.openai.com/v1")
+    add_endpoint_flags(endpoint, "teacher")
     arguments.add_argument("--temperature", type=within("--temperature", float, 0), default=0.8, help="of the teacher (default %(default)s)")
     arguments.add_argument("--second-look", action="store_true", help="ask the teacher which function serves each request; refuse where it is another")
     return arguments
