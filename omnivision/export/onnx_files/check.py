@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,19 @@ if TYPE_CHECKING:
     from omnivision.export.onnx_files.runner import Runner
 
 FORMAT = "onnx"
-ANSWER_FILE = "answers.jsonl"
-# For each variant: per cent of equal next tokens, largest difference of a log-probability, per cent of equal answers.
-GATES = {"fp32": (99.0, 1e-3, 98.0), "fp16": (99.0, 5e-2, 90.0), "int8": (90.0, float("inf"), 0.0)}
+ROUNDED_FILE = "rounded.jsonl"  # what the checkpoint says next with its weights rounded to FP16
+
+
+class Gate(NamedTuple):
+    """What a variant must reach."""
+
+    next_tokens: float  # per cent equal to the checkpoint's in fp32
+    logprob: float  # largest difference
+    answers: float  # per cent equal
+    engine: float = float("inf")  # largest difference of a log-probability from PyTorch with the same weights
+
+
+GATES = {"fp32": Gate(99, 1e-3, 98, 1e-3), "fp16": Gate(99, 5e-2, 90, 1e-3), "int8": Gate(90, float("inf"), 0)}
 
 
 def verify(folder: str | Path, compute: str = "auto") -> dict:
@@ -33,15 +43,16 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
 
     Returns:
         {"bytes": {file: n}, "questions": n, "engine": name and version, "variants": {name: {"top1_agreement": per cent of
-        equal next tokens, "max_abs_logprob_diff": over the reference's best tokens, "answers": n, "equal_answers": n,
-        "equal_answer_tokens": per cent before the first difference}}}
+        equal next tokens, "max_abs_logprob_diff": over the reference's best tokens, as far as the answers are equal,
+        "max_abs_engine_diff": the same against PyTorch with the variant's own weights (None for int8: PyTorch has no such
+        products), "equal_answers": of the questions, "equal_tokens": per cent before the first difference}}}
 
     Raises:
         ConfigError: no export there. DataError: a file that changed, graphs that do not load, or another prompt.
     """
     folder = Path(folder)
     check_hashes(folder)
-    rows, answers = list(read_reference(folder)), _read_answers(folder)
+    rows = list(read_reference(folder))
     if not rows:
         raise DataError("the reference is empty", str(folder), "Export again with at least one question.")
     engine = needed("onnxruntime", "export verify")
@@ -52,7 +63,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         "bytes": count_bytes(folder),
         "questions": len(rows),
         "engine": f"onnxruntime {engine.__version__}",
-        "variants": {name: _compare(_runner(folder, name), rows, answers) for name in variants},
+        "variants": {name: _compare(_runner(folder, name), rows, _expected(folder, name, rows)) for name in variants},
     }
 
 
@@ -65,29 +76,31 @@ def _runner(folder: Path, variant: str) -> Runner:
         raise DataError(f"the {variant} graphs do not load: {' '.join(str(error).split())[:300]}", str(folder), "Export again.") from error
 
 
-def _compare(runner: Runner, rows: list[tuple[Question, dict]], answers: dict[int, list[int]]) -> dict:
+def _compare(runner: Runner, rows: list[tuple[Question, dict]], rounded: list[list[float]] | None) -> dict:
     from omnivision.export.onnx_files.runner import open_picture
 
-    agree, furthest, equal, same, tokens = 0, 0.0, 0, 0, 0
+    differences, engine, first, equal, same = [], [], 0, 0, 0
     for number, (question, row) in enumerate(rows):
         picture = open_picture(question.image) if question.image else None
         if runner.prompt(question.text, picture is not None) != row["input_ids"]:
             raise DataError("the runner builds another prompt than the checkpoint", f"question {question.text!r}", "Export again.")
-        logprobs_V = _log_softmax(runner.logits(question.text, picture))
-        agree += int(logprobs_V.argmax()) == row["top_ids"][0]
-        furthest = max(furthest, float(np.abs(logprobs_V[row["top_ids"]] - row["top_logprobs"]).max()))
-        if number in answers:
-            expected = answers[number]
-            given = runner.generate(question.text, picture, len(expected))
-            equal += given == expected
-            same += _equal_head(given, expected)
-            tokens += len(expected)
+        for place, (logits_V, step) in enumerate(zip(runner.steps(question.text, picture), row["steps"])):
+            logprobs_V = _log_softmax(logits_V)
+            differences.append(np.abs(logprobs_V[step["top_ids"]] - step["top_logprobs"]).max())
+            if place == 0 and rounded:
+                engine.append(np.abs(logprobs_V[step["top_ids"]] - rounded[number]).max())
+            if int(logprobs_V.argmax()) != step["id"]:
+                break
+            first += place == 0
+            same += 1
+        else:
+            equal += 1
     return {
-        "top1_agreement": round(100 * agree / len(rows), 3),
-        "max_abs_logprob_diff": furthest,
-        "answers": len(answers),
+        "top1_agreement": round(100 * first / len(rows), 3),
+        "max_abs_logprob_diff": float(np.max(differences)),
+        "max_abs_engine_diff": float(np.max(engine)) if rounded else None,
         "equal_answers": equal,
-        "equal_answer_tokens": round(100 * same / max(1, tokens), 3),
+        "equal_tokens": round(100 * same / sum(len(row["steps"]) for _, row in rows), 3),
     }
 
 
@@ -96,34 +109,37 @@ def _log_softmax(logits_V: np.ndarray) -> np.ndarray:
     return logits_V - np.log(np.exp(logits_V).sum())
 
 
-def _equal_head(given: list[int], expected: list[int]) -> int:
-    return next((place for place, pair in enumerate(zip(given, expected)) if pair[0] != pair[1]), min(len(given), len(expected)))
+def write_rounded(folder: Path, logprobs: Iterable[list[float]]) -> None:
+    """Writes, for every row of the reference, the log-probabilities of its first best tokens that rounded weights give."""
+    (folder / ROUNDED_FILE).write_text("".join(json.dumps(row) + "\n" for row in logprobs), encoding="utf-8")
 
 
-def write_answers(folder: Path, answers: Iterable[tuple[int, list[int]]]) -> None:
-    """Writes greedy answers beside the reference: the number of the question there, and the checkpoint's ids."""
-    lines = (json.dumps({"reference": number, "ids": ids}) + "\n" for number, ids in answers)
-    (folder / ANSWER_FILE).write_text("".join(lines), encoding="utf-8")
-
-
-def _read_answers(folder: Path) -> dict[int, list[int]]:
-    file = folder / ANSWER_FILE
+def _expected(folder: Path, variant: str, rows: list[tuple[Question, dict]]) -> list[list[float]] | None:
+    """What PyTorch says next with a variant's own weights."""
+    if variant == "fp32":
+        return [row["top_logprobs"] for _, row in rows]
+    if variant != "fp16":
+        return None
+    file = folder / ROUNDED_FILE
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {int(row["reference"]): list(row["ids"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError("no greedy answers, or broken ones", str(file), "This is no export, or not a whole one: export again.") from error
+        expected = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError("no answers of the rounded weights, or broken ones", str(file), "Export again.") from error
+    if [len(one) for one in expected] != [len(row["top_ids"]) for _, row in rows]:
+        raise DataError("other answers of the rounded weights than the reference asks for", str(file), "Export again.")
+    return expected
 
 
 def check_gate(result: dict, folder: str | Path) -> None:
     """Raises DataError where a variant is too far from the checkpoint."""
     for name, found in result["variants"].items():
-        least, furthest, answers = GATES[name]
+        gate, engine = GATES[name], found["max_abs_engine_diff"]
         # A NaN difference fails too: every comparison with it is false.
-        if not (found["top1_agreement"] >= least and found["max_abs_logprob_diff"] <= furthest
-                and found["equal_answers"] >= found["answers"] * answers / 100):
+        if not (found["top1_agreement"] >= gate.next_tokens and found["max_abs_logprob_diff"] <= gate.logprob
+                and 100 * found["equal_answers"] >= gate.answers * result["questions"] and (engine is None or engine <= gate.engine)):
             raise DataError(
-                f"{name}: {_found(found)}; the gate is {least:g} % of next tokens, {furthest:g} and {answers:g} % of answers",
+                f"{name}: {_found(found, result['questions'])}; the gate is {gate.next_tokens:g} % of next tokens, {gate.logprob:g} "
+                f"({gate.engine:g} with the same weights) and {gate.answers:g} % of answers",
                 str(folder), "This variant changes the model's answers: take another --quantize.")
 
 
@@ -131,9 +147,11 @@ def show(result: dict) -> None:
     """The result as a few lines for a reader."""
     print_bytes(result["bytes"])
     for name, found in result["variants"].items():
-        print(f"{name} in {result['engine']}, {result['questions']} questions: {_found(found)}")
+        print(f"{name} in {result['engine']}, {result['questions']} questions: {_found(found, result['questions'])}")
 
 
-def _found(found: dict) -> str:
+def _found(found: dict, questions: int) -> str:
+    engine = found["max_abs_engine_diff"]
+    same = "" if engine is None else f" ({engine:.2g} from PyTorch with the same weights)"
     return (f"next token equal to fp32 on {found['top1_agreement']:.2f} %, largest log-probability difference "
-            f"{found['max_abs_logprob_diff']:.2g}, {found['equal_answers']} of {found['answers']} greedy answers equal")
+            f"{found['max_abs_logprob_diff']:.2g}{same}, {found['equal_answers']} of {questions} answers equal")

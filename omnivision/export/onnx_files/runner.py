@@ -14,6 +14,8 @@ import argparse
 import ast
 import json
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +75,21 @@ class Runner:
             embeds_BLD[0, np.array(ids) == self.settings["image_token_id"]] = features_BTD[0]
         return embeds_BLD
 
-    def logits(self, question: str, picture: Image.Image | None) -> np.ndarray:
-        """Logits (V) of the token that follows a question."""
-        return self._step(self.embed(self.prompt(question, picture is not None), picture), self._empty())[0]
+    def steps(self, question: str, picture: Image.Image | None) -> Iterator[np.ndarray]:
+        """Logits (V) of one token after another; each time the most likely one is read on."""
+        embeds_BLD, cache = self.embed(self.prompt(question, picture is not None), picture), self._empty()
+        while True:
+            logits_V, cache = self._step(embeds_BLD, cache)
+            yield logits_V
+            embeds_BLD = self.embed([int(logits_V.argmax())], None)
 
     def generate(self, question: str, picture: Image.Image | None, max_new_tokens: int) -> list[int]:
         """The most likely answer as ids, with the id that ended it."""
-        embeds_BLD, cache, new = self.embed(self.prompt(question, picture is not None), picture), self._empty(), []
-        while len(new) < max_new_tokens:
-            logits_V, cache = self._step(embeds_BLD, cache)
+        new: list[int] = []
+        for logits_V in islice(self.steps(question, picture), max_new_tokens):
             new.append(int(logits_V.argmax()))
             if new[-1] in self.settings["stop_token_ids"]:
                 break
-            embeds_BLD = self.embed(new[-1:], None)
         return new
 
     def _empty(self) -> dict[str, np.ndarray]:

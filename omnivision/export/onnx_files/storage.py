@@ -5,7 +5,9 @@ Only large tables change. They are converted one at a time, while the file is wr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,16 +19,16 @@ FLOAT, HALF, BYTE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8
 
 def store_fp16(model: ir.Model) -> None:
     """Stores large tables in FP16, rounded to nearest; everything is computed in fp32 as before."""
-    for table in _tables(model.graph, ("MatMul", "Gather", "Conv", "Gemm", "Transpose")):
+    for table in _tables(model.graph):
         half = _weight(model.graph, table, "fp16", HALF, lambda values: values.astype(np.float16))
-        for node in table.consumers():
+        for node, place in table.uses():
             if node.op_type == "Gather":  # the rows that were gathered are cast, not the table
                 gather = ir.node("Gather", [half, node.inputs[1]], {"axis": 0})
                 _put(node, [gather, ir.node("Cast", gather.outputs, {"to": FLOAT})])
             else:
                 cast = ir.node("Cast", [half], {"to": FLOAT})
                 model.graph.insert_before(node, cast)
-                node.replace_input_with(list(node.inputs).index(table), cast.outputs[0])
+                node.replace_input_with(place, cast.outputs[0])
         del model.graph.initializers[table.name]
 
 
@@ -36,7 +38,9 @@ def store_int8(model: ir.Model) -> None:
     A product of a table W (in, out) becomes round(x / a) @ bytes(W) in whole numbers, times a times the scale of the column.
     """
     taken: dict[ir.Value, ir.Node] = {}  # a value that several products read is scaled once
-    for table in _tables(model.graph, ("MatMul", "Gather")):
+    for table in _tables(model.graph):
+        if not all((use.node.op_type, use.idx) in (("MatMul", 1), ("Gather", 0)) for use in table.uses()):
+            continue  # a convolution of patches, a table that is added: little, and not worth a kernel of its own
         axis = 0 if all(node.op_type == "MatMul" for node in table.consumers()) else 1
         scale = _constant(model.graph, f"{table.name}_scale", _scales(table.const_value.numpy(), axis))
         zero = _constant(model.graph, f"{table.name}_zero", np.array(ZERO, np.uint8))
@@ -66,14 +70,14 @@ def _gather_bytes(node: ir.Node, packed: ir.Value, scale: ir.Value, zero: ir.Val
     return [rows, steps, real, middle, moved, ir.node("Mul", [moved.outputs[0], steps.outputs[0]])]
 
 
-def _tables(graph: ir.Graph, kinds: tuple[str, ...]) -> Iterator[ir.Value]:
-    """Weights of two and more dimensions that only nodes of these kinds read: the second factor of a product, the rows of a gather."""
-    place = {"MatMul": 1, "Gather": 0, "Conv": 1, "Gemm": 1, "Transpose": 0}
-    for value in list(graph.initializers.values()):
-        array, uses = value.const_value, value.uses()
-        large = array is not None and array.dtype == FLOAT and len(array.shape) >= 2 and array.size >= LEAST
-        if large and uses and all(use.node.op_type in kinds and use.idx == place[use.node.op_type] for use in uses):
-            yield value
+def _tables(graph: ir.Graph) -> list[ir.Value]:
+    return [value for value in graph.initializers.values()
+            if (array := value.const_value) is not None and array.dtype == FLOAT and is_large(array) and value.uses()]
+
+
+def is_large(table: Any) -> bool:
+    """Whether a table (anything with a shape) is stored otherwise."""
+    return len(table.shape) >= 2 and math.prod(table.shape) >= LEAST
 
 
 def _scales(values: np.ndarray, axis: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,37 +14,38 @@ from omnivision.errors import ConfigError
 from omnivision.export import fp16
 from omnivision.export.checkpoint import load_checkpoint, refuse_weights, scan_weights
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
-from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_answers
+from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_rounded
 from omnivision.export.packages import needed
-from omnivision.export.reference import Question, plain_questions, read_questions, write_reference
+from omnivision.export.reference import next_token, plain_questions, read_questions, read_reference, write_reference
 from omnivision.export.verify import verify_in_new_process
-from omnivision.generation import generate_ids
 
 HELP = "ONNX graphs for onnxruntime and transformers.js"
 DESCRIPTION = "Writes vision, embedding and decoder graphs and a runner without torch; runs them in onnxruntime in a new process; keeps them only if they agree."
 EXAMPLE = "omnivision export onnx --model runs/quickstart/functions/final --out phone --quantize fp16 int8"
-ANSWERS, ANSWER_TOKENS = 50, 32  # greedy answers that travel with an export, and the longest of them
 __all__ = ["add_arguments", "export_onnx", "run", "show"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The shared flags and the variants."""
     fp16.add_arguments(parser)
+    parser.set_defaults(count=50)
+    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="the longest reference answer (default 32)")
     parser.add_argument("--quantize", nargs="+", choices=tuple(GATES), default=["fp32"], metavar="TYPE",
                         help="one or more of fp32 (default), fp16 (stored so, computed in fp32) and int8 (products of whole numbers)")
 
 
 def run(args: argparse.Namespace) -> dict:
     """Export as the flags say."""
-    return export_onnx(args.model, args.out, args.quantize, args.questions, args.image_root, args.count)
+    return export_onnx(args.model, args.out, args.quantize, args.questions, args.image_root, args.count, args.tokens)
 
 
 def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[str] = ("fp32",), questions: str | Path | None = None,
-                image_root: str | Path | None = None, count: int = 200) -> dict:
+                image_root: str | Path | None = None, count: int = 50, new_tokens: int = 32) -> dict:
     """Write a checkpoint as ONNX and prove it; the folder appears whole or not at all.
 
     Args:
-        variants: some of fp32, fp16 and int8. The rest as fp16.export_fp16.
+        variants: some of fp32, fp16 and int8.
+        new_tokens: the longest greedy answer that travels with the export. The rest as fp16.export_fp16.
 
     Returns:
         What verify_folder returns, and {"out"}.
@@ -60,16 +61,17 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
     from omnivision.export.onnx_files.layout import write_layout  # these need the packages
     from omnivision.export.onnx_files.writing import write_graphs
 
-    if count < 1:
-        raise ConfigError(f"{count} questions prove nothing", "--count", "Give at least 1.")
+    if count < 1 or new_tokens < 2:
+        raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
         model, processor = load_checkpoint(source, torch.float32)
         if "fp16" in variants:
             refuse_weights(scan_weights(model), str(source))
-        write_reference(folder, model, processor, asked)
-        write_answers(folder, _answers(model, processor, asked))
+        write_reference(folder, model, processor, asked, new_tokens)
         external = write_graphs(folder / "onnx", model, variants)
+        if "fp16" in variants:
+            write_rounded(folder, _rounded(folder, model, processor))
         write_layout(folder, source, model, processor, variants, external)
         del model
         manifest = {"format": FORMAT, "version": omnivision.__version__, "sha256": hashes_of(folder)}
@@ -80,9 +82,14 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
     return {**result, "out": str(out)}
 
 
-def _answers(model, processor, asked: list[Question]) -> list[tuple[int, list[int]]]:
-    """Greedy answers to questions spread over the reference."""
-    count = min(ANSWERS, len(asked))
-    numbers = [index * len(asked) // count for index in range(count)]
-    ids = generate_ids(model, processor, [asked[number].text for number in numbers], [asked[number].image for number in numbers], ANSWER_TOKENS)
-    return list(zip(numbers, ids, strict=True))
+def _rounded(folder: Path, model, processor) -> Iterator[list[float]]:
+    """Rounds the model's tables as store_fp16 stores them, and asks the reference's questions again."""
+    from omnivision.export.onnx_files.storage import is_large
+
+    with torch.no_grad():
+        for table in model.parameters():
+            if is_large(table):
+                table.copy_(table.half())
+    for question, row in read_reference(folder):
+        _, logprobs_V = next_token(model, processor, question)
+        yield logprobs_V[row["top_ids"]].tolist()
