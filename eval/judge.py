@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.endpoint import Endpoint, Ledger
+from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
 from omnivision.endpoint.secret import Secret
 from omnivision.errors import ConfigError
 
@@ -18,24 +19,18 @@ from .judge_prompt import Prompt, read_prompt
 from .judge_recorded import RecordedJudge
 
 LEDGER_FILE = "judge.ledger.jsonl"
+FLAGS = ("judge", "judge-")  # what the endpoint is, and what its limits' flags begin with
 
 
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """The judge's arguments, as a group."""
     judge = parser.add_argument_group("the judge of mmvet")
     judge.add_argument("--judge", metavar="WHO", help="the address of an OpenAI-compatible endpoint, e.g. https://api.openai.com/v1; "
-                                                      f"or the {LEDGER_FILE} of an earlier judging, whose replies are used again")
-    judge.add_argument("--judge-model", metavar="NAME", help="the name that the server knows it by; the official one is gpt-4-0613")
-    judge.add_argument("--judge-key-variable", metavar="NAME", help="environment variable with the key, e.g. OPENAI_API_KEY")
+                                                      f"or the {LEDGER_FILE} of an earlier judging, whose replies are used again. The official judge is gpt-4-0613")
     judge.add_argument("--judge-runs", type=int, default=1, metavar="N", help="grades of each answer (default 1; the paper has 5)")
     judge.add_argument("--judge-prompt", type=Path, metavar="FILE", help="a text, or the official mm-vet_evaluator.py; else our own")
     judge.add_argument("--judge-max-tokens", type=int, default=3, metavar="N", help="of a reply (default 3, as the official script)")
-    judge.add_argument("--judge-concurrency", type=int, default=4, metavar="N", help="requests at once (default 4)")
-    judge.add_argument("--judge-requests-per-minute", type=float, metavar="N")
-    judge.add_argument("--judge-max-cost", type=float, metavar="X", help="stops (exit code 6) before more is spent; needs both prices")
-    judge.add_argument("--judge-price-in", type=float, metavar="X", help="of a million tokens")
-    judge.add_argument("--judge-price-out", type=float, metavar="X", help="of a million tokens")
-    judge.add_argument("--judge-timeout", type=float, default=60.0, metavar="S", help="of one request (default 60)")
+    add_endpoint_flags(judge, *FLAGS)
 
 
 def check_judge(options: argparse.Namespace) -> Prompt:
@@ -96,13 +91,4 @@ def _recorded(options: argparse.Namespace, prompt: Prompt) -> RecordedJudge:
 
 def _endpoint(options: argparse.Namespace) -> Endpoint:
     """The endpoint's settings; without a seed, as the official script, so that runs can differ."""
-    if not options.judge_model:
-        raise ConfigError("The endpoint's model is not named", f"--judge {options.judge}", "Add --judge-model NAME.")
-    return Endpoint(options.judge, options.judge_model, key_variable=options.judge_key_variable, concurrency=options.judge_concurrency,
-                    requests_per_minute=options.judge_requests_per_minute, max_cost=options.judge_max_cost, price_in=options.judge_price_in,
-                    price_out=options.judge_price_out, timeout=options.judge_timeout, max_tokens=options.judge_max_tokens, seed=None)
-
-
-def is_address(who: str) -> bool:
-    """Whether a model or judge is named by an endpoint's address."""
-    return who.startswith(("http://", "https://"))
+    return endpoint_of(options, *FLAGS, max_tokens=options.judge_max_tokens, seed=None)

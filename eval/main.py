@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omnivision.endpoint.flags import is_address
 from omnivision.errors import ConfigError, DataError
 
 from . import action_table
 from .benchmarks import GROUPS, MODULES
-from .judge import add_judge_arguments, check_judge, is_address
+from .judge import add_judge_arguments, check_judge
 from .task_data import PICTURES
 
 EXAMPLE = """examples:

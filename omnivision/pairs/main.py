@@ -24,8 +24,11 @@ from typing import Any
 from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
+from omnivision.endpoint import Client, Ledger
+from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
 from omnivision.errors import ConfigError
 from omnivision.pairs.answers import model_hash, questions_of, sample_answers
+from omnivision.pairs.endpoint_teacher import EndpointTeacher
 from omnivision.pairs.factory import correct_all, lines, pair_rows, statistics_of
 from omnivision.pairs.gates import Limits
 from omnivision.pairs.teacher import Oracle, Teacher
@@ -82,15 +85,8 @@ def open_teacher(options: argparse.Namespace, rows: list[Row], work: Path) -> It
     """
     if options.teacher == "oracle":
         yield Oracle(Path(options.image_root), rows)
-    elif options.teacher.startswith(("http://", "https://")):
-        from omnivision.endpoint import Client, Endpoint, Ledger
-        from omnivision.pairs.endpoint_teacher import EndpointTeacher
-
-        if not options.teacher_model:
-            raise ConfigError("The endpoint's model is not named", f"--teacher {options.teacher}", "Add --teacher-model NAME.")
-        endpoint = Endpoint(options.teacher, options.teacher_model, key_variable=options.key_variable, concurrency=options.concurrency,
-                            requests_per_minute=options.requests_per_minute, max_cost=options.max_cost, price_in=options.price_in,
-                            price_out=options.price_out, timeout=options.timeout, seed=options.seed, extra={"response_format": {"type": "json_object"}})
+    elif is_address(options.teacher):
+        endpoint = endpoint_of(options, "teacher", seed=options.seed, extra={"response_format": {"type": "json_object"}})
         with Ledger(work / "ledger.jsonl") as ledger, Client(endpoint, ledger) as client:
             yield EndpointTeacher(client)
     else:
@@ -144,13 +140,5 @@ def parser() -> argparse.ArgumentParser:
     gates.add_argument("--most-longer", type=within("--most-longer", float, 1), default=Limits.most_longer, metavar="RATIO",
                        help="of the lengths, either way (default %(default)s)")
     gates.add_argument("--no-second-look", action="store_true", help="do not ask the teacher whether its correction is right")
-    endpoint = arguments.add_argument_group("an endpoint as the teacher")
-    endpoint.add_argument("--teacher-model", metavar="NAME", help="the name that the server knows it by")
-    endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key, e.g. OPENAI_API_KEY")
-    endpoint.add_argument("--concurrency", type=int, default=4, metavar="N", help="requests at once (default 4)")
-    endpoint.add_argument("--requests-per-minute", type=float, metavar="N")
-    endpoint.add_argument("--max-cost", type=float, metavar="X", help="stops (exit code 6) before more is spent; needs both prices")
-    endpoint.add_argument("--price-in", type=float, metavar="X", help="of a million tokens")
-    endpoint.add_argument("--price-out", type=float, metavar="X", help="of a million tokens")
-    endpoint.add_argument("--timeout", type=float, default=60.0, metavar="S", help="of one request (default 60)")
+    add_endpoint_flags(arguments.add_argument_group("an endpoint as the teacher"), "teacher")
     return arguments
