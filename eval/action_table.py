@@ -75,6 +75,21 @@ def show(console, task: str, found: dict) -> None:
     console.print(shown)
 
 
+def show_runs(console, task: str, runs: dict[str, dict]) -> None:
+    """The rates of several runs' results side by side, for all requests and each language."""
+    from rich.table import Table
+
+    shown = Table(title=f"{task}: % ± standard error over pictures (count of so many)")
+    for name in ("", "requests", *runs):
+        shown.add_column(name, justify="right" if name in runs else "left", no_wrap=True)
+    languages = dict.fromkeys(language for one in runs.values() for language in one["table"])
+    for name, (_, _, words) in RATES.items():
+        for language in languages:
+            cells = [_cell(one["table"][language]["rates"][name]) if language in one["table"] else "–" for one in runs.values()]
+            shown.add_row(words if language == ALL else "", language, *cells)
+    console.print(shown)
+
+
 def _part(samples: list[dict]) -> dict[str, Any]:
     variant = actions.VARIANTS[0]
     images, counts_IK = results.counts_of(actions, samples, variant)

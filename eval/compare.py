@@ -9,7 +9,7 @@ from types import ModuleType
 
 from omnivision.errors import ConfigError, DataError
 
-from . import pope, results
+from . import action_table, pope, results
 from .benchmarks import MODULES, POPE_SPLITS
 from .bootstrap import paired_difference
 from .main import figure, screen
@@ -160,6 +160,9 @@ def _show(found: dict) -> None:
         if key not in shown:
             table.add_row(f"{key} †", "", *["" for _ in found["runs"]], *[figure(row[key]) for row in PUBLISHED.values()], style="dim")
     console.print(table)
+    for task in tasks:
+        if with_table := {name: run[task] for name, run in found["runs"].items() if "table" in run.get(task, ())}:
+            action_table.show_runs(console, task, with_table)
     if len(found["runs"]) > 1:
         console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
                       highlight=False)

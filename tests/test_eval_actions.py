@@ -4,7 +4,7 @@ import json
 
 import pytest
 from eval_world import FUNCTIONS, OBJECTS, random_model, world, write_world  # noqa: F401 - fixtures are found by name
-from omnivision_eval import action_table, actions, counterfactuals, results
+from omnivision_eval import action_table, actions, compare, counterfactuals, results
 from omnivision_eval import main as eval_main
 from omnivision_eval.answer import Answer
 from omnivision_eval.asking import ask
@@ -252,3 +252,13 @@ def test_the_journal_of_constrained_answers_is_another(acting, tmp_path):
     for constrain in (False, True):
         ask(source_of(acting, constrain=constrain), prompts, 1, tmp_path)
     assert len(list(tmp_path.glob("answers-*.jsonl"))) == 2
+
+
+def test_compare_puts_the_rates_of_runs_side_by_side(seen, different, tmp_path, capsys):
+    evaluate(Seeing(), different, ["actions"], tmp_path / "other")
+    assert compare.main([str(seen[1]), str(tmp_path / "other"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    first, second = found["runs"].values()
+    assert list(first) == ["actions", "actions_blind", "actions_swapped"] and list(second) == ["actions"]
+    assert "over-call" in err and err.count("0.0 ± 0.0 (0/4)") == 2 and found["differences"]["other"]["actions"]["difference"] == 0
