@@ -57,7 +57,7 @@ def questions(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(checkpoint, questions, tmp_path_factory):
     out = tmp_path_factory.mktemp("phone") / "model"
-    return out, fp16.export_fp16(checkpoint, out, questions, count=25)
+    return out, fp16.export_fp16(checkpoint, out, questions, count=25, scan_pictures=11)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_verify_prints_json_alone_on_stdout(exported, in_process, capsys):
 
 
 def test_json_stays_alone_when_a_library_prints(monkeypatch, capsys):
-    def noisy(*_):
+    def noisy(*_, **__):
         print("a library logs to stdout")
         return {"questions": 1}
 
@@ -200,7 +200,7 @@ def test_a_dead_process_is_no_agreement(tmp_path, monkeypatch):
 
 def refused(out, error, message, *args, **kwargs):
     with pytest.raises(error, match=message):
-        fp16.export_fp16(*args, out_dir=out, **kwargs)
+        fp16.export_fp16(*args, out_dir=out, **{"scan_pictures": 0, **kwargs})
     assert not out.exists() and list(out.parent.glob("*.part")) == [] and list(out.parent.glob(".*")) == []
 
 
@@ -226,6 +226,29 @@ def test_large_activations_are_named(tmp_path):
 
     checkpoint = save_checkpoint(tmp_path / "final", grow)
     refused(tmp_path / "out", DataError, r"layer model\.language_model\.layers\.0", checkpoint, count=2)
+
+
+def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
+    def grow(model):  # what linear_1 gives is beyond FP16, and linear_2 makes it small again
+        model.model.projector.linear_1.weight.mul_(3e4)
+        model.model.projector.linear_2.weight.div_(3e4)
+
+    checkpoint = save_checkpoint(tmp_path / "final", grow)
+    refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 .*model\.projector", checkpoint, count=2)
+    fp16.export_fp16(checkpoint, tmp_path / "out", count=2, keep=("model.projector",), scan_pictures=0)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    kinds = {name: value.dtype for name, value in model.named_parameters()}
+    assert {kind for name, kind in kinds.items() if name.startswith("model.projector.")} == {torch.float32}
+    assert {kind for name, kind in kinds.items() if not name.startswith("model.projector.")} == {torch.float16}
+    assert model.dtype == torch.float16 and fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
+    refused(tmp_path / "other", ConfigError, "no layer 'nothing'", checkpoint, keep=("nothing",))
+
+
+def test_the_model_card_says_what_was_measured(exported, checkpoint):
+    card = (exported[0] / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: other\n") and "100.00 % of 25 questions" in card and "over 11 pictures" in card
+    assert file_hash(checkpoint / "model.safetensors") in card
+    assert "README.md" in json.loads((exported[0] / "export.json").read_text())["sha256"]
 
 
 def test_an_export_that_answers_otherwise_is_not_left_behind(tmp_path, in_process):
@@ -323,7 +346,7 @@ def test_a_text_file_as_image_is_refused(checkpoint, tmp_path):
 
 def test_plain_questions_are_the_same_every_time(tmp_path):
     first, second = plain_questions(tmp_path / "a", 7), plain_questions(tmp_path / "b", 7)
-    assert len(first) == 7 and len({question.image for question in first}) == 2
+    assert len(first) == len({question.image for question in first}) == 7
     assert [one.image.read_bytes() for one in first] == [one.image.read_bytes() for one in second]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,11 +80,11 @@ class WeightScan:
     refused: list[str] = field(default_factory=list)  # "name: why"
 
 
-def scan_weights(model: torch.nn.Module) -> WeightScan:
-    """Look at every floating-point tensor, parameters and buffers that are saved."""
+def scan_weights(model: torch.nn.Module, kept: Collection[str] = ()) -> WeightScan:
+    """Look at every floating-point tensor, parameters and buffers that are saved, but for those of layers that stay in fp32."""
     scan = WeightScan()
     for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point() or tensor.numel() == 0:
+        if is_kept(name, kept) or not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         largest = float(tensor.abs().max())
         if not bool(torch.isfinite(tensor).all()):
@@ -102,7 +103,7 @@ def refuse_weights(scan: WeightScan, where: str) -> None:
         raise DataError(
             f"{len(scan.refused)} tensors do not fit FP16: {'; '.join(scan.refused[:3])}",
             where,
-            "Keep this checkpoint in fp32 or bf16, or take one from before it diverged.",
+            "Keep those layers in fp32 (--keep-fp32), or take a checkpoint from before it diverged.",
         )
 
 
@@ -130,17 +131,35 @@ def watch_activations(model: torch.nn.Module):
             handle.remove()
 
 
-def refuse_activations(largest: dict[str, float]) -> tuple[str, float]:
-    """The module with the largest output.
+def refuse_activations(largest: dict[str, float], kept: Collection[str] = ()) -> tuple[str, float]:
+    """The module with the largest output, of those that compute in FP16.
+
+    Args:
+        largest: as watch_activations fills it.
+        kept: layers that stay in fp32.
 
     Raises:
         DataError: a module whose outputs FP16 cannot be trusted with.
     """
-    for name, value in largest.items():
-        if not value <= ACTIVATION_LIMIT:
-            raise DataError(
-                f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number",
-                "activations over the reference questions",
-                "FP16 may overflow there: keep the checkpoint in fp32 or bf16.",
-            )
-    return max(largest.items(), key=lambda pair: pair[1], default=("", 0.0))
+    watched = {name: value for name, value in largest.items() if not is_kept(name, kept)}
+    bad = {name: value for name, value in watched.items() if not value <= ACTIVATION_LIMIT}  # a NaN is bad too
+    if bad:
+        # the names of whole towers come last: of nested modules the innermost is the one that does it
+        name, value = next(iter(sorted(bad.items(), key=lambda pair: -pair[0].count("."))))
+        raise DataError(
+            f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number ({len(bad)} layers in all)",
+            "activations over the reference pictures",
+            f"FP16 may overflow there: keep it in fp32 with --keep-fp32 {' '.join(_outermost(bad))}, or rescale its weights, or keep the checkpoint in bf16.",
+        )
+    return max(watched.items(), key=lambda pair: pair[1], default=("", 0.0))
+
+
+def is_kept(name: str, kept: Collection[str]) -> bool:
+    """Whether a module or tensor lies in one of the kept layers."""
+    return any(name == layer or name.startswith(f"{layer}.") for layer in kept)
+
+
+def _outermost(names: Collection[str]) -> list[str]:
+    """Names that lie in no other one; the whole model ("") is no layer to keep."""
+    real = [name for name in names if name]
+    return [name for name in real if not is_kept(name.rpartition(".")[0], real)]

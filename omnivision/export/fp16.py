@@ -11,19 +11,16 @@ import torch
 import omnivision
 from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError
-from omnivision.export.checkpoint import load_checkpoint, refuse_activations, refuse_weights, scan_weights, watch_activations
-from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
-from omnivision.export.fp16_check import FORMAT, check_gate, show
-from omnivision.export.reference import plain_questions, read_questions, write_reference
+from omnivision.export.checkpoint import is_kept, load_checkpoint, refuse_activations, refuse_weights, scan_weights, watch_activations
+from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.fp16_check import FORMAT, check_gate
+from omnivision.export.model_card import write_card
+from omnivision.export.reference import next_token, plain_questions, read_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
+from omnivision.runs import read_json, write_json
 
-HELP = "FP16 safetensors in the hub's layout"
-DESCRIPTION = (
-    "Writes FP16 safetensors, reloads them in a new process and compares next tokens with fp32; below 99 % agreement nothing is left behind."
-)
-EXAMPLE = "omnivision export fp16 --model runs/quickstart/dpo/final --out phone --questions world/eval/open.jsonl --image-root world"
-__all__ = ["add_arguments", "export_fp16", "run", "show"]
+SCAN_PICTURES = 200  # over which activations are looked at, at the least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", metavar="FILE", help="JSON lines with text and image (else simple drawn pictures)")
     parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
     parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default %(default)s)")
-    parser.add_argument("--keep-fp32", nargs="+", default=[], metavar="LAYER", help="layers that stay in fp32, such as model.projector.linear_1")
-
-
-def run(args: argparse.Namespace) -> dict:
-    """Export as the flags say."""
-    return export_fp16(args.model, args.out, args.questions, args.image_root, args.count)
 
 
 def export_fp16(
@@ -47,6 +38,9 @@ def export_fp16(
     questions: str | Path | None = None,
     image_root: str | Path | None = None,
     count: int = 200,
+    keep: tuple[str, ...] = (),
+    license_id: str = "other",
+    scan_pictures: int = SCAN_PICTURES,
 ) -> dict:
     """Write a checkpoint in FP16 and prove it.
 
@@ -59,6 +53,9 @@ def export_fp16(
         questions: JSON lines with text and image; None draws simple pictures.
         image_root: where the image paths start; None is the question file's folder.
         count: reference questions.
+        keep: names of layers that stay in fp32.
+        license_id: for the model card, the hub's identifier.
+        scan_pictures: over how many pictures activations are looked at; drawn ones fill up where the questions have fewer.
 
     Returns:
         What verify_folder returns, and {"out", "weights", "activations"}.
@@ -73,35 +70,74 @@ def export_fp16(
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
         model, processor = load_checkpoint(source, torch.float32)
-        weights = scan_weights(model)
+        _check_layers(model, keep)
+        weights = scan_weights(model, keep)
         refuse_weights(weights, str(source))
+        pictures = {one.image for one in asked if one.image is not None}
+        more = plain_questions(Path(drawn) / "more", max(0, scan_pictures - len(pictures)))
         with watch_activations(model) as largest:
             write_reference(folder, model, processor, asked)
-        layer, value = refuse_activations(largest)
-        _write(folder, source, model, processor)
+            for question in more:
+                next_token(model, processor, question)
+        layer, value = refuse_activations(largest, keep)
+        _write(folder, source, model, processor, keep)
         del model
         manifest = {
             "format": FORMAT,
             "version": omnivision.__version__,
+            "kept_in_fp32": list(keep),
             "weights": {
                 "largest": weights.largest,
                 "tensor": weights.largest_tensor,
                 "flushed_to_zero": weights.flushed_to_zero,
             },
-            "activations": {"largest": value, "layer": layer},
+            "activations": {"largest": value, "layer": layer, "pictures": len(pictures) + len(more)},
             "sha256": hashes_of(folder),
         }
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
-        write_manifest(folder, {**manifest, "verified": result})
+        write_card(folder, source, license_id, _figures(result, manifest))
+        result["bytes"] = count_bytes(folder)
+        write_manifest(folder, {**manifest, "sha256": hashes_of(folder), "verified": result})
     return {**result, "out": str(out), "weights": manifest["weights"], "activations": manifest["activations"]}
 
 
-def _write(folder: Path, source: Path, model, processor) -> None:
-    model.half().save_pretrained(folder, safe_serialization=True)
+def _figures(result: dict, manifest: dict) -> list[str]:
+    """What was measured, for the model card."""
+    weights, activations = manifest["weights"], manifest["activations"]
+    return [
+        f"next token equal to fp32 on {result['top1_agreement']:.2f} % of {result['questions']} questions ({result['compute']} on FP16 weights)",
+        f"largest difference of a log-probability: {result['max_abs_logprob_diff']:.3g}",
+        f"largest activation over {activations['pictures']} pictures: {activations['largest']:.4g} in {activations['layer']} (FP16 ends at 65504)",
+        f"largest weight: {weights['largest']:.4g} in {weights['tensor']}; {weights['flushed_to_zero']} weights became zero",
+        f"layers kept in fp32: {', '.join(manifest['kept_in_fp32']) or 'none'}",
+        f"bytes of the weights: {result['bytes']['model.safetensors']:,}" if "model.safetensors" in result["bytes"] else "weights in several files",
+    ]
+
+
+def _check_layers(model, keep: tuple[str, ...]) -> None:
+    known = dict(model.named_modules())
+    unknown = [layer for layer in keep if layer not in known or not layer]
+    if unknown:
+        raise ConfigError(f"there is no layer {unknown[0]!r}", "--keep-fp32", "Give names such as model.projector.linear_1.")
+
+
+def _write(folder: Path, source: Path, model, processor, keep: tuple[str, ...]) -> None:
+    for name, values in (*model.named_parameters(), *model.named_buffers()):
+        if values.is_floating_point() and not is_kept(name, keep):
+            values.data = values.data.half()
+    if keep:
+        model.config.keep_fp32 = list(keep)
+    model.save_pretrained(folder, safe_serialization=True)
+    _say_half(folder / "config.json")
     processor.save_pretrained(folder)
     if (source / FUNCTION_FILE).is_file():
         functions = FunctionSet.load(source)
         functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
+
+
+def _say_half(file: Path) -> None:
+    """transformers writes the type of the first weight, which may be one of the kept."""
+    write_json(file, {**read_json(file), "dtype": "float16"})

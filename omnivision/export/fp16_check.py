@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from omnivision.errors import DataError
-from omnivision.export.checkpoint import load_checkpoint
+from omnivision.export.checkpoint import is_kept, load_checkpoint
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.reference import next_token, read_reference
 
@@ -32,15 +32,17 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         or a tokenizer or template that builds another prompt.
     """
     folder = Path(folder)
-    check_hashes(folder)
+    kept = check_hashes(folder).get("kept_in_fp32", [])
     model, processor = load_checkpoint(folder, dtype="auto")
-    other = sorted({str(value.dtype) for value in model.parameters()} - {"torch.float16"})
+    other = sorted({str(value.dtype) for name, value in model.named_parameters() if value.dtype != _type(name, kept)})
     if other:
         raise DataError(f"weights in {', '.join(other)}", str(folder), "This is no FP16 export: export again.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if compute == "auto":
         compute = "float16" if device == "cuda" else "float32"
-    model.to(device, getattr(torch, compute))
+    model.to(device)
+    if compute == "float32":
+        model.float()
     agree, questions, furthest = 0, 0, 0.0
     for question, row in read_reference(folder):
         ids_L, logprobs_V = next_token(model, processor, question)
@@ -85,6 +87,10 @@ def show(result: dict) -> None:
         f"next token equal to fp32 on {result['top1_agreement']:.2f} % of {result['questions']} questions "
         f"(fp16 weights, computed in {result['compute']}), largest log-probability difference {result['max_abs_logprob_diff']:.2g}",
     )
+
+
+def _type(name: str, kept: list[str]) -> torch.dtype:
+    return torch.float32 if is_kept(name, kept) else torch.float16
 
 
 def _first_difference(left: list[int], right: list[int]) -> int:

@@ -8,7 +8,8 @@ import json
 import sys
 from types import ModuleType
 
-from omnivision.export import fp16, verify
+from omnivision.export import fp16_command as fp16
+from omnivision.export import verify
 from omnivision.export.gguf import command as gguf
 from omnivision.export.gguf import import_command
 from omnivision.export.onnx_files import target as onnx_target

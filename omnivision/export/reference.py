@@ -86,12 +86,12 @@ def plain_questions(folder: Path, count: int) -> list[Question]:
 
     Args:
         folder: where the pictures are written.
-        count: how many questions; five share a picture.
+        count: how many questions, each about a picture of its own.
     """
     dice = random.Random("export reference")
     folder.mkdir(parents=True, exist_ok=True)
     questions: list[Question] = []
-    for number in range(-(-count // len(PLAIN_QUESTIONS))):
+    for number in range(count):
         picture = Image.new("RGB", (216, 216), _color(dice))
         draw = ImageDraw.Draw(picture)
         for _ in range(dice.randint(1, 6)):
@@ -99,8 +99,8 @@ def plain_questions(folder: Path, count: int) -> list[Question]:
             dice.choice((draw.rectangle, draw.ellipse))((x, y, x + size, y + size), fill=_color(dice))
         file = folder / f"plain{number:03d}.png"
         picture.save(file)
-        questions += [Question(text, file) for text in PLAIN_QUESTIONS]
-    return questions[:count]
+        questions.append(Question(PLAIN_QUESTIONS[number % len(PLAIN_QUESTIONS)], file))
+    return questions
 
 
 def _color(dice: random.Random) -> tuple[int, int, int]:

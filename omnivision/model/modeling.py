@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 from omnivision.constants import IGNORE_INDEX
 from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision.model.configuration import OmniVisionConfig
+from omnivision.model.kept_layers import keep_in_fp32
 from omnivision.model.projector import Projector
 
 
@@ -160,6 +161,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         embedding = self.model.get_input_embeddings()  # embed_tokens in most models, wte in GPT-2's family
         name = next(name for name, module in self.named_modules() if module is embedding)
         self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
+        self._keep_in_fp32_modules = getattr(config, "keep_fp32", None)  # set by an FP16 export that keeps layers
+        keep_in_fp32(self, self._keep_in_fp32_modules or ())
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

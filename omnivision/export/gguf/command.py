@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from omnivision.export import fp16
+from omnivision.export.fp16_command import add_keep
 from omnivision.export.gguf.check import show
 from omnivision.export.gguf.export import export_gguf
 from omnivision.export.gguf.types import QUANTIZATIONS
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `gguf`."""
     fp16.add_arguments(parser)
     parser.set_defaults(count=24)
+    add_keep(parser)
     parser.add_argument("--quantize", nargs="+", choices=QUANTIZATIONS, default=["f16"], metavar="TYPE",
                         help=f"types of the weights, a text file each: {', '.join(QUANTIZATIONS)} (default f16)")
     parser.add_argument("--tokens", type=int, default=16, metavar="N", help="tokens of every reference answer (default 16)")

@@ -1,0 +1,33 @@
+"""The flags of `omnivision export fp16`."""
+
+from __future__ import annotations
+
+import argparse
+
+from omnivision.export import fp16
+from omnivision.export.fp16_check import show
+
+HELP = "FP16 safetensors in the hub's layout"
+DESCRIPTION = (
+    "Looks at every weight and at the activations over at least 200 pictures, writes FP16 safetensors, reloads them in a new process and "
+    "compares next tokens with fp32; below 99 % agreement nothing is left behind."
+)
+EXAMPLE = "omnivision export fp16 --model runs/quickstart/dpo/final --out phone --questions world/eval/open.jsonl --image-root world"
+__all__ = ["add_arguments", "run", "show"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The shared flags, and those of FP16."""
+    fp16.add_arguments(parser)
+    add_keep(parser)
+    parser.add_argument("--license", default="other", metavar="ID", help="the hub's identifier for the model card (default other)")
+
+
+def add_keep(parser: argparse.ArgumentParser) -> None:
+    """--keep-fp32, for targets that can mix types."""
+    parser.add_argument("--keep-fp32", nargs="+", default=[], metavar="LAYER", help="layers that stay in fp32, such as model.projector.linear_1")
+
+
+def run(args: argparse.Namespace) -> dict:
+    """Export as the flags say."""
+    return fp16.export_fp16(args.model, args.out, args.questions, args.image_root, args.count, keep=tuple(args.keep_fp32), license_id=args.license)
