@@ -74,10 +74,16 @@ class StageMixin:
     def _inner_training_loop(self, *args, **kwargs):
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = 0, 0, 0
         self._before_step, self._last_logged, self._step_rows = torch.zeros(()), 0, []
-        self._seen, self._since = Counter(), time.perf_counter()
+        self._seen, self._since, self._waited = Counter(), time.perf_counter(), 0.0
         self._means_before: dict[str, int] = {}
         self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None)
         return super()._inner_training_loop(*args, **kwargs)
+
+    def get_batch_samples(self, *args, **kwargs):
+        started = time.perf_counter()
+        found = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - started
+        return found
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._step_rows += inputs.pop("row_ids", [])
@@ -126,11 +132,13 @@ class StageMixin:
         return super().log(logs, *args, **kwargs)
 
     def _speed(self) -> dict[str, float]:
-        """Tokens a second over all processes since the last log line, and the share of the chips' peak where that is known."""
-        seen = sum(checkpoint.gathered(self._seen), Counter())
-        now = time.perf_counter()
-        seconds, self._since, self._seen = now - self._since, now, Counter()
-        speed, peak = {"tokens_per_second": seen["tokens"] / seconds, "peak_memory_gib": round(peak_memory_gib(), 2)}, device_peak()
+        """Since the last log line: tokens a second over all processes, the share of the time in which the process that waited longest waited
+        for data, and the share of the chips' peak where that is known."""
+        every, waits = zip(*checkpoint.gathered((self._seen, self._waited)), strict=True)
+        seen, now = sum(every, Counter()), time.perf_counter()
+        seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
+        speed = {"tokens_per_second": seen["tokens"] / seconds, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_memory_gib(), 2)}
+        peak = device_peak()
         return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
 
     def _means(self) -> dict[str, list[float]]:
