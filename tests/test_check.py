@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from pathlib import Path
 
 import pytest
 import train_world
@@ -14,7 +12,6 @@ from PIL import Image
 from omnivision_cli.main import main
 
 QUESTION = {"question": "What colour is the third chair?", "answer": "red"}
-OFFICIAL = Path(os.environ.get("OMNIVISION_OFFICIAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @pytest.fixture
@@ -198,19 +195,17 @@ def test_a_preview_shows_what_the_model_sees(folder, capsys):
 
 
 @pytest.mark.official_data
-def test_real_train_parts_are_clean_and_evaluation_parts_are_caught(capsys):
-    if not OFFICIAL.is_dir():
-        pytest.skip(f"no official data in {OFFICIAL}; set OMNIVISION_OFFICIAL_DATA")
-    charts = OFFICIAL / "chartqa"
+def test_real_train_parts_are_clean_and_evaluation_parts_are_caught(official_data, capsys):
+    charts = official_data / "chartqa"
     for part, code in (("train_small", 0), ("val_small", 3)):
         flags = ["--image-root", str(charts / part / "img"), "--against", str(charts / "val_small"), "--json"]
         assert main(["data", "check", str(charts / part / f"{part}.json"), *flags]) == code
         report = json.loads(capsys.readouterr().out)
         assert report["bad_rows"] == (0 if code == 0 else 195) and report["rows"] == (1000 if code == 0 else 195)
         assert ("picture of an evaluation set" in report["problems"]) == bool(code)
-    coco = OFFICIAL / "coco_small"
+    coco = official_data / "coco_small"
     flags = ["--image-root", str(coco / "img"), "--json"]
-    assert main(["data", "check", str(coco / "annotations.json"), *flags, "--against", str(OFFICIAL / "mmvet" / "images")]) == 0
+    assert main(["data", "check", str(coco / "annotations.json"), *flags, "--against", str(official_data / "mmvet" / "images")]) == 0
     assert json.loads(capsys.readouterr().out)["pictures"] == 101
     assert main(["data", "check", str(coco / "pope_made.json"), *flags, "--against", str(coco / "img")]) == 3
     assert json.loads(capsys.readouterr().out)["problems"]["picture of an evaluation set"]["count"] == 1296

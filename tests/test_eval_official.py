@@ -13,22 +13,13 @@ from omnivision_eval.mmmu_reading import read_choice
 pytestmark = pytest.mark.official_data
 
 
-@pytest.fixture(scope="module")
-def data():
-    from conftest import OFFICIAL_DATA
-
-    if not OFFICIAL_DATA.is_dir():
-        pytest.skip(f"no official data in {OFFICIAL_DATA}; set OMNIVISION_OFFICIAL_DATA")
-    return OFFICIAL_DATA
-
-
 def score(task, predictions, folder, grades=None):
     return saved.score_saved([task], predictions, folder, grades)
 
 
 @pytest.fixture(scope="module")
-def pope(data):
-    return score("pope", data / "pope" / "answers" / "llava-v1.5-13b.jsonl", data / "pope")
+def pope(official_data):
+    return score("pope", official_data / "pope" / "answers" / "llava-v1.5-13b.jsonl", official_data / "pope")
 
 
 @pytest.mark.parametrize(("split", "f1", "counts"), [  # counts by hand from F1, precision and recall of the official script
@@ -48,21 +39,21 @@ def test_pope_mean_of_the_three_85_95_with_the_random_file_of_2910_lines(pope):
     assert one["notes"]["pope_random questions"] == "coco_pope_random.json, 2,910 lines"
 
 
-def test_scienceqa_74_39_is_3155_of_4241(data):
-    one = score("scienceqa", data / "scienceqa" / "answers" / "llava-v1.5-13b.jsonl", data / "scienceqa")["scienceqa"]
+def test_scienceqa_74_39_is_3155_of_4241(official_data):
+    one = score("scienceqa", official_data / "scienceqa" / "answers" / "llava-v1.5-13b.jsonl", official_data / "scienceqa")["scienceqa"]
     assert one["metrics"]["right"] == 3155 and one["n"] == 4241 and round(one["score"], 2) == 74.39 and one["missing"] == 0
     assert one["by"]["modality"]["image"]["n"] == 2017
 
 
-def test_scienceqa_img_71_64_is_1445_of_2017(data):
-    one = score("scienceqa_img", data / "scienceqa" / "answers" / "llava-v1.5-13b.jsonl", data / "scienceqa")["scienceqa_img"]
+def test_scienceqa_img_71_64_is_1445_of_2017(official_data):
+    one = score("scienceqa_img", official_data / "scienceqa" / "answers" / "llava-v1.5-13b.jsonl", official_data / "scienceqa")["scienceqa_img"]
     assert one["n"] == 2017 and one["metrics"]["right"] == 1445 and round(one["score"], 2) == 71.64  # published as 71.6
     assert one["settings"]["beside"] == {"test, without a picture": 2224}
 
 
-def test_scienceqa_prompts_of_both_layouts_agree(data):
+def test_scienceqa_prompts_of_both_layouts_agree(official_data):
     """LLaVA's CQM-A file against the published records, where both are here."""
-    folder = data / "scienceqa"
+    folder = official_data / "scienceqa"
     problems = json.loads((folder / "problems_first1773.json").read_text("utf-8"))
     rows = {row["question_id"]: row for row in scienceqa.load(folder, "scienceqa").rows}
     shared = [key for key in problems if key in rows]
@@ -77,14 +68,14 @@ def test_scienceqa_prompts_of_both_layouts_agree(data):
     assert all(2 <= row["choices"] <= 5 and row["label"] in scienceqa.LETTERS[:row["choices"]] for row in rows.values())
 
 
-def mmvet_scores(data, runs):
-    folder = data / "mmvet"
+def mmvet_scores(official_data, runs):
+    folder = official_data / "mmvet"
     grades = folder / "results" / f"llava-v1.5-13b_gpt-4-grade-{runs}runs.json"
     return score("mmvet", folder / "results" / "llava-v1.5-13b.json", folder, grades)["mmvet"]
 
 
-def test_mmvet_three_runs_36_1_36_5_36_3_mean_36_3_std_0_2(data):
-    one = mmvet_scores(data, 3)
+def test_mmvet_three_runs_36_1_36_5_36_3_mean_36_3_std_0_2(official_data):
+    one = mmvet_scores(official_data, 3)
     assert [round(one["metrics"][f"run {number}"], 1) for number in (1, 2, 3)] == [36.1, 36.5, 36.3]
     assert round(one["score"], 1) == 36.3 and round(one["metrics"]["std"], 1) == 0.2 and one["missing"] == 0 and one["n"] == 218
     parts = {name: round(part["score"], 1) for name, part in one["by"]["capability"].items()}
@@ -92,10 +83,10 @@ def test_mmvet_three_runs_36_1_36_5_36_3_mean_36_3_std_0_2(data):
 
 
 @pytest.mark.parametrize("runs", [1, 3])
-def test_mmvet_every_figure_of_the_official_tables(data, runs):
-    one = mmvet_scores(data, runs)
+def test_mmvet_every_figure_of_the_official_tables(official_data, runs):
+    one = mmvet_scores(official_data, runs)
     for kind, key in (("cap", "capability"), ("cap-int", "capability_set")):
-        with (data / "mmvet" / "results" / f"llava-v1.5-13b_gpt-4-{kind}-score-{runs}runs.csv").open() as file:
+        with (official_data / "mmvet" / "results" / f"llava-v1.5-13b_gpt-4-{kind}-score-{runs}runs.csv").open() as file:
             official = next(row for row in csv.DictReader(file) if row[""] == "llava-v1.5-13b")
         ours = {frozenset(name.split("_")): round(part["score"], 1) for name, part in one["by"][key].items()}
         theirs = {frozenset(name.split("_")): float(value) for name, value in official.items() if name not in ("", "total", "std", "runs")}
@@ -103,9 +94,9 @@ def test_mmvet_every_figure_of_the_official_tables(data, runs):
         assert (round(one["score"], 1), round(one["metrics"]["std"], 1)) == (float(official["total"]), float(official["std"]))
 
 
-def test_mmmu_36_67_is_330_of_900_by_the_script_s_own_reading(data):
+def test_mmmu_36_67_is_330_of_900_by_the_script_s_own_reading(official_data):
     """utils/eval_utils.py on the raw responses; two random options, both A under seed 42, one of them right."""
-    one = score("mmmu", data / "mmmu" / "llava1.5_13b", data / "mmmu")["mmmu"]
+    one = score("mmmu", official_data / "mmmu" / "llava1.5_13b", official_data / "mmmu")["mmmu"]
     assert one["metrics"]["right"] == 330 and one["n"] == 900 and round(one["score"], 2) == 36.67
     assert round(one["metrics"]["parse_failure_rate"] * 847 / 100) == 2 and one["variants"]["normalised"]["metrics"]["right"] == 329
     assert one["metrics"]["without_fallback"] == one["variants"]["normalised"]["score"] == pytest.approx(100 * 329 / 900)
@@ -114,15 +105,15 @@ def test_mmmu_36_67_is_330_of_900_by_the_script_s_own_reading(data):
         "Tech and Engineering": 31.0}  # main_eval_only.py prints .525 .227 .293 .387 .55 .31
 
 
-def test_mmmu_36_67_again_from_total_val_output(data):
-    one = score("mmmu", data / "mmmu" / "llava1.5_13b" / "total_val_output.json", data / "mmmu")["mmmu"]
+def test_mmmu_36_67_again_from_total_val_output(official_data):
+    one = score("mmmu", official_data / "mmmu" / "llava1.5_13b" / "total_val_output.json", official_data / "mmmu")["mmmu"]
     assert one["metrics"]["right"] == 330 and one["metrics"]["parse_failure_rate"] is None and "random" in one["notes"]["answers"]
 
 
-def test_mmmu_every_letter_is_that_of_total_val_output(data):
+def test_mmmu_every_letter_is_that_of_total_val_output(official_data):
     """847 letters as the authors' code read them, the random ones too: the order of the draws is theirs."""
-    theirs = json.loads((data / "mmmu" / "llava1.5_13b" / "total_val_output.json").read_text("utf-8"))
-    questions, predictions = mmmu.load(data / "mmmu"), mmmu.read_saved(data / "mmmu" / "llava1.5_13b")
+    theirs = json.loads((official_data / "mmmu" / "llava1.5_13b" / "total_val_output.json").read_text("utf-8"))
+    questions, predictions = mmmu.load(official_data / "mmmu"), mmmu.read_saved(official_data / "mmmu" / "llava1.5_13b")
     answers, _ = saved.match(questions, predictions)
     mmmu.attach_answers(questions.rows, answers, predictions)
     drawn = {row["question_id"]: row["fallback"] for row in questions.rows if "fallback" in row}
@@ -132,28 +123,28 @@ def test_mmmu_every_letter_is_that_of_total_val_output(data):
     assert len(letters) == 847 and letters == {key: theirs[key] for key in letters}
 
 
-def test_mmmu_published_36_4_is_328_of_900_with_two_true_answers_since_corrected(data, tmp_path):
+def test_mmmu_published_36_4_is_328_of_900_with_two_true_answers_since_corrected(official_data, tmp_path):
     """The paper's 36.4 is older than MMMU commit bbaa1eb (14 December 2023), which changed two answers of Literature."""
-    answers = json.loads((data / "mmmu" / "answer_dict_val.json").read_text("utf-8"))
+    answers = json.loads((official_data / "mmmu" / "answer_dict_val.json").read_text("utf-8"))
     assert [answers[f"validation_Literature_{number}"]["ground_truth"] for number in (10, 15)] == ["C", "A"]
     for number, old in ((10, "D"), (15, "B")):
         answers[f"validation_Literature_{number}"]["ground_truth"] = old
     (tmp_path / "answer_dict_val.json").write_text(json.dumps(answers))
-    one = score("mmmu", data / "mmmu" / "llava1.5_13b", tmp_path)["mmmu"]
+    one = score("mmmu", official_data / "mmmu" / "llava1.5_13b", tmp_path)["mmmu"]
     assert one["metrics"]["right"] == 328 and round(one["score"], 1) == 36.4
     assert one["notes"]["other truth"].startswith("2 records") and "validation_Literature_10, validation_Literature_15" in one["notes"]["other truth"]
 
 
-def test_mmmu_unreadable_answers_would_be_right_only_by_a_looser_reading(data):
-    folder = data / "mmmu" / "llava1.5_13b"
+def test_mmmu_unreadable_answers_would_be_right_only_by_a_looser_reading(official_data):
+    folder = official_data / "mmmu" / "llava1.5_13b"
     records = [one for subject in mmmu.SUBJECTS for one in json.loads((folder / subject / "output.json").read_text("utf-8"))]
     unread = {one["id"]: (one["response"], one["answer"]) for one in records
               if one["question_type"] == mmmu.CHOICE and read_choice(one["response"], one["index2ans"]) is None}
     assert unread == {"validation_Design_4": ("A) Josef Albers", "A"), "validation_Psychology_4": ("C) Schachter-Singer Theory", "B")}
 
 
-def test_chartqa_piece_of_195_is_read_and_scored_by_the_relaxed_rule(data, tmp_path):
-    folder = data / "chartqa" / "val_small"
+def test_chartqa_piece_of_195_is_read_and_scored_by_the_relaxed_rule(official_data, tmp_path):
+    folder = official_data / "chartqa" / "val_small"
     labels = [one["label"] for one in json.loads((folder / "val_small.json").read_text("utf-8"))]
     numbers = sum(label.replace(".", "", 1).isdigit() and float(label) != 0 for label in labels)
     for factor, expected in ((1.04, numbers), (1.06, 0)):  # numbers moved within and beyond the slack, words replaced
@@ -166,8 +157,8 @@ def test_chartqa_piece_of_195_is_read_and_scored_by_the_relaxed_rule(data, tmp_p
     assert numbers > 150
 
 
-def test_the_command_prints_one_object_and_the_tables(data, tmp_path, capsys):
-    folder = data / "pope"
+def test_the_command_prints_one_object_and_the_tables(official_data, tmp_path, capsys):
+    folder = official_data / "pope"
     argv = ["pope", "--predictions", str(folder / "answers" / "llava-v1.5-13b.jsonl"), "--data", str(folder), "--out", str(tmp_path), "--json"]
     assert eval_main.main(argv) == 0
     out, err = capsys.readouterr()
@@ -178,9 +169,9 @@ def test_the_command_prints_one_object_and_the_tables(data, tmp_path, capsys):
     assert len((tmp_path / "pope_random" / "samples.jsonl").read_text().splitlines()) == 2910
 
 
-def test_llavas_question_file_is_no_answers_file(data):
+def test_llavas_question_file_is_no_answers_file(official_data):
     """mmvet/llava-mm-vet.jsonl has question_id and text like an answers file, and is the questions."""
     from omnivision.errors import DataError
 
     with pytest.raises(DataError, match="holds the questions"):
-        score("mmvet", data / "mmvet" / "llava-mm-vet.jsonl", data / "mmvet")
+        score("mmvet", official_data / "mmvet" / "llava-mm-vet.jsonl", official_data / "mmvet")

@@ -32,15 +32,6 @@ def folders(tmp_path_factory):
     return eval_benchmarks.all_of_them(tmp_path_factory.mktemp("benchmarks"))
 
 
-@pytest.fixture(scope="module")
-def official_data():
-    from conftest import OFFICIAL_DATA
-
-    if not OFFICIAL_DATA.is_dir():
-        pytest.skip(f"no official data in {OFFICIAL_DATA}; set OMNIVISION_OFFICIAL_DATA")
-    return OFFICIAL_DATA
-
-
 @pytest.fixture
 def short(monkeypatch):
     """A random model never ends: 128 and 512 tokens of it teach no more than a few."""

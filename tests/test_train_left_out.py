@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import train_world
@@ -156,13 +154,10 @@ def test_a_mixture_trains_and_is_planned_alike(world, tmp_path, capsys):
 
 
 @pytest.mark.official_data
-def test_real_charts_and_photos_train_as_they_are(world, tmp_path):
+def test_real_charts_and_photos_train_as_they_are(world, official_data, tmp_path):
     """The train part of ChartQA and the captions of COCO, from the files as they are published; no row is left out."""
-    folder = Path(os.environ.get("OMNIVISION_OFFICIAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no official data in {folder}; set OMNIVISION_OFFICIAL_DATA")
     for name, file, root in (("charts", "chartqa/train_small/train_small.json", "chartqa/train_small/img"), ("photos", "coco_small/annotations.json", "coco_small/img")):
-        final = run(world, tmp_path / name, folder / file, image_root=str(folder / root), limit=60, max_steps=3)
+        final = run(world, tmp_path / name, official_data / file, image_root=str(official_data / root), limit=60, max_steps=3)
         assert len(train_world.losses(final)) == 3 and json.loads((final.parent / "data_manifest.json").read_text())["left_out"] == {}
 
 
