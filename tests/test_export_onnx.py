@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -343,3 +344,22 @@ def test_the_command_line(exported, capsys, monkeypatch):
     assert "fp32 in onnxruntime" in (shown := capsys.readouterr().out) and "13 of 13 answers equal" in shown
     with pytest.raises(SystemExit):
         main(["onnx", "--model", "a", "--out", "b", "--quantize", "int4"])
+
+
+@pytest.mark.network
+@pytest.mark.skipif(not shutil.which("npm"), reason="needs node and npm")
+def test_transformers_js_answers_the_same(exported, tmp_path):
+    """Installs transformers.js from the npm registry. The pictures need no resizing, for its filter is not Pillow's."""
+    subprocess.run(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(tmp_path), "@huggingface/transformers@4.3.1"], check=True)
+    script = shutil.copy(Path(__file__).with_name("ask_transformers_js.mjs"), tmp_path)
+    asked = [{"text": QUESTIONS[0]}]
+    for index in range(3):
+        make_image(index, (54, 54)).save(tmp_path / f"{index}.png")
+        asked += [{"text": text, "image": str(tmp_path / f"{index}.png")} for text in QUESTIONS[:2]]
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    for variant in ("default", "fp16", "int8"):
+        done = subprocess.run(["node", script, str(exported[0]), str(tmp_path / "asked.json"), variant, "8"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        tiny = runner.Runner(exported[0], "fp32" if variant == "default" else variant)
+        expected = [tiny.generate(one["text"], runner.open_picture(one["image"]) if "image" in one else None, 8) for one in asked]
+        assert list(map(json.loads, done.stdout.splitlines())) == expected, variant
