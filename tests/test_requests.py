@@ -6,12 +6,14 @@ import json
 
 import bfcl
 import pytest
+from function_parts import make_tokenizer
 from requests_teacher import TOOLS, Writer, serve
+from tokenizers import normalizers
 
 from omnivision.data.rows import read_rows
 from omnivision.errors import ConfigError
-from omnivision.functions import FunctionSet
-from omnivision.requests.checks import Checks
+from omnivision.functions import Function, FunctionSet
+from omnivision.requests.checks import Checks, with_tokens
 from omnivision.requests.composed import nestable
 from omnivision.requests.main import parser, run
 from omnivision.requests.negatives import negative_rows
@@ -39,8 +41,8 @@ def made(folder, *more) -> dict:
 
 
 def test_a_run_gives_rows_of_every_kind_and_a_true_report(table, capsys):
-    words = ["data", "requests", "--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"), "--held-out", str(table / "held.jsonl"), "--per-function",
-             "20", "--languages", "en,zh", "--negatives", "0.5", "--parallel", "0.3", "--nested", "0.2"]
+    words = ["data", "requests", "--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"),
+             "--held-out", str(table / "held.jsonl"), "--per-function", "20", "--languages", "en,zh", "--negatives", "0.5", "--parallel", "0.3", "--nested", "0.2"]
     assert main([*words, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     rows = {"train": read_lines(table / "rows.jsonl"), "held_out": read_lines(table / "held.jsonl")}
@@ -73,6 +75,25 @@ def test_a_row_that_is_not_right_is_refused(checks, row, reason):
     good = {"request": "Which number has Ann?", "language": "en", "calls": [{"name": "find_contact", "arguments": {"name": "Ann"}}]}
     found = checks.faults([good, {**good, **row}, good])
     assert found[0] is found[2] is None and found[1][0] == reason
+
+
+def test_calls_that_ids_cannot_carry_are_refused_one_by_one(checks):
+    """A tokenizer that forgets capitals spoils one row of several; half a character is no text."""
+    functions = FunctionSet.from_json(TOOLS)
+    inner = make_tokenizer()
+    inner.backend_tokenizer.normalizer = normalizers.Lowercase()
+    rows = [{"request": f"Which number has {name}?", "language": "en", "calls": [{"name": "find_contact", "arguments": {"name": name}}]}
+            for name in ("ann", "Ben", "cleo", "d\ud83d")]
+    found = Checks(functions, with_tokens(inner, functions)).faults(rows)
+    assert [fault and fault[0] for fault in found] == [None, "not_expressible", None, "not_expressible"]
+    assert [fault and fault[0] for fault in checks.faults(rows[:3])] == [None] * 3
+
+
+def test_what_constrained_generation_cannot_write_is_refused():
+    pattern = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^.+$"}}, "required": ["code"]}
+    functions = FunctionSet((Function("find", "Find a code.", pattern),))
+    rows = [{"request": f"Find {code}", "language": "en", "calls": [{"name": "find", "arguments": {"code": code}}]} for code in ("a/b", "a\\b")]
+    assert [fault and fault[0] for fault in Checks(functions).faults(rows)] == [None, "grammar"]  # patterns allow no backslash
 
 
 @pytest.mark.parametrize(("request_", "level"), [("Make it ten", 10), ("音量调到两格", 2), ("音量１２", 12), ("up to 30.", 30), ("turn it to 5%", 5)])
@@ -115,8 +136,10 @@ def test_negatives_are_nothing_that_the_set_does_and_half_of_them_near():
                                                "parameters": {"type": "object", "properties": {"sender": {"type": "string"}}, "required": ["sender"]}}])
     rows = negative_rows(functions, 40, 0, "train", ("en",), left_out)
     assert len(rows) == 40 and 15 <= sum("read" in row["request"].lower() for row in rows) <= 25
-    assert not [row for row in rows if "volume" in row["request"].lower()] and all(row["calls"][0]["name"] == "irrelevant" for row in rows)
-    assert [row for row in negative_rows(FunctionSet.from_json(TOOLS[:2]), 80, 0, "train", ("en",)) if "volume" in row["request"].lower()]
+    assert all(row["calls"] == [{"name": "irrelevant", "arguments": {}}] for row in rows)
+    for tools, wanted in ((TOOLS, False), (TOOLS[:2], True)):  # only the second set has nothing to do with a volume
+        far = negative_rows(FunctionSet.from_json(tools), 200, 0, "train", ("en",))
+        assert any("volume" in row["request"].lower() for row in far) == wanted
 
 
 def test_only_what_fits_is_nested():

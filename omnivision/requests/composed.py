@@ -21,8 +21,8 @@ TRIES = 12  # for each row
 THIRD = 0.25  # of the parallel requests have three calls
 TEXT = {"type": "string"}  # what a function gives back that looks something up and does not say what
 # Verbs of functions that give something back, for those that do not say so.
-GIVES = frozenset("calculate check compute convert determine estimate fetch find generate get identify list look lookup query read retrieve return search show translate "
-                  "获取 查找 查询 搜索 计算 翻译".split())
+GIVES = frozenset("calculate check compute convert determine estimate fetch find generate get identify list look lookup query read retrieve return "
+                  "search show translate 获取 查找 查询 搜索 计算 翻译".split())
 
 
 def parallel_rows(rows: Sequence[dict], count: int, seed: int, split: str) -> Iterator[dict]:
