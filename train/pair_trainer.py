@@ -34,7 +34,11 @@ class DpoTrainer(Trainer):
         self.stage_config = config
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         disable_dropout_in_model(self.model)
-        self.ref_model = None if reference is None else prepare_deepspeed(reference, self.accelerator)
+        self.ref_model = None
+        if reference is not None:
+            disable_dropout_in_model(reference)
+            self.ref_model = prepare_deepspeed(reference, self.accelerator)
+            self.ref_model.train()  # else a rank without a picture parts from the others under ZeRO-3: a blank one runs in training only
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         config = self.stage_config
