@@ -14,7 +14,7 @@ from omnivision.errors import ConfigError
 from omnivision.export.checkpoint import is_kept, load_checkpoint, refuse_activations, refuse_weights, scan_weights, watch_activations
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_check import FORMAT, check_gate
-from omnivision.export.model_card import write_card
+from omnivision.export.model_card import add_card
 from omnivision.export.reference import next_token, plain_questions, read_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
@@ -97,9 +97,9 @@ def export_fp16(
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
-        write_card(folder, source, license_id, _figures(result, manifest))
+        manifest = add_card(folder, manifest, source, license_id, _figures(result, manifest))
         result["bytes"] = count_bytes(folder)
-        write_manifest(folder, {**manifest, "sha256": hashes_of(folder), "verified": result})
+        write_manifest(folder, {**manifest, "verified": result})
     return {**result, "out": str(out), "weights": manifest["weights"], "activations": manifest["activations"]}
 
 

@@ -19,12 +19,12 @@ __all__ = ["add_arguments", "run", "show"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The shared flags, and those of FP16."""
     fp16.add_arguments(parser)
-    add_keep(parser)
+    add_kept_and_license(parser)
+
+
+def add_kept_and_license(parser: argparse.ArgumentParser) -> None:
+    """Flags of targets that can mix types and write a model card."""
     parser.add_argument("--license", default="other", metavar="ID", help="the hub's identifier for the model card (default other)")
-
-
-def add_keep(parser: argparse.ArgumentParser) -> None:
-    """--keep-fp32, for targets that can mix types."""
     parser.add_argument("--keep-fp32", nargs="+", default=[], metavar="LAYER", help="layers that stay in fp32, such as model.projector.linear_1")
 
 

@@ -12,18 +12,20 @@ DATA = "data_manifest.json"  # of the run, beside final/
 HAND_OVER = "omnivision.json"  # of a stage, in final/
 
 
-def write_card(folder: Path, source: Path, license_id: str, figures: list[str]) -> None:
-    """Write the card.
+def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figures: list[str], library: str = "transformers") -> dict:
+    """Write the card into an export that has passed; returns the manifest with its hash.
 
     Args:
         folder: of the export.
+        manifest: of the export.
         source: the checkpoint.
         license_id: the hub's identifier. What the weights and data that the model was made from allow is not known here.
         figures: lines of what was measured.
+        library: the hub's name for what loads the files.
     """
     stage = _json(source / HAND_OVER)
     data = {name: one for name, one in _json(source.parent / DATA).items() if isinstance(one, dict) and "sha256" in one}
-    lines = ["---", f"license: {license_id}", "library_name: transformers", "pipeline_tag: image-text-to-text", "tags:", "- omnivision", "---", "",
+    lines = ["---", f"license: {license_id}", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:", "- omnivision", "---", "",
              f"# {source.resolve().parent.name} / {source.resolve().name}", "", "## Measured", "", *[f"- {one}" for one in figures], "", "## Made from", "",
              f"- weights: `{file_hash(source / 'model.safetensors')}` (SHA-256 of model.safetensors)" if (source / "model.safetensors").is_file()
              else "- weights in several files",
@@ -32,6 +34,7 @@ def write_card(folder: Path, source: Path, license_id: str, figures: list[str]) 
     lines += ["", "## Licence", "", f"- weights: {license_id}",
               "- language model, vision tower and data keep their own licences; whoever publishes this model names them here", ""]
     (folder / FILE).write_text("\n".join(lines), encoding="utf-8")
+    return {**manifest, "sha256": {**manifest["sha256"], FILE: file_hash(folder / FILE)}}
 
 
 def _json(file: Path) -> dict:

@@ -74,7 +74,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         compute: of no meaning here; llama.cpp chooses.
 
     Returns:
-        {"bytes": {file: n}, "questions": n, "quantizations": {type: Agreement's fields}, "engine_peak_bytes"}
+        {"bytes": {file: n}, "parts": {file: {part: n}}, "questions": n, "quantizations": {type: Agreement's fields}, "engine_peak_bytes"}
 
     Raises:
         ConfigError: no export. DataError: a file that changed or does not load, no questions.
@@ -97,7 +97,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
             del engine  # ends the server
             found[quantization] = {**agreement.result(), "calls": vars(calls)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"bytes": count_bytes(folder), "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
+    return {"bytes": count_bytes(folder), "parts": manifest["parts"], "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
 
 
 def prepared_picture(question: Question, settings: dict):
@@ -167,6 +167,8 @@ def check_gate(result: dict, folder: str | Path) -> None:
 def show(result: dict) -> None:
     """The result as a few lines for a reader."""
     print_bytes(result["bytes"])
+    for name, parts in result["parts"].items():
+        print(f"{name}: {', '.join(f'{part} {number:,}' for part, number in parts.items())} bytes")
     for quantization, found in result["quantizations"].items():
         print(f"{quantization}: prompts equal {found['prompts_equal']}/{found['questions']}, answers equal {found['answers_equal']} "
               f"(and {found['ties']} ties), image embeddings within {found['embedding_diff']:.2g}, "

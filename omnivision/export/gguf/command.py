@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from omnivision.export import fp16
-from omnivision.export.fp16_command import add_keep
+from omnivision.export.fp16_command import add_kept_and_license
 from omnivision.export.gguf.check import show
 from omnivision.export.gguf.export import export_gguf
 from omnivision.export.gguf.types import QUANTIZATIONS
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `gguf`."""
     fp16.add_arguments(parser)
     parser.set_defaults(count=24)
-    add_keep(parser)
+    add_kept_and_license(parser)
     parser.add_argument("--quantize", nargs="+", choices=QUANTIZATIONS, default=["f16"], metavar="TYPE",
                         help=f"types of the weights, a text file each: {', '.join(QUANTIZATIONS)} (default f16)")
     parser.add_argument("--tokens", type=int, default=16, metavar="N", help="tokens of every reference answer (default 16)")
@@ -32,4 +32,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict:
     """Export as the flags say."""
     wanted = list(dict.fromkeys(args.quantize))
-    return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32))
+    return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32), args.license)

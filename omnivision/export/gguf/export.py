@@ -14,7 +14,7 @@ import omnivision
 from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError, DataError
 from omnivision.export.checkpoint import load_checkpoint, load_processor
-from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.gguf import tiles
 from omnivision.export.gguf.calls import TOKENIZER
 from omnivision.export.gguf.check import FORMAT, check_gate
@@ -27,6 +27,7 @@ from omnivision.export.gguf.stored import StoredTensors
 from omnivision.export.gguf.text_file import table_rows, write_text
 from omnivision.export.gguf.vocabulary import vocabulary
 from omnivision.export.gguf.writing import Planned
+from omnivision.export.model_card import add_card
 from omnivision.export.reference import plain_questions, read_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
@@ -38,7 +39,8 @@ PICTURE_TYPE = {"f16": "f16", "q8_0": "q8_0", "q4_k_m": "q8_0"}  # a tower of 4 
 
 
 def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[str], questions: str | Path | None = None,
-                image_root: str | Path | None = None, count: int = 24, new_tokens: int = 16, keep: tuple[str, ...] = ()) -> dict:
+                image_root: str | Path | None = None, count: int = 24, new_tokens: int = 16, keep: tuple[str, ...] = (),
+                license_id: str = "other") -> dict:
     """Write GGUF files and prove them in llama.cpp.
 
     Args:
@@ -48,9 +50,10 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         questions, image_root, count: as in export_fp16.
         new_tokens: greedy tokens of every reference answer.
         keep: checkpoint names of layers that stay in fp32.
+        license_id: for the model card, the hub's identifier.
 
     Returns:
-        What verify_folder returns, and {"out", "parts": bytes per part of each file, "peak_bytes": while writing}.
+        What verify_folder returns, and {"out", "writing_peak_bytes": of the process until the files stood}.
 
     Raises:
         ConfigError: no checkpoint, one that llama.cpp cannot run, or out_dir exists. DataError: a broken checkpoint, numbers
@@ -80,8 +83,17 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
+        manifest = add_card(folder, manifest, source, license_id, _figures(result), "gguf")
+        result["bytes"] = count_bytes(folder)
         write_manifest(folder, {**manifest, "verified": result})
-    return {**result, "out": str(out), "parts": parts, "writing_peak_bytes": peak}
+    return {**result, "out": str(out), "writing_peak_bytes": peak}
+
+
+def _figures(result: dict) -> list[str]:
+    """What was measured, for the model card."""
+    return [f"{name} in llama.cpp on {found['questions']} questions: greedy answers equal to fp32 {found['answers_equal']} (ties {found['ties']}), "
+            f"image embeddings within {found['embedding_diff']:.2g}, log-probabilities within {found['logprob_diff']:.2g}"
+            for name, found in result["quantizations"].items()]
 
 
 def text_name(quantization: str) -> str:

@@ -30,6 +30,8 @@ def _language(config: OmniVisionConfig) -> list[str]:
         found.append(f"rope_type is {rope['rope_type']!r}, only 'default' is written")
     if getattr(text, "use_sliding_window", False):
         found.append("the language model uses a sliding window")
+    if getattr(text, "head_dim", None) not in (None, text.hidden_size // text.num_attention_heads):
+        found.append(f"head_dim is {text.head_dim}, qwen2's is hidden_size / heads")
     if text.hidden_act != "silu":
         found.append(f"the language model's activation is {text.hidden_act!r}, qwen2's is 'silu'")
     return found

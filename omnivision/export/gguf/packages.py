@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 
-from omnivision.errors import ConfigError
+from omnivision.export.packages import needed
 
 
 def gguf() -> ModuleType:
     """The package that reads and writes GGUF files."""
-    return _needed("gguf")
+    return needed("gguf", "export gguf")
 
 
 def xllamacpp() -> ModuleType:
     """llama.cpp with its server, in this process."""
-    return _needed("xllamacpp")
-
-
-def _needed(name: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        what = f"the package {name} is not installed ({error})"
-        raise ConfigError(what, "export gguf", "Install it with: pip install 'omnivision[export]'.") from error
+    return needed("xllamacpp", "export gguf")
 
 
 def quantized(rows_RC: np.ndarray, kind: int) -> np.ndarray:

@@ -40,10 +40,6 @@ class StoredTensors:
         with self._open(self._files[name]) as opened:
             return opened.get_tensor(name).to(torch.float32, copy=True).numpy()
 
-    def bytes(self) -> int:
-        """Of all weight files."""
-        return sum(file.stat().st_size for file in set(self._files.values()))
-
     def _open(self, file: Path):
         try:
             return safe_open(file, framework="pt")
