@@ -107,6 +107,22 @@ def test_speed_is_tokens_of_all_rows_since_the_last_line(world, tmp_path, monkey
         assert line["data_wait"] == round(10 / 30, 4)
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_as_many_pictures_are_counted_as_run(world, tmp_path, monkeypatch, stage):
+    """Also the blank one that a batch of texts runs."""
+    from omnivision.model.modeling import OmniVisionModel
+
+    rows = [{**row, "images": row["images"] if number % 3 == 0 else []} for number, row in enumerate(train_world.read_lines(world.file(stage))[:6])]
+    changes = {"data": [str(train_world.write_lines(tmp_path / "rows.jsonl", rows))], "batch_size": 1, "max_steps": 6}
+    counted, run = [], []
+    encode, of = OmniVisionModel.get_vision_features, throughput.Flops.of
+    monkeypatch.setattr(OmniVisionModel, "get_vision_features", lambda self, pixels: (run.append(len(pixels)) if self.training else None) or encode(self, pixels))
+    monkeypatch.setattr(throughput.Flops, "of", lambda self, **seen: counted.append(seen["pictures"]) or of(self, **seen))
+    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    train_world.train(train_world.settings(world, tmp_path, stage, **changes), stage)
+    assert counted == run == [1] * 6
+
+
 def test_tensorboard_shows_what_metrics_say(world, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
