@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import train_world
 from model_parts import make_tokenizer
-from omnivision_eval.calls_comparison import catalogue, descriptions, material, plot, retrieval, summary, training
-from omnivision_eval.calls_comparison.arms import ALL, ARMS, KEPT, TOKENS
+from omnivision_eval.calls_comparison import catalogue, descriptions, material, plot, retrieval, summary, table, training
+from omnivision_eval.calls_comparison.arms import ALL, ARMS, KEPT, TOKENS, open_arms
 from omnivision_eval.calls_comparison.main import Plan, compare
 from omnivision_eval.calls_comparison.measure import questions_of
 from omnivision_eval.calls_comparison.words import THINGS, VERBS
 
+from omnivision import OmniVisionProcessor
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet
+from omnivision.generation import generate_ids
 
 SIZE = 30  # needs more rows of the table than the test's language model has spare
 
@@ -41,7 +43,7 @@ def train_here(words, log):
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     start = train_world.world(tmp_path_factory).start("functions")
-    return Plan(str(start), tmp_path_factory.mktemp("calls") / "out", (SIZE,), (32,), questions=4, k=2,
+    return Plan(str(start), tmp_path_factory.mktemp("calls") / "out", (SIZE,), 32, questions=4, k=2,
                 overrides=("max_steps=2", "log_steps=1", "optimizer=adamw"))
 
 
@@ -196,17 +198,28 @@ def test_every_arm_is_in_the_results(plan, result):
 
 
 def test_the_table_and_the_plot_have_every_arm_of_every_size(plan, result):
-    assert (plan.out / "table.md").read_text() == summary.table(result) + "\n"
+    assert (plan.out / "table.md").read_text() == table.table(result) + "\n"
     two = {"sizes": {"10": result["sizes"][str(SIZE)], **result["sizes"]}}
-    table = summary.table(two)
-    assert table.count(f"\n| {SIZE} | ") == table.count("\n| 10 | ") == len(ARMS) and " 0.25 |" in table
+    written = table.table(two)
+    assert written.count(f"\n| {SIZE} | ") == written.count("\n| 10 | ") == len(ARMS) and " 0.25 |" in written
     drawn = plot.draw(two)
     assert drawn.count("<polyline") == 3 * len(ARMS) and drawn.count("<circle") == 6 * len(ARMS)
     ElementTree.fromstring(drawn)
 
 
+def test_an_arm_answers_as_generation_does_and_keeps_its_head(plan, result):
+    given = material.made(SIZE, 32, 4, plan.seed)
+    arms = open_arms([TOKENS, ALL, KEPT], {kind: plan.out / f"{SIZE}-functions" / kind / "functions" / "final" for kind in ("tokens", "listed")}, given, 2)
+    for name, arm in arms.items():
+        processor = OmniVisionProcessor.from_pretrained(arm.model.name_or_path)
+        for row, most in ((given.questions[0], 280), (given.questions[1], 12), (given.questions[0], 12)):  # past a cache's room, then after a longer answer
+            lines = [] if name == TOKENS else [descriptions.line(given.functions[one]) for one in given.names]
+            turns = descriptions.turns(row["request"], lines) if lines else row["request"]
+            assert arm.ask(row["request"], most).ids == generate_ids(arm.model, processor, [turns], [None], most)[0]
+
+
 def test_every_format_took_the_same_steps_over_the_same_rows(plan, result):
-    found = [next(plan.out.glob(f"{SIZE} *")) / kind for kind in training.FORMATS]
+    found = [plan.out / f"{SIZE}-functions" / kind for kind in training.FORMATS]
     assert len({tuple(row["id"] for row in train_world.read_lines(one / "rows.jsonl")) for one in found}) == 1
     assert [train_world.read_lines(one / "functions" / "metrics.jsonl")[-1]["step"] for one in found] == [2, 2, 2]
 
@@ -215,14 +228,14 @@ def test_what_is_finished_is_not_done_again(plan, result):
     def refuse(*_):
         raise AssertionError("it was done before")
 
-    done = next(plan.out.glob(f"{SIZE} *")) / "4 questions.json"
+    done = plan.out / f"{SIZE}-functions" / "4-questions.json"
     done.unlink()  # as if it had been stopped after its answers
     again = compare(plan, refuse, memory=lambda *_: 0.25)
     assert again["sizes"] == result["sizes"]
 
 
 def test_a_folder_belongs_to_one_comparison(plan, result):
-    with pytest.raises(ConfigError, match="another start, seed, k"):
+    with pytest.raises(ConfigError, match="another k"):
         compare(replace(plan, k=3), train_here)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,24 @@ from omnivision.model.conversation import encode_conversation
 
 from ..answer import Answer
 from . import descriptions
+from .cache import roomy_cache
 from .material import Material
 from .retrieval import Bm25, Lsa, Retriever
 
 TOKENS, ALL, KEPT, BM25, LSA, LSA_REQUESTS = "tokens", "all", "all, kept", "bm25", "lsa", "lsa + requests"
 ARMS = (TOKENS, ALL, KEPT, BM25, LSA, LSA_REQUESTS)
-TRAINED = {TOKENS: "tokens", ALL: "listed", KEPT: "listed", BM25: "retrieved", LSA: "retrieved", LSA_REQUESTS: "retrieved"}  # arm -> checkpoint
+TRAINED = {TOKENS: "tokens", ALL: "listed", KEPT: "listed", BM25: "retrieved", LSA: "retrieved", LSA_REQUESTS: "retrieved"}  # arm -> format
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One answer: new ids, length of the prompt, seconds from the request to the first new id and to the last."""
+    """One answer: new ids, length of the prompt, seconds from the request to the first new id and to the last, and the process' own CPU seconds."""
 
     ids: list[int]
     prompt: int
     first: float
     seconds: float
+    cpu: float
 
 
 class Arm:
@@ -48,10 +50,13 @@ class Arm:
 
     def ask(self, request: str, most: int) -> Timed:
         """One question by itself; the clock runs from the request's text to the last id."""
-        started = time.perf_counter()
+        return self._timed(request, roomy_cache(self.model), most)
+
+    def _timed(self, request: str, cache: DynamicCache, most: int) -> Timed:
+        started, worked = time.perf_counter(), time.process_time()
         ids = self.prompt(request)
-        new, first = _generate(self.model, ids, DynamicCache(config=self.model.config), most)
-        return Timed(new, len(ids), first - started, time.perf_counter() - started)
+        new, first = _generate(self.model, ids, cache, most)
+        return Timed(new, len(ids), first - started, time.perf_counter() - started, time.process_time() - worked)
 
 
 class KeptArm(Arm):
@@ -69,21 +74,16 @@ class KeptArm(Arm):
         one, other = (arm.prompt(request) for request in shared)
         self.length = next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)) - 1)
         started = time.perf_counter()
-        self.cache = DynamicCache(config=arm.model.config)
+        self.cache = roomy_cache(arm.model)
         with torch.inference_mode():
             arm.model(input_ids=_row(one[: self.length], arm.model), past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.seconds = time.perf_counter() - started
-        self.head = one[: self.length]
 
     def ask(self, request: str, most: int) -> Timed:
-        """Only what stands behind the common part is run; a prompt with another head is refused by assertion."""
-        started = time.perf_counter()
-        ids = self.prompt(request)
-        assert ids[: self.length] == self.head, "prompts of one size begin alike"
-        new, first = _generate(self.model, ids, self.cache, most)
-        ended = time.perf_counter()
+        """Only what stands behind the common part is run: all prompts of the arm have it."""
+        timed = self._timed(request, self.cache, most)
         self.cache.crop(self.length - self.cache.get_seq_length())  # so many are taken off
-        return Timed(new, len(ids), first - started, ended - started)
+        return timed
 
 
 @torch.inference_mode()
@@ -105,13 +105,13 @@ def _row(ids: list[int], model: Any) -> torch.Tensor:
     return torch.tensor([ids], device=model.get_input_embeddings().weight.device)
 
 
-def open_arms(names: list[str], folder: Path, material: Material, k: int) -> dict[str, Arm]:
+def open_arms(names: Sequence[str], checkpoints: dict[str, Path], material: Material, k: int) -> dict[str, Arm]:
     """The arms of one size, each checkpoint opened once.
 
     Args:
-        folder: with a checkpoint in <format>/functions/final. k: descriptions that are retrieved.
+        checkpoints: format -> folder. k: descriptions that are retrieved.
     """
-    opened = {kind: load_checkpoint(folder / kind / "functions" / "final") for kind in dict.fromkeys(TRAINED[name] for name in names)}
+    opened = {kind: load_checkpoint(checkpoints[kind]) for kind in dict.fromkeys(TRAINED[name] for name in names)}
     retrievers = open_retrievers(names, material)
     lines = descriptions.lines(material.functions)
     every = [lines[name] for name in material.names]
@@ -131,7 +131,7 @@ def open_arms(names: list[str], folder: Path, material: Material, k: int) -> dic
     return arms
 
 
-def open_retrievers(names: list[str], material: Material) -> dict[str, Retriever]:
+def open_retrievers(names: Sequence[str], material: Material) -> dict[str, Retriever]:
     """Arm -> what chooses its descriptions, for the arms that retrieve. The last kind reads the requests that train, too, as part of their functions' texts."""
     lines = descriptions.lines(material.functions)
     documents = {name: lines[name] for name in material.names}

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.errors import ConfigError
-from omnivision.runs import RunLock, environment, file_hash, read_json, write_json, write_text
+from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_json, write_json, write_text
 
-from . import material, plot, retrieval, summary, training
+from . import material, plot, retrieval, summary, table, training
 from .arms import ARMS, open_retrievers
 from .measure import measure, peak_memory
 
@@ -22,12 +22,13 @@ EXAMPLE = "example: python scripts/compare_calls.py --start runs/quickstart/sft/
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison does; `sizes` and `rows` go together."""
+    """What a comparison does."""
 
     start: str
     out: Path
     sizes: tuple[int, ...] = (20, 100, 500, 1000)
-    rows: tuple[int, ...] = (1600, 2400, 4000, 5000)  # that train
+    rows: int = 8000  # that train, whatever the size
+    each: bool = False  # whether descriptions are trained at every size; else once, on the largest
     questions: int = 200
     k: int = 5
     seed: int = 7
@@ -35,7 +36,7 @@ class Plan:
     files: material.Files | None = None
 
 
-QUICK = {"sizes": (4, 6), "rows": (16, 16), "questions": 6, "overrides": ("max_steps=2",)}
+QUICK = {"sizes": (4, 6), "rows": 16, "questions": 6, "overrides": ("max_steps=2",)}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", required=True, metavar="DIR", help="final/ of `sft`, from which every arm is trained")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run; what is finished there is kept")
     parser.add_argument("--sizes", type=_numbers, metavar="N,N,…", help="numbers of functions (default 20,100,500,1000)")
-    parser.add_argument("--rows", type=_numbers, metavar="N,N,…", help="rows that train, a number a size (default 1600,2400,4000,5000)")
+    parser.add_argument("--rows", type=int, metavar="N", help="that train every checkpoint (default 8000)")
+    parser.add_argument("--each", action="store_true", help="train the arms with descriptions at every size, not once on the largest")
     parser.add_argument("--questions", type=int, metavar="N", help="a size (default 200)")
     parser.add_argument("--k", type=int, metavar="N", help="descriptions that are retrieved (default 5)")
     parser.add_argument("--seed", type=int, metavar="N")
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for the stage `functions`, all arms alike")
     options = parser.parse_intermixed_args(argv)
     result = compare(_plan(options))
-    print(json.dumps(result) if options.json else summary.table(result))
+    print(json.dumps(result) if options.json else table.table(result))
 
 
 def _numbers(words: str) -> tuple[int, ...]:
@@ -70,10 +72,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     named = (options.functions, options.train, options.eval)
     if any(named) and not all(named):
         raise ConfigError("--functions, --train and --eval go together", "command line", "Give all three, or none for the made catalogue.")
-    plan = Plan(options.start, options.out, files=material.Files(*named) if all(named) else None, **{**(QUICK if options.quick else {}), **given})
-    if len(plan.sizes) != len(plan.rows):
-        raise ConfigError(f"There are {len(plan.sizes)} sizes and {len(plan.rows)} numbers of rows", "--sizes, --rows", "Give one number of rows a size.")
-    return plan
+    files = material.Files(*named) if all(named) else None
+    return Plan(options.start, options.out, each=options.each, files=files, **{**(QUICK if options.quick else {}), **given})
 
 
 def compare(plan: Plan, run: training.Run = training.command, memory: Callable[..., float] = peak_memory) -> dict[str, Any]:
@@ -86,46 +86,55 @@ def compare(plan: Plan, run: training.Run = training.command, memory: Callable[.
     with RunLock(plan.out):
         _same_plan(plan)
         sizes = {}
-        for size, rows in zip(plan.sizes, plan.rows, strict=True):
-            sizes[str(size)] = _one_size(plan, size, rows, run, memory)
-            result = {"start": plan.start, "k": plan.k, "environment": environment(), "sizes": sizes}
+        for size in plan.sizes:
+            sizes[str(size)] = _one_size(plan, size, run, memory)
+            result = {"start": plan.start, "k": plan.k, "rows": plan.rows, "each": plan.each, "environment": environment(), "sizes": sizes}
             write_json(plan.out / "results.json", result)
-            write_text(plan.out / "table.md", summary.table(result) + "\n")
+            write_text(plan.out / "table.md", table.table(result) + "\n")
             write_text(plan.out / "plot.svg", plot.draw(result))
     return result
 
 
 def _same_plan(plan: Plan) -> None:
-    """A folder belongs to one start, seed and set of files.
+    """A folder belongs to one comparison; only its sizes and questions may change.
 
     Raises:
-        ConfigError: it began with others.
+        ConfigError: it began with another start, seed, k, rows, settings or files.
     """
     note = plan.out / "plan.json"
-    files = [file_hash(Path(one)) for one in (plan.files.functions, plan.files.train, plan.files.questions)] if plan.files else None
-    own = {"start": file_hash(Path(plan.start) / "omnivision.json"), "seed": plan.seed, "k": plan.k, "overrides": list(plan.overrides), "files": files}
-    if note.is_file() and read_json(note) != own:
-        raise ConfigError("The folder holds a comparison with another start, seed, k, settings or files", str(note), "Give another --out.")
+    files = [file_hash(one) for one in (plan.files.functions, plan.files.train, plan.files.questions)] if plan.files else None
+    own = {"start": file_hash(Path(plan.start) / HAND_OVER), "rows": plan.rows, "largest": None if plan.each else max(plan.sizes), "seed": plan.seed,
+           "k": plan.k, "overrides": list(plan.overrides), "files": files}
+    if note.is_file() and (began := read_json(note)) != own:
+        changed = ", ".join(key for key in own if began.get(key) != own[key])
+        raise ConfigError(f"The folder holds a comparison with another {changed}", str(note), "Give another --out.")
     write_json(note, own)
 
 
-def _one_size(plan: Plan, size: int, rows: int, run: training.Run, memory: Callable[..., float]) -> dict[str, Any]:
-    folder = plan.out / f"{size} functions, {rows} rows"
-    done = folder / f"{plan.questions} questions.json"
+def _material(plan: Plan, size: int) -> material.Material:
+    sizes = (size, plan.rows, plan.questions, plan.seed)
+    return material.made(*sizes) if plan.files is None else material.read(plan.files, *sizes)
+
+
+def _one_size(plan: Plan, size: int, run: training.Run, memory: Callable[..., float]) -> dict[str, Any]:
+    folder = plan.out / f"{size}-functions"
+    done = folder / f"{plan.questions}-questions.json"
     if done.is_file():
         return read_json(done)
-    sizes = (size, rows, plan.questions, plan.seed)
-    given = material.made(*sizes) if plan.files is None else material.read(plan.files, *sizes)
+    given, largest = _material(plan, size), size if plan.each else max(plan.sizes)
+    checkpoints, trained = {}, {}
     for kind in training.FORMATS:
+        its = size if kind == training.FORMATS[0] else largest
         print(f"{size} functions: trains {kind}", file=sys.stderr)
-        training.train(folder, plan.start, given, kind, plan.k, plan.seed, list(plan.overrides), run)
+        checkpoints[kind] = training.train(plan.out / f"{its}-functions", plan.start, given if its == size else _material(plan, its), kind, plan.k,
+                                           plan.seed, plan.overrides, run)
+        trained[kind] = {"functions": its, **training.facts(checkpoints[kind])}
     print(f"{size} functions: asks {len(given.questions)} questions", file=sys.stderr)
-    arms = summary.summary(measure(folder, given, plan.k))
-    for name, retriever in open_retrievers(list(ARMS), given).items():
+    arms = summary.summary(measure(folder, checkpoints, given, plan.k))
+    for name, retriever in open_retrievers(ARMS, given).items():
         arms[name]["recall"] = retrieval.recall(retriever, given.questions, plan.k)
     for name in ARMS:
-        arms[name]["peak_gib"] = memory(folder, given, plan.k, name)
-    trained = {kind: read_json(folder / kind / "trained.json") for kind in training.FORMATS}
+        arms[name]["peak_gib"] = memory(checkpoints, given, plan.k, name)
     found = {"trained": trained, "questions": len(given.questions), "arms": arms}
     write_json(done, found)
     return found

@@ -6,10 +6,11 @@ import multiprocessing
 from pathlib import Path
 from typing import Any
 
+from omnivision.errors import ResumableError
 from omnivision.pairs.journal import Journal
 
 from .. import actions
-from .arms import ALL, ARMS, KEPT, Arm, KeptArm, open_arms
+from .arms import ALL, ARMS, KEPT, TRAINED, Arm, KeptArm, open_arms
 from .material import Material
 
 MOST = 96  # new ids of an answer
@@ -22,11 +23,11 @@ def questions_of(arm: str, size: int, questions: int) -> int:
     return min(questions, max(FEWEST, MOST_DESCRIPTIONS // size)) if arm == ALL else questions
 
 
-def measure(folder: Path, material: Material, k: int) -> dict[str, dict]:
+def measure(folder: Path, checkpoints: dict[str, Path], material: Material, k: int) -> dict[str, dict]:
     """Answers with times and grades; what a stopped run has measured is not asked again.
 
     Args:
-        folder: with the checkpoints.
+        folder: for the journal. checkpoints: format -> folder. k: descriptions that are retrieved.
 
     Returns:
         arm -> question -> record, and "kept": what it costs once to keep the descriptions.
@@ -36,7 +37,7 @@ def measure(folder: Path, material: Material, k: int) -> dict[str, dict]:
     with Journal(folder, "answers", {"questions": material.questions}) as journal:
         left = [(row, name) for row, name in plan if _key(row, name) not in journal.done]
         if left:
-            arms = open_arms(list(ARMS), folder, material, k)
+            arms = open_arms(ARMS, checkpoints, material, k)
             if "kept" not in journal.done:
                 journal.add({"kept": kept_facts(arms[KEPT])})
             for name in dict.fromkeys(name for _, name in left):
@@ -59,7 +60,7 @@ def record(arm: Arm, row: dict) -> dict:
     timed = arm.ask(row["request"], MOST)
     answer = arm.read(timed.ids)
     grade = actions.grade({"calls": row["calls"], "question_id": row["id"]}, answer)["official"]
-    return {"prompt": timed.prompt, "new": len(timed.ids), "first": timed.first, "seconds": timed.seconds, "text": str(answer),
+    return {"prompt": timed.prompt, "new": len(timed.ids), "first": timed.first, "seconds": timed.seconds, "cpu": timed.cpu, "text": str(answer),
             "fault": answer.fault, **{key: grade[key] for key in ("valid", "function", "strict")}}
 
 
@@ -72,26 +73,28 @@ def _key(row: dict, name: str) -> str:
     return f"{row['id']} {name}"
 
 
-def peak_memory(folder: Path, material: Material, k: int, name: str) -> float:
+def peak_memory(checkpoints: dict[str, Path], material: Material, k: int, name: str) -> float:
     """GiB held by a process of its own that opens one arm and asks it two questions (everything in the prompt: one)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "omnivision.model.checkpoints", "transformers"])
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=_alone, args=(writer, folder, material, k, name))
+    process = context.Process(target=_alone, args=(writer, checkpoints, material, k, name))
     process.start()
     writer.close()
     try:
         return reader.recv()
+    except EOFError as error:
+        raise ResumableError(f"The process that measures the memory of `{name}` ended without a word", str(checkpoints[TRAINED[name]]), "Free memory and start again.") from error
     finally:
         process.join()
 
 
-def _alone(writer: Any, folder: Path, material: Material, k: int, name: str) -> None:
+def _alone(writer: Any, checkpoints: dict[str, Path], material: Material, k: int, name: str) -> None:
     import resource
 
     import torch
 
-    arm = open_arms([name], folder, material, k)[name]
+    arm = open_arms([name], checkpoints, material, k)[name]
     for row in material.questions[:1 if name == ALL else 2]:
         arm.ask(row["request"], MOST)
     held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -30,7 +30,7 @@ def _figures(own: Records, tokens: Records) -> dict[str, Any]:
     shared = list(own)
     rates = {key: rate([own[one][key] for one in shared]) for key in ("function", "strict")}
     against = {key: paired_difference(_columns(tokens, shared, key), _columns(own, shared, key), _share) for key in ("function", "strict")}
-    times = np.array([[own[one]["seconds"], tokens[one]["seconds"]] for one in shared])
+    times = {clock: np.array([own[one][clock] / tokens[one][clock] for one in shared]) for clock in ("seconds", "cpu")}
     return {
         "n": len(own), **rates, "valid": 100 * statistics.mean(one["valid"] for one in own.values()),
         "against_tokens": {key: {part: pair[part] for part in ("difference", "low", "high")} for key, pair in against.items()},
@@ -38,7 +38,8 @@ def _figures(own: Records, tokens: Records) -> dict[str, Any]:
         "prompt_ratio": statistics.mean(own[one]["prompt"] for one in shared) / statistics.mean(tokens[one]["prompt"] for one in shared),
         "first_ms": 1000 * statistics.median(one["first"] for one in own.values()),
         "call_ms": 1000 * statistics.median(one["seconds"] for one in own.values()),
-        "times_tokens": ratio(times[:, 0] / times[:, 1]),
+        "cpu_ms": 1000 * statistics.median(one["cpu"] for one in own.values()),
+        "times_tokens": ratio(times["seconds"]), "times_tokens_cpu": ratio(times["cpu"]),
     }
 
 
@@ -62,29 +63,3 @@ def _columns(records: Records, keys: list[str], name: str) -> np.ndarray:
 
 def _share(totals: np.ndarray) -> np.ndarray:
     return 100 * totals[:, 0] / totals[:, 1]
-
-
-HEAD = ("functions", "arm", "n", "function %", "strict %", "recall@k %", "prompt tokens", "new tokens", "first token (ms)", "call (ms)", "times tokens", "peak GiB")
-
-
-def table(result: dict[str, Any]) -> str:
-    """Markdown: a line an arm and size."""
-    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
-    for size, one in result["sizes"].items():
-        for name, arm in one["arms"].items():
-            cells = (size, name, str(arm["n"]), _interval(arm["function"], "rate"), _interval(arm["strict"], "rate"),
-                     f"{arm['recall']:.1f}" if "recall" in arm else "", f"{arm['prompt_tokens']:,.0f}", f"{arm['new_tokens']:.1f}",
-                     f"{arm['first_ms']:,.1f}", f"{arm['call_ms']:,.1f}", "1" if name == TOKENS else _interval(arm["times_tokens"], "median"),
-                     f"{arm['peak_gib']:.2f}")
-            lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(_kept(size, one["arms"][KEPT]) for size, one in result["sizes"].items())]
-    return "\n".join(lines)
-
-
-def _interval(one: dict[str, float], key: str) -> str:
-    return f"{one[key]:.1f} ({one['low']:.1f} to {one['high']:.1f})"
-
-
-def _kept(size: str, arm: dict[str, Any]) -> str:
-    return (f"- {size} functions: the descriptions are {arm['kept_tokens']:,} tokens, run once in {arm['kept_seconds']:.2f} s where their cache is kept; "
-            f"{arm['same_as_all']:.0f} % of the answers are those of the whole prompt.")

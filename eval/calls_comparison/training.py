@@ -7,8 +7,7 @@ import os
 import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -26,8 +25,8 @@ SETTINGS = {"batch_size": 8, "lr": 7e-4, "optimizer": "muon", "zero_stage": 0, "
 Run = Callable[[list[str], Path], None]  # words of `omnivision`, and the file for what it says
 
 
-def train(folder: Path, start: str, material: Material, kind: str, k: int, seed: int, overrides: list[str], run: Run) -> None:
-    """Trains a format's checkpoint into <folder>/<kind>, unless it is there.
+def train(folder: Path, start: str, material: Material, kind: str, k: int, seed: int, overrides: Sequence[str], run: Run) -> Path:
+    """Trains a format's checkpoint below <folder>/<kind>, unless it is there; returns its final/.
 
     Rows that describe functions are conversations, which the stage `functions` takes as they are; its table is then empty.
 
@@ -35,8 +34,9 @@ def train(folder: Path, start: str, material: Material, kind: str, k: int, seed:
         overrides: key=value words for the stage. run: does the command.
     """
     out = folder / kind
-    if (out / "functions" / "final" / HAND_OVER).is_file():
-        return
+    final = out / "functions" / "final"
+    if (final / HAND_OVER).is_file():
+        return final
     out.mkdir(parents=True, exist_ok=True)
     rows = material.train if kind == "tokens" else described_rows(material, kind, k, seed)
     write_text(out / "rows.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -46,9 +46,14 @@ def train(folder: Path, start: str, material: Material, kind: str, k: int, seed:
     settings = {**SETTINGS, "out": str(out), "start": start, "functions": str(out / "table.json"), "data": [str(out / "rows.jsonl")],
                 "feature_cache": str(out / "features"), "group_by_length": False, "seed": seed}
     write_text(out / "stage.yaml", yaml.safe_dump(settings, sort_keys=False))
-    started = time.perf_counter()
     run(["train", "functions", "--config", str(out / "stage.yaml"), *overrides], out / "train.log")
-    write_json(out / "trained.json", {"rows": len(rows), "seconds": round(time.perf_counter() - started, 1)})
+    return final
+
+
+def facts(final: Path) -> dict:
+    """Steps, seconds and loss of the stage that wrote this final/."""
+    last = json.loads((final.parent / "metrics.jsonl").read_text("utf-8").splitlines()[-1])
+    return {key: last.get(key) for key in ("step", "seconds", "loss")}
 
 
 def described_rows(material: Material, kind: str, k: int, seed: int) -> list[dict]:
