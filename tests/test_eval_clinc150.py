@@ -1,6 +1,7 @@
 """CLINC150: the published layout as rows and functions, and its figures from generated calls, by hand and with a model that answers as told."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -15,6 +16,7 @@ from omnivision_eval.run import evaluate
 from sklearn.metrics import roc_auc_score
 
 from omnivision.data import clinc150 as layout
+from omnivision.data.noise import noisy
 from omnivision.data.rows import read_rows
 from omnivision.errors import DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
@@ -41,19 +43,39 @@ def data(tmp_path):
 
 def test_rows_and_functions_of_the_stage(data, tmp_path, capsys):
     assert layout.main(["--data", str(data), "--out", str(tmp_path / "out")]) == 0
-    assert json.loads(capsys.readouterr().out) == {"train": 14, "val": 4, "test": 5}
+    assert json.loads(capsys.readouterr().out) == {"train": 12, "train_oos": 2, "val": 3, "val_oos": 1, "test": 3, "test_oos": 2}
     functions = FunctionSet.load(tmp_path / "out")
     assert [one.name for one in functions.functions] == [*INTENTS, "irrelevant"] and functions["change_ai_name"].description == "Change ai name."
     rows = read_rows(tmp_path / "out" / "train.jsonl")
-    assert rows[0].request == "alarm please 0" and rows[0].images == () and rows[0].calls == ({"name": "alarm", "arguments": {}},)
-    assert Counter(one.calls[0]["name"] for one in rows) == dict.fromkeys(INTENTS, 4) | {"irrelevant": 2}
+    assert {(row.request, row.calls[0]["name"]) for row in rows} == {(text, intent) for text, intent in PUBLISHED["train"]}
+    assert [row.request for row in rows] != [text for text, _ in PUBLISHED["train"]], "in a random order"
+    assert all(row.images == () and row.calls[0]["arguments"] == {} for row in rows)
+    assert {row.calls[0]["name"] for row in read_rows(tmp_path / "out" / "train_oos.jsonl")} == {"irrelevant"}
+
+
+def test_copies_are_noisy_but_for_the_first(data, tmp_path):
+    assert layout.convert(data, tmp_path, copies=5)["train"] == 60
+    said = Counter((row.request, row.calls[0]["name"]) for row in read_rows(tmp_path / "train.jsonl"))
+    own = {(text, intent) for text, intent in PUBLISHED["train"]}
+    assert own <= set(said) and Counter(intent for (_, intent), count in said.items() for _ in range(count)) == dict.fromkeys(INTENTS, 20)
+    assert len(set(said) - own) > 10 and all(text.strip() for text, _ in said)
+
+
+def test_noise_by_hand():
+    text = "please set an alarm for seven"
+    assert noisy(text, random.Random(0), dropped=0, misspelt=0) == text
+    assert noisy(text, random.Random(0), dropped=1, misspelt=0) in text.split()
+    worse = noisy(text, random.Random(0), dropped=0, misspelt=1).split()
+    assert worse[1:3] == ["set", "an"] and all(a != b for a, b in zip(worse, text.split(), strict=True) if len(b) >= 4)
+    assert {noisy("abcd", random.Random(seed), 0, 1) for seed in range(60)} == {"bcd", "acd", "abd", "aabcd", "abbcd", "abccd", "bacd", "acbd", "abdc"}
 
 
 def test_a_development_part_of_every_intent(data, tmp_path):
-    assert layout.convert(data, tmp_path / "a", dev=25) == {"train": 10, "dev": 4, "val": 4, "test": 5}
+    made = layout.convert(data, tmp_path / "a", dev=25)
+    assert (made["train"], made["train_oos"], made["dev"], made["dev_oos"], made["test"]) == (9, 1, 3, 1, 3)
     dev = json.loads((tmp_path / "a" / "dev.json").read_text())
     assert Counter(intent for _, intent in dev["val"]) == dict.fromkeys(INTENTS, 1) and len(dev["oos_val"]) == 1
-    kept = {row.request for row in read_rows(tmp_path / "a" / "train.jsonl")}
+    kept = {row.request for name in ("train", "train_oos") for row in read_rows(tmp_path / "a" / f"{name}.jsonl")}
     parted = {text for texts in dev.values() for text, _ in texts}
     assert kept | parted == {text for name in ("train", "oos_train") for text, _ in PUBLISHED[name]} and not kept & parted
     layout.convert(data, tmp_path / "b", dev=25)
@@ -136,7 +158,7 @@ def test_auroc_is_scikit_learns():
 def acting():
     """A random model with the functions of the intents."""
     network, processor = random_model()
-    functions = layout.functions_of(list(INTENTS))
+    functions = layout.functions_of(INTENTS)
     install_tokens(network, processor.tokenizer, functions)
     return network, processor, functions
 
@@ -209,7 +231,8 @@ def test_saved_intents_are_scored(data, tmp_path, capsys):
 
 @pytest.mark.official_data
 def test_the_published_requests(official_data, tmp_path):
-    assert layout.convert(official_data / "clinc150", tmp_path, dev=10) == {"train": 13590, "val": 3100, "dev": 1510}
+    assert layout.convert(official_data / "clinc150", tmp_path, dev=10) == {
+        "train": 13500, "train_oos": 90, "val": 3000, "val_oos": 100, "dev": 1500, "dev_oos": 10}
     functions = FunctionSet.load(tmp_path)
     assert len(functions) == 151 and len({one.description for one in functions.functions}) == 151
     rows = clinc150.load(official_data / "clinc150", "clinc150").rows

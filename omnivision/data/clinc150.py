@@ -1,6 +1,6 @@
 """CLINC150 as functional tokens: 150 intents become 150 functions without arguments, what is out of scope becomes `irrelevant`.
 
-    python -m omnivision.data.clinc150 --data data/clinc150 --out data/clinc --dev 10
+    python -m omnivision.data.clinc150 --data data/clinc150 --out data/clinc --copies 5
 
 Source: Larson et al. 2019, "An evaluation dataset for intent classification and out-of-scope prediction"; clinc/oos-eval, CC BY 3.0.
 """
@@ -11,9 +11,11 @@ import argparse
 import json
 import random
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from omnivision.data.flags import within
+from omnivision.data.noise import noisy
 from omnivision.data.raw import parse
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions.function import Function
@@ -22,7 +24,7 @@ from omnivision.runs import write_json, write_text
 
 SPLITS = ("train", "val", "test")
 OUT_OF_SCOPE = "oos"  # the label of requests that fit no intent; their lists are named oos_train, oos_val, oos_test
-EXAMPLE = "example: python -m omnivision.data.clinc150 --data data/clinc150 --out data/clinc --dev 10"
+EXAMPLE = "example: python -m omnivision.data.clinc150 --data data/clinc150 --out data/clinc --copies 5"
 
 Request = tuple[str, str]  # text, intent
 
@@ -54,14 +56,14 @@ def layout_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    files = [one for one in sorted(path.glob("*.json")) if SPLITS and _has_layout(one)]
+    files = [one for one in sorted(path.glob("*.json")) if _lists_of(_object(one))]
     if len(files) != 1:
         named = ", ".join(one.name for one in files) or "none"
         raise DataError(f"The folder has {len(files)} files of CLINC150's layout ({named})", str(path), "Name the file, for example data_full.json of clinc/oos-eval.")
     return files[0]
 
 
-def functions_of(intents: list[str]) -> FunctionSet:
+def functions_of(intents: Iterable[str]) -> FunctionSet:
     """A function for each intent, described by its name in words, and `irrelevant`."""
     return FunctionSet(tuple(Function(intent, intent.replace("_", " ").capitalize() + ".") for intent in sorted(intents)))
 
@@ -90,14 +92,22 @@ def split_off(requests: list[Request], percent: int, seed: int) -> tuple[list[Re
     return [one for at, one in enumerate(requests) if at not in chosen], [one for at, one in enumerate(requests) if at in chosen]
 
 
-def convert(data: Path, out: Path, dev: int = 0, seed: int = 0) -> dict[str, int]:
-    """Writes functions.json, <split>.jsonl, and for a development part dev.jsonl and dev.json (the published layout, for evaluation).
+def copies_of(requests: list[Request], copies: int, rng: random.Random) -> list[Request]:
+    """Each request so many times in a random order, once as it is and else noisy; neighbours say nothing about each other's intent."""
+    found = [(noisy(text, rng) if copy else text, intent) for copy in range(copies) for text, intent in requests]
+    return rng.sample(found, len(found))
+
+
+def convert(data: Path, out: Path, dev: int = 0, copies: int = 1, seed: int = 0) -> dict[str, int]:
+    """Writes functions.json and row files by split: <split>.jsonl in scope, <split>_oos.jsonl out of scope.
+
+    A development part is dev.json as well, in the published layout, for evaluation.
 
     Args:
-        data, out: file or folder, and folder. dev: percent of train. seed: of that choice.
+        data, out: file or folder, and folder. dev: percent of train. copies: of train's rows. seed: of all that is random.
 
     Returns:
-        Split -> its rows.
+        Name of a row file -> its rows.
 
     Raises:
         DataError: as `read_splits`, or there is no train split.
@@ -110,19 +120,24 @@ def convert(data: Path, out: Path, dev: int = 0, seed: int = 0) -> dict[str, int
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
-    functions_of([intent for intent in {intent for _, intent in splits["train"]} if intent != OUT_OF_SCOPE]).save(out)
+    functions_of({intent for _, intent in splits["train"]} - {OUT_OF_SCOPE}).save(out)
     if dev:
         splits["train"], splits["dev"] = split_off(splits["train"], dev, seed)
-        write_json(out / "dev.json", {"val": [one for one in splits["dev"] if one[1] != OUT_OF_SCOPE],
-                                      "oos_val": [one for one in splits["dev"] if one[1] == OUT_OF_SCOPE]})
-    for split, requests in splits.items():
-        rows = [row_of(f"{split}-{at}", one) for at, one in enumerate(requests)]
-        write_text(out / f"{split}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return {split: len(requests) for split, requests in splits.items()}
+    parts = {name: requests for split, both in splits.items() for name, requests in zip((split, f"{split}_{OUT_OF_SCOPE}"), parted(both), strict=True)}
+    if dev:
+        write_json(out / "dev.json", {"val": parts["dev"], f"{OUT_OF_SCOPE}_val": parts[f"dev_{OUT_OF_SCOPE}"]})
+    rng = random.Random(seed)
+    for name in ("train", f"train_{OUT_OF_SCOPE}"):
+        parts[name] = copies_of(parts[name], copies, rng)
+    for name, requests in parts.items():
+        rows = [row_of(f"{name}-{at}", one) for at, one in enumerate(requests)]
+        write_text(out / f"{name}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return {name: len(requests) for name, requests in parts.items()}
 
 
-def _has_layout(path: Path) -> bool:
-    return bool(_lists_of(_object(path)))
+def parted(requests: list[Request]) -> tuple[list[Request], list[Request]]:
+    """Those in scope, and those out of it."""
+    return [one for one in requests if one[1] != OUT_OF_SCOPE], [one for one in requests if one[1] == OUT_OF_SCOPE]
 
 
 def _lists_of(content: object) -> list[str]:
@@ -152,9 +167,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", required=True, type=Path, help="a file in the published layout, or the folder that holds it")
     parser.add_argument("--out", required=True, type=Path, help="folder for functions.json and the row files")
     parser.add_argument("--dev", type=within("--dev", int, 0, 50), default=0, metavar="PERCENT", help="of train, kept apart to choose settings by (0)")
-    parser.add_argument("--seed", type=int, default=0, help="of that choice (0)")
+    parser.add_argument("--copies", type=within("--copies", int, 1, 100), default=1, metavar="N",
+                        help="of each training request, all but the first with words left out and misspelt (1)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random (0)")
     options = parser.parse_args(argv)
-    print(json.dumps(convert(options.data, options.out, options.dev, options.seed)))
+    print(json.dumps(convert(options.data, options.out, options.dev, options.copies, options.seed)))
     return 0
 
 
