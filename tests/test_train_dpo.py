@@ -121,6 +121,7 @@ def test_a_layout_by_hand():
     ([1, 2, 9], [1, 5, 6, 2, 9], ([1, 1, 1], [1, 4, 4, 1, 1])),  # inserted
     ([1, 2, 3, 4, 5, 9], [1, 7, 3, 4, 8, 9], ([1, 4, 1, 1, 4, 1], [1, 4, 1, 1, 4, 1])),  # two edits
     ([1, 2, 1, 2, 1, 9], [1, 2, 9], ([1, 1, 4, 4, 4, 1], [1, 1, 1])),  # what they begin with alike weighs 1 on both sides
+    ([1, 5, 6, 1, 2, 9], [1, 2, 9], ([1, 4, 4, 4, 1, 1], [1, 1, 1])),  # also where the other answer's beginning recurs before its end
     ([1, 9], [2, 3, 9], ([4, 1], [4, 4, 1])),
 ])
 def test_edits_are_found_by_ids(chosen, rejected, expected):
