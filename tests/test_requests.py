@@ -56,6 +56,8 @@ def test_a_run_gives_rows_of_every_kind_and_a_true_report(table, capsys):
     assert {name for name, one in report["short"]["train"].items()} <= {"current_volume"}  # no arguments: as many requests as wordings
     assert len(read_rows(table / "rows.jsonl")) == report["rows"]["train"]
     assert Checks(FunctionSet.from_json(TOOLS)).faults(rows["train"] + rows["held_out"]) == [None] * sum(map(len, rows.values()))
+    languages = report["splits"]["held_out"]["languages"]
+    assert min(languages.values()) > 0.35 * sum(languages.values())
     assert main(words) == 0 and "held_out:" in capsys.readouterr().out
 
 

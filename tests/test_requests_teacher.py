@@ -83,7 +83,7 @@ def test_killed_again_and_again_it_pays_once_and_gives_the_same_rows(tmp_path):
     with serve(Writer(spoil=0.3)) as server:
         factory(tmp_path / "calm", server.url)
         whole = len(server.received)
-    kills = 3
+    kills = 2
     points = sorted(random.Random(1).sample(range(2, whole), kills))
     with serve(Writer(spoil=0.3), lambda question, number: random.Random(number).choice(CHANCES) if random.Random(f"{number}").random() < 0.1 else "good") as server:
         for point in [*points, None]:

@@ -27,15 +27,16 @@ from omnivision.requests.checks import Checks
 from omnivision.requests.composed import nested_rows, parallel_rows, returns_of
 from omnivision.requests.drawing import HELD_OUT, TRAIN
 from omnivision.requests.negatives import negative_rows
-from omnivision.requests.report import report_of, table
+from omnivision.requests.report import report_of, short_of, table
 from omnivision.requests.sieve import Sieve
 from omnivision.requests.teacher import Teacher
-from omnivision.requests.templates import NONE, template_rows
+from omnivision.requests.templates import NONE, function_rows, template_rows
 from omnivision.requests.user_templates import Sentences
 from omnivision.requests.words import LANGUAGES
 from omnivision.runs import RunLock, write_json, write_text
 
 HELD_OUT_SHARE = 5  # a held-out split has one row for so many of training, unless told
+LONGEST_REPLY = 4096  # tokens: ten requests with their arguments
 SPARE = 1.2  # rows made for each that is wanted, where some will be refused
 
 
@@ -85,9 +86,12 @@ def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, s
     if isinstance(writer, Teacher):
         names = [function.name for function in function_set.functions if function.name != IRRELEVANT]
         counts = dict.fromkeys(names, number) | {IRRELEVANT: round(options.negatives * number * len(names))}
-        writer.write({(name, language): count for name in counts for language, count in shares(counts[name], languages).items() if count}, split)
+        writer.write({(name, language): count for at, name in enumerate(counts) for language, count in shares(counts[name], languages, at).items() if count}, split)
     else:
         sieve.take_all(template_rows(function_set, number, seed, split, languages, writer), split, "single")
+        for name, missing in short_of(function_set, sieve, split, number).items():  # some were refused: draw others
+            rows = function_rows(function_set[name], number, f"{seed}/again", split, languages, writer)
+            sieve.take_all([{**row, "id": f"{row['id']}-again"} for row in rows], split, "single", most=missing)
     singles = [row for row in sieve.kept[split] if row["kind"] == "single"]
     negatives, parallel, nested = (round(share * len(singles)) for share in (options.negatives, options.parallel, options.nested))
     if isinstance(writer, Sentences):
@@ -98,9 +102,10 @@ def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, s
     sieve.take_all(calls, split, "nested", most=nested)
 
 
-def shares(number: int, languages: list[str]) -> dict[str, int]:
-    """A number of rows shared out to languages; the first have one more where it does not go up."""
-    return {language: len(range(at, number, len(languages))) for at, language in enumerate(languages)}
+def shares(number: int, languages: list[str], first: int) -> dict[str, int]:
+    """A number of rows shared out to languages; where it does not go up, those from number `first` on have one more."""
+    turns = [languages[(first + at) % len(languages)] for at in range(number)]
+    return {language: turns.count(language) for language in languages}
 
 
 @contextlib.contextmanager

@@ -19,10 +19,17 @@ def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int]) -
         wanted: rows of each function by split.
     """
     splits = {split: _counts(sieve.kept[split]) for split in wanted}
-    short = {split: {function.name: {"got": got, "wanted": wanted[split]} for function in function_set.functions
-                     if function.name != IRRELEVANT and (got := splits[split]["functions"].get(function.name, 0)) < wanted[split]} for split in wanted}
+    short = {split: {name: {"got": wanted[split] - missing, "wanted": wanted[split]}
+                     for name, missing in short_of(function_set, sieve, split, wanted[split]).items()} for split in wanted}
     return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "refused": dict(sieve.refused),
             "examples_of_refused": dict(sieve.examples)}
+
+
+def short_of(function_set: FunctionSet, sieve: Sieve, split: str, wanted: int) -> dict[str, int]:
+    """How many requests with one call are missing, by function; those that have them all are not named."""
+    got = _counts(sieve.kept[split])["functions"]
+    return {function.name: wanted - got.get(function.name, 0) for function in function_set.functions
+            if function.name != IRRELEVANT and got.get(function.name, 0) < wanted}
 
 
 def _counts(rows: list[dict]) -> dict[str, Any]:

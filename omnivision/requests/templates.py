@@ -23,7 +23,8 @@ def template_rows(function_set: FunctionSet, per_function: int, seed: int, split
     """Rows for every function of a set but `irrelevant`, fewer where its schema and the sentences do not give so many different ones.
 
     Args:
-        function_set: the functions. per_function: rows of one function, the languages in turn. seed: of all chance; each function has its own, so that a set that
+        function_set: the functions. per_function: rows of one function, the languages in turn, any of them first.
+        seed: of all chance; each function has its own, so that a set that
             grows keeps its rows. split: "train" or "held_out", which have sentences and open values of their own.
         sentences: of a user; a function that has some in a language is asked for with these alone.
 
@@ -34,11 +35,12 @@ def template_rows(function_set: FunctionSet, per_function: int, seed: int, split
             for row in function_rows(function, per_function, seed, split, languages, sentences)]
 
 
-def function_rows(function: Function, count: int, seed: int, split: str, languages: Sequence[str], sentences: Sentences = NONE) -> list[dict]:
+def function_rows(function: Function, count: int, seed: int | str, split: str, languages: Sequence[str], sentences: Sentences = NONE) -> list[dict]:
     """Up to `count` different rows of one function; arguments as of template_rows."""
     found: dict[str, dict] = {}
     rng = random.Random(f"{seed}/{split}/{function.name}")
-    for attempt in range(TRIES * count):
+    first = rng.randrange(len(languages))  # else one row of each function would be in the first language
+    for attempt in range(first, first + TRIES * count):
         if len(found) == count:
             break
         language = languages[attempt % len(languages)]
