@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from omnivision_train import language, pretraining, vision
+from omnivision_train import language, pretraining, pretraining_checkpoint, vision
 from omnivision_train.language import LanguageConfig
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.vision import VisionConfig
 
 from omnivision.errors import ConfigError, DivergedError
 from omnivision.model.build import WEIGHTS
-from omnivision.runs import RunLock
+from omnivision.runs import RunLock, file_hash
 
 OFTEN = {"warmup": 2, "save_steps": 2, "log_every": 1, "workers": 0, "threads": 1}
 RECIPES = {  # one from the weights of another run, one fresh
@@ -88,12 +88,22 @@ def forked(train, config, count: int, act) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def signal_group() -> None:
+    """SIGTERM to this process' group from outside, as `timeout` does, and the time it takes for the death of a worker to be noticed."""
+    group, sender = os.getpgrp(), os.fork()
+    if sender == 0:
+        os.killpg(group, signal.SIGTERM)
+        os._exit(0)
+    os.waitpid(sender, 0)
+    time.sleep(0.5)
+
+
 def test_a_run_that_was_killed_and_stopped_ends_in_the_same_bytes(recipe, tmp_path):
     train, config, whole = recipe
     config = replace(config, out=str(tmp_path / "run"), workers=1)
     assert forked(train, config, 6, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
     assert len(logged(tmp_path / "run")) == 5  # the fifth step, behind the checkpoint, is run and logged again
-    assert forked(train, config, 1, lambda: os.killpg(0, signal.SIGTERM)) == 143  # its worker, too, as `timeout` does
+    assert forked(train, config, 1, signal_group) == 143
     assert [path.name for path in sorted((tmp_path / "run/checkpoints").iterdir())] == ["step-4", "step-5"]
     same(train(config), whole)
 
@@ -134,6 +144,20 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capfd):
     assert "step-3 is damaged" in capfd.readouterr().err and len(steps) == 4 and steps[0].endswith("step 2")
 
 
+@pytest.mark.parametrize("moment", ["folder_hashes", "flush_folder"])  # before its files are moved, and before the note says that they are
+def test_a_kill_while_the_result_is_written_loses_nothing(tmp_path, monkeypatch, moment):
+    train, config = RECIPES["language"]
+    config = replace(config, out=str(tmp_path), steps=2)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(pretraining_checkpoint, moment, lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(config)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-2"] and not (tmp_path / "omnivision.json").exists()
+    train(config)
+    note = json.loads((tmp_path / "omnivision.json").read_text())
+    assert {name: file_hash(tmp_path / name) for name in note["files"]} == note["files"] and "model.safetensors" in note["files"]
+    assert len(logged(tmp_path)) == 2 and not (tmp_path / "checkpoints").exists()
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
     train, config = RECIPES["language"]
     monkeypatch.setattr(language, "losses", lambda *_: (torch.tensor(torch.nan), {}))
@@ -141,15 +165,16 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path, monkeypatch):
         train(replace(config, out=str(tmp_path)))
 
 
-def test_a_signal_that_ends_the_workers_first_still_saves():
-    stop = threading.Event()
+def test_a_signal_to_every_process_ends_the_run_as_stopped(tmp_path, monkeypatch):
+    train, config = RECIPES["language"]
 
-    def batches(ends: bool):
-        if ends:
-            stop.set()
+    def worker_ends(signalled: bool):
+        if signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
         raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
-        yield
 
-    with pytest.raises(RuntimeError, match="killed by signal"):
-        pretraining.next_batch(batches(ends=False), stop)
-    assert pretraining.next_batch(batches(ends=True), stop) is None
+    for signalled, expected in ((False, RuntimeError), (True, SystemExit)):
+        with pytest.raises(expected), monkeypatch.context() as patch:
+            patch.setattr(pretraining, "one_step", acting_after(3, lambda signalled=signalled: worker_ends(signalled)))
+            train(replace(config, out=str(tmp_path / str(signalled))))
+        assert [path.name for path in (tmp_path / str(signalled) / "checkpoints").iterdir()] == ["step-2"]

@@ -25,7 +25,7 @@ from omnivision.constants import IGNORE_INDEX
 from omnivision_train.language_text import DRILLS, TOGETHER, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, open_run, open_tokenizer, source_of
 
 WEIGHTS = "model.safetensors"
 
@@ -160,7 +160,7 @@ def batches(config: LanguageConfig, tokenizer, first: int) -> Iterator[dict[str,
     lessons = Lessons(tokenizer, config.seed, config.batch, config.max_length,
                       config.drill_steps * config.batch, config.drill_share, config.drill_kinds)
     loader = DataLoader(lessons, batch_size=None, sampler=range(first // TOGETHER, -(-config.steps // TOGETHER)), num_workers=config.workers,
-                        generator=torch.Generator())  # its own: every start of a loader draws a number
+                        worker_init_fn=leave_group, generator=torch.Generator())  # its own: every start of a loader draws a number
     return islice(chain.from_iterable(loader), first % TOGETHER, None)
 
 

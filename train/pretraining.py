@@ -6,6 +6,7 @@ stopped: every batch is drawn from its own seed, so that the step is the place i
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor, nn
@@ -140,20 +141,17 @@ def fit(recipe: Pretraining, config: PretrainingConfig, newest: Path | None) -> 
     Raises:
         DivergedError: the loss is no number. SystemExit: 143, after a checkpoint, on SIGTERM.
     """
-    folder, rates = Path(config.out), [group["lr"] for group in recipe.optimizer.param_groups]
+    folder = Path(config.out)
     progress = Progress() if newest is None else read_checkpoint(newest, recipe.optimizer, folder / "metrics.jsonl")
-    batches, begun_at = recipe.batches(progress.step), time.time() - progress.seconds
+    if progress.step:
+        print(f"{recipe.name}: goes on from step {progress.step} of {recipe.steps}", file=sys.stderr)
     with (folder / "metrics.jsonl").open("a") as log, stop_on_signal() as stop:
-        while progress.step < recipe.steps and (batch := next_batch(batches, stop)) is not None:
-            share = recipe.rate(progress.step)
-            for group, rate in zip(recipe.optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * share
-            progress.add(one_step(recipe, batch, f"{folder}, step {progress.step}"), time.time() - begun_at)
-            if (progress.step - 1) % config.log_every == 0:
-                log.write(progress.line() + "\n")
-                log.flush()
-            if progress.step % config.save_steps == 0 or progress.step == recipe.steps:
-                write_checkpoint(folder / "checkpoints", recipe, progress, log)
+        try:
+            run_steps(recipe, config, progress, log, stop)
+        except RuntimeError as error:
+            if stop.is_set():  # the signal went to every process, and the loader's workers have ended: the last checkpoint stands
+                raise SystemExit(143) from error
+            raise
         if stop.is_set():
             write_checkpoint(folder / "checkpoints", recipe, progress, log)
             raise SystemExit(143)
@@ -161,14 +159,25 @@ def fit(recipe: Pretraining, config: PretrainingConfig, newest: Path | None) -> 
     return folder
 
 
-def next_batch(batches: Iterator[Any], stop: threading.Event) -> Any | None:
-    """The next batch; None once the run is to stop."""
-    try:
-        return None if stop.is_set() else next(batches)
-    except RuntimeError:  # a signal to the whole process group ends the workers, too
-        if stop.is_set():
-            return None
-        raise
+def run_steps(recipe: Pretraining, config: PretrainingConfig, progress: Progress, log: TextIO, stop: threading.Event) -> None:
+    """All steps that are left, with log and checkpoints; ends early once the run is to stop."""
+    folder, rates = Path(config.out), [group["lr"] for group in recipe.optimizer.param_groups]
+    batches, begun_at = recipe.batches(progress.step), time.time() - progress.seconds
+    while progress.step < recipe.steps and not stop.is_set():
+        share = recipe.rate(progress.step)
+        for group, rate in zip(recipe.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * share
+        progress.add(one_step(recipe, next(batches), f"{folder}, step {progress.step}"), time.time() - begun_at)
+        if (progress.step - 1) % config.log_every == 0:
+            log.write(progress.line() + "\n")
+            log.flush()
+        if progress.step % config.save_steps == 0 or progress.step == recipe.steps:
+            write_checkpoint(folder / "checkpoints", recipe, progress, log)
+
+
+def leave_group(worker: int) -> None:
+    """A loader's worker in a process group of its own: Ctrl-C and `timeout` signal the group, and a worker that ends so breaks the step off."""
+    os.setpgrp()
 
 
 def one_step(recipe: Pretraining, batch: Any, where: str) -> dict[str, float]:

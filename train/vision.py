@@ -24,7 +24,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, open_run, open_tokenizer, source_of
 from omnivision_train.vision_pairs import SIDE, WindowBatches
 
 WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"
@@ -148,7 +148,8 @@ def batches(config: VisionConfig, first: int) -> Iterator[dict]:
     every = ConcatDataset([WindowBatches(config.seed, "train", config.window, config.batch, config.steps),
                            WindowBatches(config.seed, "train", SIDE, config.whole_batch, config.whole_steps)])
     return iter(DataLoader(every, batch_size=None, sampler=range(first, len(every)), num_workers=config.workers,
-                           prefetch_factor=4 if config.workers else None, generator=torch.Generator()))  # its own: see language
+                           prefetch_factor=4 if config.workers else None, worker_init_fn=leave_group,
+                           generator=torch.Generator()))  # its own: see language
 
 
 def losses(module: RegionTrainer, tokenizer, batch: dict, config: VisionConfig) -> tuple[Tensor, dict[str, Tensor]]:
