@@ -118,7 +118,8 @@ def open_teacher(options: argparse.Namespace, function_set: FunctionSet, sieve: 
         raise ConfigError("A teacher writes its own sentences", "--teacher, --templates", "Give one of the two; rows of both can train together.")
     from omnivision.endpoint import Client, Ledger
 
-    endpoint = endpoint_of(options, "teacher", temperature=options.temperature, max_tokens=4096, seed=options.seed, extra={"response_format": {"type": "json_object"}})
+    endpoint = endpoint_of(options, "teacher", temperature=options.temperature, max_tokens=LONGEST_REPLY, seed=options.seed,
+                           extra={"response_format": {"type": "json_object"}})
     with Ledger(work / "ledger.jsonl") as ledger, Client(endpoint, ledger) as client:
         yield Teacher(client, function_set, sieve, options.seed, options.second_look)
 
