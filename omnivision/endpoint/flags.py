@@ -1,4 +1,4 @@
-"""An endpoint on the command line: --teacher URL --teacher-model NAME --key-variable NAME ..., or --judge URL --judge-model NAME --judge-key-variable NAME ..."""
+"""An endpoint on the command line: --teacher URL --teacher-model NAME --key-variable NAME ..., or --judge URL --judge-key-variable NAME ..."""
 
 from __future__ import annotations
 
