@@ -111,6 +111,12 @@ def test_requests_about_one_picture_share_a_row(world, parts):
     assert supervised == [single[0] + single[1], single[2], single[3]]
 
 
+def test_requests_without_a_picture_share_nothing(world, parts):
+    _, processor, function_set, _ = parts
+    rows = [replace(row, images=()) for row in world.rows("functions")[:3]]
+    assert [len(row.turns) for row in call_rows(rows, processor.tokenizer, function_set, 3)] == [2, 2, 2]
+
+
 def test_conversations_among_the_requests_stay_as_they_are(world, parts):
     _, processor, function_set, _ = parts
     request, conversation = world.rows("functions")[0], world.rows("sft")[0]

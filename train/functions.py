@@ -77,8 +77,8 @@ def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int =
 
 
 def joins(group: list[Row], row: Row, most: int) -> bool:
-    """Whether a request is about the pictures of the ones before it, and they are not too many."""
-    return bool(group) and group[-1].images == row.images and len(group) < most
+    """Whether a request is about the pictures of the ones before it, and they are not too many; requests without a picture share nothing."""
+    return bool(row.images) and bool(group) and group[-1].images == row.images and len(group) < most
 
 
 def grouped(rows: list[Row], most: int) -> list[list[Row]]:
