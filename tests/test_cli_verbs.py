@@ -15,7 +15,7 @@ from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START,
 from omnivision.model.processing import siglip_image_processor
 from omnivision.presets import preset_config
 from omnivision_cli.main import main
-from omnivision_train.config import AlignConfig, StageConfig
+from omnivision_train.config import AlignConfig, DpoConfig, StageConfig
 from omnivision_train.memory import Part, check_memory, count_parts, held_by_parts, on_meta
 
 SPECIAL = [END_OF_TEXT, TURN_START, TURN_END, VISION_START, VISION_END, IMAGE_TOKEN]

@@ -204,3 +204,21 @@ def test_half_precision_parts_fit_together(processor):
     model = make_model().to(torch.bfloat16)
     out = model(**_prompt(processor, "How many?"))  # float32 pixels
     assert out.logits.dtype == torch.bfloat16 and out.logits.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training, zero3, runs", [(True, False, 1), (False, False, 0), (False, True, 1)])
+def test_texts_alone_run_the_projector_where_other_ranks_need_it(model, monkeypatch, training, zero3, runs):
+    """In training, and under ZeRO-3 whenever loss is computed: there weights are gathered as modules run."""
+    from omnivision.model import modeling
+
+    monkeypatch.setattr(modeling, "is_deepspeed_zero3_enabled", lambda: zero3)
+    calls = []
+    hook = model.model.projector.register_forward_hook(lambda *_: calls.append(1))
+    ids = torch.randint(0, 260, (1, 7))
+    try:
+        loss = model.train(training)(input_ids=ids, labels=ids).loss
+    finally:
+        hook.remove()
+        model.eval()
+    assert len(calls) == runs and torch.isclose(loss, model(input_ids=ids, labels=ids).loss)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
@@ -142,7 +143,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             # vision tower (or cached features) -> projector -> fusion
             image_tokens_ITD = self.get_image_features(pixel_values, image_features)
             embeds_BLD = self.fuse(embeds_BLD, input_ids, image_tokens_ITD)
-        elif self.training and past_key_values is None:
+        elif past_key_values is None and (self.training or is_deepspeed_zero3_enabled()):
             embeds_BLD = self.run_blank_image(embeds_BLD, image_features)
         # language model
         return self.language_model(inputs_embeds=embeds_BLD, attention_mask=attention_mask, position_ids=position_ids,
