@@ -84,7 +84,7 @@ def test_every_variant_answers_as_the_checkpoint(exported):
     assert found["fp32"]["max_abs_logprob_diff"] < 1e-4 < found["fp16"]["max_abs_logprob_diff"] < 0.05
     assert found["fp32"]["equal_answers"] == 13
     assert found["fp16"]["max_abs_engine_diff"] < 1e-4 and found["int8"]["max_abs_engine_diff"] is None
-    assert found["int8"]["top1_agreement"] > 50
+    assert found["int8"]["top1_agreement"] > 60
     assert [path.name for path in out.parent.iterdir()] == ["model"]
 
 
@@ -164,7 +164,8 @@ def test_the_runner_works_where_there_is_no_torch(exported, loaded, questions, t
 
 def test_the_runner_answers_one_question(exported, questions, capsys):
     assert runner.main(["--folder", str(exported[0]), "--image", str(questions.parent / "0.png"), "--json", "--max-new-tokens", "3", QUESTIONS[0]]) == 0
-    assert len(json.loads(capsys.readouterr().out)["ids"]) <= 3
+    answer = json.loads(capsys.readouterr().out)
+    assert 0 < len(answer["ids"]) <= 3 and answer["seconds_to_first_token"] > 0 and answer["peak_bytes"] > 1e7 and answer["calls"] == []
     with pytest.raises(ValueError, match="not int4"):
         runner.Runner(exported[0], "int4")
 
@@ -203,7 +204,7 @@ def rewritten(tmp_path, rewrite, values, kind):
     """Runs a graph of one product or one gather before and after its weights are stored otherwise."""
     table = ir.Value(name="table", const_value=ir.tensor(values, name="table"), shape=ir.Shape(values.shape), type=ir.TensorType(ir.DataType.FLOAT))
     wanted = ir.DataType.FLOAT if kind == "MatMul" else ir.DataType.INT64
-    x = ir.Value(name="x", shape=ir.Shape([2, 3, values.shape[0]] if kind == "MatMul" else [2, 3]), type=ir.TensorType(wanted))
+    x = ir.Value(name="x", shape=ir.Shape(["rows", "length", values.shape[0]] if kind == "MatMul" else ["rows", "length"]), type=ir.TensorType(wanted))
     node = ir.node(kind, [x, table] if kind == "MatMul" else [table, x])
     node.outputs[0].name, node.outputs[0].type = "y", ir.TensorType(ir.DataType.FLOAT)
     model = ir.Model(ir.Graph([x], node.outputs, nodes=[node], initializers=[table], opset_imports={"": graphs.OPSET}), ir_version=10)
@@ -215,18 +216,16 @@ def rewritten(tmp_path, rewrite, values, kind):
 
 def test_products_of_bytes_by_hand(tmp_path):
     dice = np.random.default_rng(0)
-    values = dice.normal(size=(64, 32)).astype(np.float32) * np.linspace(0.01, 10, 32, dtype=np.float32)
+    values = dice.normal(size=(70, 32)).astype(np.float32) * np.linspace(0.01, 10, 32, dtype=np.float32)
     values[:, 3] = 0
-    x = dice.normal(size=(2, 3, 64)).astype(np.float32)
-    found = rewritten(tmp_path, storage.store_int8, values, "MatMul").run(None, {"x": x})[0]
-    step = np.abs(values).max(0) / 127
-    step[3] = 1
-    low, high = min(x.min(), 0), max(x.max(), 0)
-    a = (high - low) / 255
-    zero = np.rint(-low / a)
-    whole = (np.clip(np.rint(x / a) + zero, 0, 255) - zero) @ np.rint(values / step)
-    np.testing.assert_allclose(found, whole * a * step, rtol=1e-4, atol=1e-5)
-    assert np.abs(found - x @ values).max() < 0.05 * np.abs(x @ values).max() and not found[..., 3].any()
+    session = rewritten(tmp_path, storage.store_int8, values, "MatMul")
+    ones = np.eye(70, dtype=np.float32).reshape(10, 7, 70)  # each picks one row of the table, and needs no rounding itself
+    step = np.stack([np.abs(values[start:start + 32]).max(0) / 127 for start in (0, 32, 64)]).repeat(32, 0)[:70]
+    step[step == 0] = 1
+    np.testing.assert_allclose(session.run(None, {"x": ones})[0].reshape(70, 32), np.rint(values / step) * step, rtol=1e-5, atol=1e-6)
+    x = dice.normal(size=(2, 3, 70)).astype(np.float32)
+    found = session.run(None, {"x": x})[0]
+    assert np.abs(found - x @ values).max() < 0.02 * np.abs(x @ values).max() and np.abs(found[..., 3]).max() < 1e-3
 
 
 def test_rows_of_bytes_and_halves_by_hand(tmp_path):
@@ -361,5 +360,5 @@ def test_transformers_js_answers_the_same(exported, tmp_path):
         done = subprocess.run(["node", script, str(exported[0]), str(tmp_path / "asked.json"), variant, "8"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         tiny = runner.Runner(exported[0], "fp32" if variant == "default" else variant)
-        expected = [tiny.generate(one["text"], runner.open_picture(one["image"]) if "image" in one else None, 8) for one in asked]
+        expected = [list(tiny.tokens(one["text"], runner.open_picture(one["image"]) if "image" in one else None, 8)) for one in asked]
         assert list(map(json.loads, done.stdout.splitlines())) == expected, variant

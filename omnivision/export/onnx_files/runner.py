@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -83,14 +84,12 @@ class Runner:
             yield logits_V
             embeds_BLD = self.embed([int(logits_V.argmax())], None)
 
-    def generate(self, question: str, picture: Image.Image | None, max_new_tokens: int) -> list[int]:
-        """The most likely answer as ids, with the id that ended it."""
-        new: list[int] = []
+    def tokens(self, question: str, picture: Image.Image | None, max_new_tokens: int) -> Iterator[int]:
+        """The most likely answer, one id after another, with the id that ends it."""
         for logits_V in islice(self.steps(question, picture), max_new_tokens):
-            new.append(int(logits_V.argmax()))
-            if new[-1] in self.settings["stop_token_ids"]:
-                break
-        return new
+            yield (new := int(logits_V.argmax()))
+            if new in self.settings["stop_token_ids"]:
+                return
 
     def _empty(self) -> dict[str, np.ndarray]:
         shapes = {one.name: one.shape for one in self.decoder.get_inputs()}
@@ -200,9 +199,8 @@ def main(argv: list[str] | None = None) -> int:
     options = _options(argv)
     runner = Runner(options.folder, options.variant, options.threads)
     if not options.questions:
-        picture = open_picture(options.image) if options.image else None
-        print(json.dumps(_answer(runner, options.question, picture, options), ensure_ascii=False) if options.json
-              else _shown(_answer(runner, options.question, picture, options)))
+        answer = _answer(runner, options.question, open_picture(options.image) if options.image else None, options)
+        print(json.dumps({**answer, "peak_bytes": _peak_bytes()}, ensure_ascii=False) if options.json else _shown(answer))
         return 0
     root = Path(options.image_root or Path(options.questions).parent)
     with open(options.questions, encoding="utf-8") as rows, open(options.answers, "w", encoding="utf-8") as out:
@@ -213,13 +211,26 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _answer(runner: Runner, question: str, picture: Image.Image | None, options: argparse.Namespace) -> dict[str, Any]:
-    ids = runner.generate(question, picture, options.max_new_tokens)
-    calls = runner.calls(ids)
-    return {"text": runner.text(ids), "ids": ids, **({"calls": calls} if calls else {})}
+    ids, seconds, start = [], [], perf_counter()
+    for new in runner.tokens(question, picture, options.max_new_tokens):
+        ids.append(new)
+        seconds.append(perf_counter() - start)
+    decoding = seconds[-1] - seconds[0]
+    return {"text": runner.text(ids), "ids": ids, "calls": runner.calls(ids), "seconds_to_first_token": round(seconds[0], 4),
+            "tokens_per_second": round((len(ids) - 1) / decoding, 2) if decoding else None}
+
+
+def _peak_bytes() -> int | None:
+    """The most memory that this process held; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _shown(answer: dict[str, Any]) -> str:
-    lines = [json.dumps(call, ensure_ascii=False) for call in answer.get("calls", [])]
+    lines = [json.dumps(call, ensure_ascii=False) for call in answer["calls"]]
     return "\n".join(lines or [answer["text"]])
 
 
@@ -241,6 +252,8 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
         parser.error("give a question, or --questions FILE")
     if options.questions and not options.answers:
         parser.error("--questions needs --answers FILE")
+    if options.max_new_tokens < 1:
+        parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
     return options
 
 

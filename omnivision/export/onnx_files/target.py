@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(count=50)
     parser.add_argument("--tokens", type=int, default=32, metavar="N", help="the longest reference answer (default 32)")
     parser.add_argument("--quantize", nargs="+", choices=tuple(GATES), default=["fp32"], metavar="TYPE",
-                        help="one or more of fp32 (default), fp16 (stored so, computed in fp32) and int8 (products of whole numbers)")
+                        help="one or more of fp32 (default), fp16 (stored so, computed in fp32) and int8 (bytes in blocks of 32)")
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -48,7 +49,7 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
         new_tokens: the longest greedy answer that travels with the export. The rest as fp16.export_fp16.
 
     Returns:
-        What verify_folder returns, and {"out"}.
+        What verify_folder returns, and {"out", "writing_peak_bytes": of this process, the model in it}.
 
     Raises:
         ConfigError: no checkpoint, out_dir exists, or an architecture that cannot be expressed. DataError: broken files,
@@ -70,16 +71,17 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
             refuse_weights(scan_weights(model), str(source))
         write_reference(folder, model, processor, asked, new_tokens)
         external = write_graphs(folder / "onnx", model, variants)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if "fp16" in variants:
             write_rounded(folder, _rounded(folder, model, processor))
         write_layout(folder, source, model, processor, variants, external)
         del model
-        manifest = {"format": FORMAT, "version": omnivision.__version__, "sha256": hashes_of(folder)}
+        manifest = {"format": FORMAT, "version": omnivision.__version__, "writing_peak_bytes": peak, "sha256": hashes_of(folder)}
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
         write_manifest(folder, {**manifest, "verified": result})
-    return {**result, "out": str(out)}
+    return {**result, "out": str(out), "writing_peak_bytes": peak}
 
 
 def _rounded(folder: Path, model, processor) -> Iterator[list[float]]:
