@@ -172,6 +172,7 @@ def test_a_grey_picture_is_asked_about_once(seen):
     grey = [one for one in asked if isinstance(one.pictures[0].source, Image.Image)]
     assert len(grey) == 1 and grey[0].pictures[0].source.getpixel((0, 0)) == GREY
     assert len(seen[2][0]) == 5, "the tasks' own batches come first and hold nothing else"
+    assert len(asked) == len(set(asked)), "a swapped picture that another request was asked about is not asked about again"
 
 
 def test_grey_in_place_of_a_picture_is_a_blind_run(different, tmp_path):

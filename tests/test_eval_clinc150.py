@@ -185,8 +185,9 @@ def test_margins_are_of_irrelevant_against_the_best_other(acting):
     for token, value in zip(functions.tokens, (1.0, 4.0, 2.0, 3.0), strict=True):
         logits[:, processor.tokenizer.convert_tokens_to_ids(token)] = torch.tensor([value, -value])
     assert watch(logits, rows) is logits and [watch.of(row) for row in rows] == [-1.0, -2.0]
-    watch(logits + 7, [rows[0] + [1], rows[1]])
-    assert watch.of(rows[0]) == -1.0 and watch.of([]) is None
+    rows[0].append(1)
+    watch(-logits, rows)
+    assert watch.of(rows[0]) == -1.0 and watch.of(rows[1]) == -1.0 and watch.of([]) is None, "only where an answer begins"
 
 
 class Told(Ours):
