@@ -1,17 +1,18 @@
 """A catalogue of up to 1,000 functions and requests for them, made from words: a hundred things, ten things to do with each.
 
-Each function has six wordings (three clauses, two words for the thing); four train and two are asked, in sentence frames and with
-names of their own. Of the wordings asked one has the description's word for the thing and one has not, one in three has no word of the verb's.
+Each function has six wordings (three clauses, two words for the thing); five train and one is asked, in sentence frames and with
+names of its own. One in two of the wordings asked has not the description's word for the thing, one in three none of its words for the verb.
 """
 
 from __future__ import annotations
 
 import random
+from string import ascii_uppercase, digits
 from zlib import crc32
 
 from omnivision.errors import ConfigError
 
-from .words import DAYS, FRAMES, PEOPLE, SYLLABLES, THINGS, VERBS
+from .words import DAYS, FRAMES, PEOPLE, THINGS, VERBS
 
 LARGEST = sum(map(len, THINGS.values())) * len(VERBS)
 Pair = tuple[str, str]  # verb, thing
@@ -39,9 +40,9 @@ def tool(verb: str, thing: str) -> dict:
 def wordings(verb: str, thing: str, split: str) -> list[str]:
     """Clauses with the arguments' places left open; none is in both splits."""
     other = next(words[thing] for words in THINGS.values() if thing in words)
-    shift = crc32(f"{verb} {thing}".encode())
-    return [clause.replace("{thing}", word) for at, clause in enumerate(VERBS[verb].clauses) for number, word in enumerate((thing, other))
-            if ((at + number + shift) % 3 == 0) == (split == "eval")]
+    every = [clause.replace("{thing}", word) for clause in VERBS[verb].clauses for word in (thing, other)]
+    asked = every[crc32(f"{verb} {thing}".encode()) % len(every)]
+    return [asked] if split == "eval" else [one for one in every if one != asked]
 
 
 def requests(chosen: list[Pair], count: int, split: str, seed: int) -> list[dict]:
@@ -63,16 +64,14 @@ def requests(chosen: list[Pair], count: int, split: str, seed: int) -> list[dict
 
 
 def value(argument: str, split: str, rng: random.Random) -> str | int:
-    """A value of an argument; names and numbers of copies are apart in the splits, days and stars cannot be."""
+    """A value of an argument. Names (a letter and a digit) and numbers of copies are apart in the splits; people, days and stars are few, and in both."""
     if argument == "person":
-        return rng.choice(PEOPLE[split])
+        return rng.choice(PEOPLE)
     if argument == "day":
         return rng.choice(DAYS)
     if argument == "stars":
         return rng.randint(1, 5)
-    if argument == "copies":
-        return 2 * rng.randint(1, 40) + (split == "eval")
     while True:
-        word = "".join(rng.choices(SYLLABLES, k=rng.choice((2, 3)))).capitalize()
-        if (crc32(word.encode()) % 4 == 0) == (split == "eval"):
-            return word
+        found = rng.randint(10, 99) if argument == "copies" else rng.choice(ascii_uppercase) + rng.choice(digits)
+        if (crc32(str(found).encode()) % 4 == 0) == (split == "eval"):
+            return found

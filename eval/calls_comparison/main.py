@@ -29,7 +29,7 @@ class Plan:
     sizes: tuple[int, ...] = (20, 100, 500, 1000)
     rows: int = 8000  # that train, whatever the size
     each: bool = False  # whether descriptions are trained at every size; else once, on the largest
-    questions: int = 200
+    questions: int = 150
     k: int = 5
     seed: int = 7
     overrides: tuple[str, ...] = ()  # key=value for the stage `functions`
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", type=_numbers, metavar="N,N,…", help="numbers of functions (default 20,100,500,1000)")
     parser.add_argument("--rows", type=int, metavar="N", help="that train every checkpoint (default 8000)")
     parser.add_argument("--each", action="store_true", help="train the arms with descriptions at every size, not once on the largest")
-    parser.add_argument("--questions", type=int, metavar="N", help="a size (default 200)")
+    parser.add_argument("--questions", type=int, metavar="N", help="a size (default 150)")
     parser.add_argument("--k", type=int, metavar="N", help="descriptions that are retrieved (default 5)")
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--functions", type=Path, metavar="FILE", help="a function table, instead of the made catalogue; with --train and --eval")

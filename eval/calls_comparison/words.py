@@ -66,10 +66,5 @@ FRAMES = {  # of training requests and of questions: no sentence is in both
     "train": ("{clause}.", "please {clause}.", "I want you to {clause}.", "could you {clause}?", "I would like you to {clause}, please."),
     "eval": ("would you please {clause}?", "now {clause}.", "I want to ask you to {clause}."),
 }
-PEOPLE = {
-    "train": ("Anna", "Ben", "Carla", "David", "Elena", "Frank", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Leo", "Mona", "Nils", "Olga", "Paul",
-              "Rosa", "Simon", "Tina", "Uwe", "Vera", "Walter", "Yara", "Zoe"),
-    "eval": ("Alba", "Bruno", "Clara", "Dora", "Emil", "Felix", "Hanna", "Ivan", "Julia", "Marco", "Nora", "Peter"),
-}  # fmt: skip
-SYLLABLES = ("ba", "be", "bo", "da", "de", "do", "fa", "fi", "ka", "ke", "ko", "la", "li", "lo", "ma", "me", "mi", "na", "ni", "no", "pa", "pi",
-             "ra", "ri", "ro", "sa", "se", "so", "ta", "ti", "to", "va", "vi", "za")  # fmt: skip
+PEOPLE = ("Anna", "Ben", "Carla", "David", "Elena", "Frank", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Leo", "Mona", "Nils", "Olga", "Paul", "Rosa",
+          "Simon", "Tina", "Uwe", "Vera", "Walter", "Yara", "Zoe")  # fmt: skip
