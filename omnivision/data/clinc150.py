@@ -93,7 +93,7 @@ def split_off(requests: list[Request], percent: int, seed: int) -> tuple[list[Re
 
 
 def copies_of(requests: list[Request], copies: int, rng: random.Random) -> list[Request]:
-    """Each request so many times in a random order, once as it is and else noisy; neighbours say nothing about each other's intent."""
+    """Each request so many times in a random order, once as it is and else noisy."""
     found = [(noisy(text, rng) if copy else text, intent) for copy in range(copies) for text, intent in requests]
     return rng.sample(found, len(found))
 
