@@ -44,7 +44,7 @@ def train_here(words, log):
 def plan(tmp_path_factory):
     start = train_world.world(tmp_path_factory).start("functions")
     return Plan(str(start), tmp_path_factory.mktemp("calls") / "out", (SIZE,), 32, questions=4, k=2,
-                overrides=("max_steps=2", "log_steps=1", "optimizer=adamw"))
+                overrides=("max_steps=2", "optimizer=adamw"))
 
 
 @pytest.fixture(scope="module")
@@ -210,10 +210,12 @@ def test_the_table_and_the_plot_have_every_arm_of_every_size(plan, result):
 
 def test_an_arm_answers_as_generation_does_and_keeps_its_head(plan, result):
     given = material.made(SIZE, 32, 4, plan.seed)
-    arms = open_arms([TOKENS, ALL, KEPT], {kind: plan.out / f"{SIZE}-functions" / kind / "functions" / "final" for kind in ("tokens", "listed")}, given, 2)
+    folder = plan.out / f"{SIZE}-functions"
+    arms = open_arms([TOKENS, ALL, KEPT], {kind: folder / kind / "functions" / "final" for kind in ("tokens", "listed")}, given, 2)
     for name, arm in arms.items():
         processor = OmniVisionProcessor.from_pretrained(arm.model.name_or_path)
-        for row, most in ((given.questions[0], 280), (given.questions[1], 12), (given.questions[0], 12)):  # past a cache's room, then after a longer answer
+        # beyond the cache's room; then what is left of longer answers must not show
+        for row, most in ((given.questions[0], 280), (given.questions[1], 12), (given.questions[0], 12)):
             lines = [] if name == TOKENS else [descriptions.line(given.functions[one]) for one in given.names]
             turns = descriptions.turns(row["request"], lines) if lines else row["request"]
             assert arm.ask(row["request"], most).ids == generate_ids(arm.model, processor, [turns], [None], most)[0]
@@ -242,7 +244,7 @@ def test_a_folder_belongs_to_one_comparison(plan, result):
 
 @pytest.mark.slow
 def test_the_script_trains_and_measures_in_processes_of_their_own(root, plan, tmp_path):
-    words = ["--start", plan.start, "--out", str(tmp_path / "out"), "--quick", "--sizes", "3", "--rows", "8", "--json", "optimizer=adamw", "max_steps=1"]
+    words = ["--start", plan.start, "--out", str(tmp_path / "out"), "--quick", "--sizes", "3", "--rows", "8", "--json", "optimizer=adamw"]
     said = subprocess.run([sys.executable, str(root / "scripts" / "compare_calls.py"), *words], capture_output=True, text=True, check=True)
     arms = json.loads(said.stdout)["sizes"]["3"]["arms"]
     assert all(0.1 < arm["peak_gib"] < 8 for arm in arms.values())

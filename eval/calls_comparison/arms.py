@@ -132,7 +132,7 @@ def open_arms(names: Sequence[str], checkpoints: dict[str, Path], material: Mate
 
 
 def open_retrievers(names: Sequence[str], material: Material) -> dict[str, Retriever]:
-    """Arm -> what chooses its descriptions, for the arms that retrieve. The last kind reads the requests that train, too, as part of their functions' texts."""
+    """Arm -> what chooses its descriptions, for the arms that retrieve; the last kind's texts of functions have their training requests too."""
     lines = descriptions.lines(material.functions)
     documents = {name: lines[name] for name in material.names}
     found: dict[str, Retriever] = {}

@@ -34,7 +34,8 @@ def tool(verb: str, thing: str) -> dict:
     """A function in OpenAI's format."""
     arguments = VERBS[verb].arguments
     parameters = {"type": "object", "properties": arguments, "required": list(arguments), "additionalProperties": False}
-    return {"type": "function", "function": {"name": f"{verb}_{thing}", "description": VERBS[verb].description.format(thing=thing), "parameters": parameters}}
+    body = {"name": f"{verb}_{thing}", "description": VERBS[verb].description.format(thing=thing), "parameters": parameters}
+    return {"type": "function", "function": body}
 
 
 def wordings(verb: str, thing: str, split: str) -> list[str]:
@@ -64,7 +65,7 @@ def requests(chosen: list[Pair], count: int, split: str, seed: int) -> list[dict
 
 
 def value(argument: str, split: str, rng: random.Random) -> str | int:
-    """A value of an argument. Names (a letter and a digit) and numbers of copies are apart in the splits; people, days and stars are few, and in both."""
+    """A value of an argument: names (a letter and a digit) and numbers of copies are apart in the splits; people, days and stars are in both."""
     if argument == "person":
         return rng.choice(PEOPLE)
     if argument == "day":

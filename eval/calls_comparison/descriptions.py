@@ -49,7 +49,8 @@ def read_call(ids: list[int], tokenizer, functions: FunctionSet) -> Answer:
         said = json.loads(text)
     except (ValueError, RecursionError):
         said = None
-    if not isinstance(said, dict) or set(said) != {"name", "arguments"} or not isinstance(said["name"], str) or not isinstance(said["arguments"], dict):
+    call = isinstance(said, dict) and set(said) == {"name", "arguments"}
+    if not call or not isinstance(said["name"], str) or not isinstance(said["arguments"], dict):
         return Answer(text, ids, calls=[], fault="syntax")
     function = next((one for one in functions.functions if one.name == said["name"]), None)
     if function is None:

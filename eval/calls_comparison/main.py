@@ -67,13 +67,13 @@ def _numbers(words: str) -> tuple[int, ...]:
 
 def _plan(options: argparse.Namespace) -> Plan:
     given = {key: getattr(options, key) for key in ("sizes", "rows", "questions", "k", "seed") if getattr(options, key) is not None}
-    if options.overrides:
-        given["overrides"] = tuple(options.overrides)
+    quick = QUICK if options.quick else {}
+    given["overrides"] = (*quick.get("overrides", ()), *options.overrides)
     named = (options.functions, options.train, options.eval)
     if any(named) and not all(named):
         raise ConfigError("--functions, --train and --eval go together", "command line", "Give all three, or none for the made catalogue.")
     files = material.Files(*named) if all(named) else None
-    return Plan(options.start, options.out, each=options.each, files=files, **{**(QUICK if options.quick else {}), **given})
+    return Plan(options.start, options.out, each=options.each, files=files, **{**quick, **given})
 
 
 def compare(plan: Plan, run: training.Run = training.command, memory: Callable[..., float] = peak_memory) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def peak_memory(checkpoints: dict[str, Path], material: Material, k: int, name: 
     try:
         return reader.recv()
     except EOFError as error:
-        raise ResumableError(f"The process that measures the memory of `{name}` ended without a word", str(checkpoints[TRAINED[name]]), "Free memory and start again.") from error
+        raise ResumableError(f"The process that measures the memory of `{name}` ended without a word", str(checkpoints[TRAINED[name]]),
+                             "Free memory and start again.") from error
     finally:
         process.join()
 

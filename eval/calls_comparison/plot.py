@@ -12,7 +12,11 @@ from ..bars import COLORS
 
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 300, 240, 58, 34, 40  # of one panel, and its margins
 LEGEND = 28
-PANELS = (("strict accuracy, %", ("strict", "rate"), False), ("prompt, tokens", ("prompt_tokens",), True), ("time to the call, ms", ("call_ms",), True))
+PANELS = (  # title, where the value stands, logarithmic
+    ("strict accuracy, %", ("strict", "rate"), False),
+    ("prompt, tokens", ("prompt_tokens",), True),
+    ("time to the call, ms", ("call_ms",), True),
+)
 
 
 def draw(result: dict[str, Any]) -> str:

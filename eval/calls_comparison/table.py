@@ -34,6 +34,6 @@ def _interval(one: dict[str, float], key: str) -> str:
 
 def _notes(size: str, one: dict[str, Any]) -> str:
     kept = one["arms"][KEPT]
-    trained = ", ".join(f"{kind} {facts['step']} steps in {facts['seconds']:,.0f} s on {facts['functions']} functions" for kind, facts in one["trained"].items())
-    return (f"- {size} functions: the descriptions are {kept['kept_tokens']:,} tokens, run once in {kept['kept_seconds']:.2f} s where their cache is kept; "
-            f"{kept['same_as_all']:.0f} % of those answers are the whole prompt's. Training: {trained}.")
+    trained = [f"{kind} {facts['step']} steps in {facts['seconds']:,.0f} s ({facts['functions']} functions)" for kind, facts in one["trained"].items()]
+    return (f"- {size} functions: the descriptions are {kept['kept_tokens']:,} tokens, run once in {kept['kept_seconds']:.2f} s where their "
+            f"cache is kept; {kept['same_as_all']:.0f} % of those answers are the whole prompt's. Training: {', '.join(trained)}.")

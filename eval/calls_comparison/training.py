@@ -21,7 +21,8 @@ from .material import Material
 
 FORMATS = ("tokens", "listed", "retrieved")
 LISTED = (5, 10)  # descriptions in a training prompt of `listed`, the right one among them; all of them would be too many tokens
-SETTINGS = {"batch_size": 8, "lr": 2e-3, "optimizer": "muon", "zero_stage": 0, "max_length": 1024, "save_steps": 200, "log_steps": 10}
+SETTINGS = {"batch_size": 8, "lr": 2e-3, "optimizer": "muon", "zero_stage": 0, "max_length": 1024, "save_steps": 200,
+            "log_steps": 1}  # so that the last line tells how long all of them took
 Run = Callable[[list[str], Path], None]  # words of `omnivision`, and the file for what it says
 
 
