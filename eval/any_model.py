@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from transformers import BatchFeature
 
-from omnivision.data.image import open_image
 from omnivision.errors import ConfigError
 from omnivision.generation import stop_ids
 from omnivision.model.checkpoints import image_token_id
 
 from .answer import Answer
-from .models import BatchedModel, grey_picture
+from .models import BatchedModel, grey_picture, opened_picture
 from .prompts import Picture, Prompt, pictures_of
 
 
@@ -48,7 +46,7 @@ class AnyModel(BatchedModel):
             ConfigError: a prompt with pictures has no image token, or one without has some: the model would answer blindly; or the
             processor refuses it.
         """
-        opened = {one: grey_picture() if self.blank else _open(one.source) for one in pictures_of(prompts)}
+        opened = {one: grey_picture() if self.blank else opened_picture(one.source) for one in pictures_of(prompts)}
         conversations = [[{"role": "user", "content": [*({"type": "image", "image": opened[one]} for one in prompt.pictures),
                                                        {"type": "text", "text": prompt.text}]}] for prompt in prompts]
         try:
@@ -75,10 +73,6 @@ class AnyModel(BatchedModel):
         stops = stop_ids(self.model) | {pad}
         return [Answer(text.strip(), _without_padding(ids, pad), cut=len(ids) == prompts[0].max_new_tokens and ids[-1] not in stops)
                 for text, ids in zip(texts, new, strict=True)]
-
-
-def _open(source: Any) -> Image.Image:
-    return source if isinstance(source, Image.Image) else open_image(source)
 
 
 def _without_padding(ids: list[int], pad: int) -> list[int]:

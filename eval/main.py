@@ -25,7 +25,7 @@ EXAMPLE = """examples:
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
 WIDTH = 140
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 FOR_AN_ENDPOINT = ("model_name", "key_variable", "concurrency", "timeout")
 FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype", "constrain")
 FOR_A_MODEL = ("limit", "blank", "split", "pictures", "counterfactuals", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="omnivision eval", description="Run benchmarks on a model, or score saved answers.",
                                      epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="+", metavar="TASK", help=", ".join([*GROUPS, *MODULES]))
-    parser.add_argument("--model", metavar="M", help="a checkpoint folder, a hub id of any model that takes pictures, or the address of an endpoint")
+    parser.add_argument("--model", metavar="M", help="a checkpoint folder, an ONNX export, a hub id of any model that takes pictures, or the address of an endpoint")
     parser.add_argument("--predictions", type=Path, help="saved answers: a file, or a folder of one a split or subject")
     parser.add_argument("--grades", type=Path, help="MM-Vet's official grades file, for saved answers")
     parser.add_argument("--data", required=True, type=Path, help="the benchmark's folder as published, or a data set; or the embedded world's folder")
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--batch-size", type=int, metavar="N", help="questions at a time (32)")
     parser.add_argument("--processes", type=int, metavar="N", help="that share the questions, one a GPU (1)")
-    parser.add_argument("--dtype", choices=DTYPES, help="what the model computes in (as saved; float32 on a CPU)")
+    parser.add_argument("--dtype", choices=DTYPES, help="what the model computes in (as saved; float32 on a CPU); of an ONNX export what it is stored in")
     parser.add_argument("--pictures", choices=PICTURES, help="of MMMU's questions with several (first)")
     parser.add_argument("--blank", action="store_true", help="show a grey picture instead of every image (the blind row)")
     parser.add_argument("--constrain", action="store_true", help="hold the answers of actions to the grammar of the functions")

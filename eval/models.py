@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
 from omnivision.constants import FUNCTION_FILE
+from omnivision.data.image import open_image
 from omnivision.errors import ConfigError
 from omnivision.runs import file_hash
 
@@ -25,6 +26,8 @@ from .prompts import Picture, Prompt, batches_of, pictures_of
 GREY = (128, 128, 128)  # the picture of the blind row: it says nothing, and no training picture looks like it
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 AS_SAVED = "as saved"  # the weights' own type
+RUNNER = "runner.json"  # what an ONNX export has and nothing else
+VARIANTS = {"float32": "fp32", "float16": "fp16"}  # of an export, by the type's name
 AHEAD = 2  # batches whose pictures are decoded while the model works
 
 Answers = dict[Prompt, Answer | Missing]
@@ -33,6 +36,11 @@ Answers = dict[Prompt, Answer | Missing]
 def grey_picture() -> Image.Image:
     """What a blind model is shown."""
     return Image.new("RGB", (64, 64), GREY)
+
+
+def opened_picture(source: Any) -> Image.Image:
+    """A picture's pixels, whatever it is kept in."""
+    return source if isinstance(source, Image.Image) else open_image(source)
 
 
 class Model(ABC):
@@ -96,14 +104,14 @@ class Source:
     """A model that is not open yet, as a process needs it to open it.
 
     Args:
-        name: a checkpoint of ours, or the folder or hub id of any AutoModelForImageTextToText.
-        ours: which of the two.
+        name: a checkpoint of ours, the folder or hub id of any AutoModelForImageTextToText, or an ONNX export.
+        kind: which of the three.
         blank, device, constrain: as the command line gives them.
-        dtype: what it computes in: a type of torch, or "as saved".
+        dtype: what it computes in: a type of torch, or "as saved"; of an export its variant, "as saved" is the first.
     """
 
     name: str
-    ours: bool
+    kind: Literal["ours", "any", "onnx"]
     blank: bool = False
     dtype: str = "float32"
     device: str = "cpu"
@@ -116,7 +124,11 @@ class Source:
             ConfigError, DataError: as `load_any`.
         """
         dtype = None if self.dtype == AS_SAVED else self.dtype
-        if self.ours:
+        if self.kind == "onnx":
+            from .exported import Exported
+
+            return Exported(self.name, dtype, self.blank)
+        if self.kind == "ours":
             from omnivision.model.checkpoints import load_checkpoint
 
             from .ours import Ours, load_functions
@@ -154,6 +166,8 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
         ConfigError: a path that holds no model; or one that has no functional tokens is to be held to calls.
         DataError: a broken config.json.
     """
+    if (Path(name) / RUNNER).is_file():
+        return _export(str(name), blank, dtype, device, constrain)
     from omnivision.model.checkpoints import kind_of, model_folder, resolved
 
     import torch
@@ -170,4 +184,10 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
     if constrain and not (ours and (Path(folder) / FUNCTION_FILE).is_file()):
         raise ConfigError("The model has no functional tokens that it could be held to", f"--constrain --model {name}",
                           "Take a checkpoint of the stage functions, or leave --constrain out.")
-    return Source(folder, ours, blank, dtype, device, constrain)
+    return Source(folder, "ours" if ours else "any", blank, dtype, device, constrain)
+
+
+def _export(name: str, blank: bool, dtype: str | None, device: str | None, constrain: bool) -> Source:
+    if constrain or device not in (None, "cpu"):
+        raise ConfigError("An ONNX export answers freely and on the CPU", f"--model {name}", "Leave --constrain and the device out.")
+    return Source(name, "onnx", blank, VARIANTS.get(dtype, dtype) or AS_SAVED)

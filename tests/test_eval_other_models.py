@@ -86,7 +86,7 @@ def test_a_processor_that_drops_pictures_is_noticed(pope):
 
 def test_a_hub_id_is_told_from_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert not source_of("HuggingFaceTB/SmolVLM-256M-Instruct").ours
+    assert source_of("HuggingFaceTB/SmolVLM-256M-Instruct").kind == "any"
     with pytest.raises(ConfigError, match="does not exist"):
         source_of("./runs/tiny")
     (tmp_path / "runs").mkdir()

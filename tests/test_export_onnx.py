@@ -362,3 +362,41 @@ def test_transformers_js_answers_the_same(exported, tmp_path):
         tiny = runner.Runner(exported[0], "fp32" if variant == "default" else variant)
         expected = [list(tiny.tokens(one["text"], runner.open_picture(one["image"]) if "image" in one else None, 8)) for one in asked]
         assert list(map(json.loads, done.stdout.splitlines())) == expected, variant
+
+
+# -- asked by the benchmarks
+
+
+def test_a_benchmark_asks_the_export_what_it_asks_the_checkpoint(exported, checkpoint):
+    from omnivision_eval.models import source_of
+    from omnivision_eval.prompts import Picture, Prompt
+
+    prompts = [Prompt(text, () if shown is None else (Picture.of(make_image(shown)),), 9) for text, shown in zip(QUESTIONS * 2, (0, 1, 2, None, 0, 3))]
+    one, other = source_of(checkpoint).open().answer_all(prompts, 3), source_of(exported[0], dtype="float32").open().answer_all(prompts, 3)
+    assert [(answer.ids, str(answer), answer.cut) for answer in other.values()] == [(answer.ids, str(answer), answer.cut) for answer in one.values()]
+    blind = source_of(exported[0], blank=True).open().answer_all(prompts, 3)
+    for text in QUESTIONS[1:]:  # asked about two pictures each
+        assert len({answer.ids for prompt, answer in blind.items() if prompt.pictures and prompt.text == text}) == 1
+
+
+def test_an_export_of_another_kind_of_asking_is_refused(exported):
+    from omnivision_eval.models import source_of
+    from omnivision_eval.prompts import Picture, Prompt
+
+    with pytest.raises(ConfigError, match="answers freely"):
+        source_of(exported[0], constrain=True)
+    with pytest.raises(ConfigError, match="holds int8, fp32, fp16|not bfloat16"):
+        source_of(exported[0], dtype="bfloat16").open()
+    two = tuple(Picture.of(make_image(index)) for index in range(2))
+    with pytest.raises(ConfigError, match="has 2 pictures"):
+        source_of(exported[0]).open().answer_all([Prompt("two", two, 3)], 1)
+
+
+def test_calls_of_an_export_are_read_from_its_ids(exported, loaded):
+    from omnivision_eval.exported import Exported
+
+    asked, tokenizer = Exported(exported[0], "fp32"), loaded[1].tokenizer
+    ids = target_ids([{"name": "order", "arguments": {"item": "red cat", "count": 2}}], tokenizer, FunctionSet.load(exported[0]))
+    assert asked._read(ids, 99).calls == [{"name": "order", "arguments": {"item": "red cat", "count": 2}}]
+    broken = asked._read(ids[:-2], 99)
+    assert broken.calls == [] and "does not end" in broken.fault
