@@ -172,7 +172,7 @@ def test_the_same_question_is_not_asked_twice_at_once(tmp_path):
 
 
 def test_ctrl_c_lets_what_is_under_way_end(tmp_path):
-    with Server(lambda question, number: "late:0.3") as server, Ledger(tmp_path / "l") as ledger, \
+    with Server(lambda question, number: "late:2") as server, Ledger(tmp_path / "l") as ledger, \
             Client(Endpoint(server.url, "teacher", concurrency=2), ledger) as client:
         interrupt_when(lambda: len(server.received) == 2)
         with pytest.raises(KeyboardInterrupt):

@@ -111,10 +111,11 @@ def test_a_run_that_was_killed_and_stopped_ends_in_the_same_bytes(recipe, tmp_pa
 def test_what_ended_early_is_no_result_and_what_is_finished_is_not_begun_again(recipe, tmp_path, monkeypatch):
     train, config, whole = recipe
     config, stopped = replace(config, out=str(tmp_path / "run")), str(tmp_path / "run")
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop, monkeypatch.context() as patch:
         patch.setattr(pretraining, "one_step", acting_after(1, lambda: os.kill(os.getpid(), signal.SIGTERM)))
         train(config)
-    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert stop.value.code == 143 and signal.getsignal(signal.SIGTERM) is handler
     with pytest.raises(ConfigError, match="There is no .*safetensors to start from.*its run finished"):
         train(replace(config, out=str(tmp_path / "next"), start=stopped))
     with pytest.raises(ConfigError, match="began with other settings: seed was 1 and is 2"):
