@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import train_world
 import workers
@@ -46,3 +48,13 @@ def test_two_processes_learn_what_one_does(world, mixed, plain, tmp_path, engine
         assert "reference: log-probs of 8 of 8 pairs computed" in (tmp_path / "workers.log").read_text()
         (kept,) = (final.parent / "reference").glob("*.jsonl")
         assert len(kept.read_text().splitlines()) == 8
+
+
+def test_a_short_last_batch_of_held_out_pairs(world, tmp_path):
+    """Three pairs in batches of two: one process has two pairs where the other has one."""
+    rows = [{**row, "id": f"h{number}"} for number, row in enumerate(train_world.read_lines(world.file("dpo"))[:3])]
+    three = str(train_world.write_lines(tmp_path / "three.jsonl", rows))
+    steps = {"max_steps": 1, "schedule": "constant", "held_out": [three], "zero_stage": 2}
+    final = workers.run(train_world.settings(world, tmp_path / "out", "dpo", batch_size=2, **steps), "dpo", 2)
+    told = json.loads((final.parent / "held_out.json").read_text())
+    assert told["rows"] == 3 and told["before"] == pytest.approx(0.6931, abs=1e-4) and told["after"] < told["before"]  # ln 2: the start is its own reference

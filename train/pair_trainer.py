@@ -32,19 +32,19 @@ class DpoTrainer(Trainer):
     def __init__(self, *args, config: DpoConfig, reference: nn.Module | None = None, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.stage_config = config
-        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics = {"train": defaultdict(list)}
         disable_dropout_in_model(self.model)
         self.ref_model = None
         if reference is not None:
             disable_dropout_in_model(reference)
             self.ref_model = prepare_deepspeed(reference, self.accelerator)
-            self.ref_model.train()  # else a rank without a picture parts from the others under ZeRO-3: a blank one runs in training only
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         config = self.stage_config
         log_probs_N = token_log_probs(model, inputs, config.share, not config.needed_logits_only)
         found = pair_loss(log_probs_N, inputs, self._reference(inputs, log_probs_N), config.beta, config.sft_weight)
-        self._note("train" if self.model.training else "eval", found.scores_2B, found.rewards_2B)
+        if self.model.training:  # held-out batches are of other sizes on other ranks, and cannot be gathered
+            self._note(found.scores_2B, found.rewards_2B)
         return found.loss
 
     def log(self, logs, *args, **kwargs):
@@ -60,7 +60,7 @@ class DpoTrainer(Trainer):
         known_N = token_log_probs(self.ref_model, inputs, self.stage_config.share, not self.stage_config.needed_logits_only)
         return summed(known_N, inputs, inputs["pairs"])
 
-    def _note(self, mode: str, scores_2B: Tensor, rewards_2B: Tensor) -> None:
+    def _note(self, scores_2B: Tensor, rewards_2B: Tensor) -> None:
         """TRL's meters, over the pairs of all processes; log-probs and rewards count from the first edit on."""
         both_2B2 = self.accelerator.gather(torch.stack([scores_2B, rewards_2B]).view(2, 2, -1).permute(2, 0, 1).contiguous())
         scores, rewards = both_2B2.unbind(1)
@@ -68,7 +68,7 @@ class DpoTrainer(Trainer):
         values = [*scores.mean(0), *rewards.mean(0), margins.mean(), (margins > 0).float().mean()]
         names = ("logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
         for name, value in zip(names, torch.stack(values).tolist(), strict=True):
-            self._metrics[mode][name].append(value)
+            self._metrics["train"][name].append(value)
 
 
 class PairTrainer(StageMixin, DpoTrainer):

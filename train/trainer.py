@@ -177,7 +177,6 @@ class StageMixin:
             if number < len(batches):
                 total += torch.tensor([loss * weight, weight], dtype=torch.float64)
         self.model_wrapped.train()
-        getattr(self, "_metrics", {}).get("eval", {}).clear()
         summed, weight = (sum(part) for part in zip(*checkpoint.gathered(total.tolist()), strict=True))
         return summed / weight
 
