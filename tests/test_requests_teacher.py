@@ -29,6 +29,15 @@ def test_a_good_teacher_fills_every_function_in_both_languages(tmp_path):
     assert teacher.failed == {} and set(sieve.refused) <= {"duplicate"}
 
 
+def test_no_two_questions_are_the_same_for_a_server_that_answers_them_equally(tmp_path):
+    wanted = {("current_volume", "en"): 80, ("irrelevant", "en"): 80}  # more batches than there are manners, and no arguments that differ
+    with serve(Writer()) as server:
+        for split in ("held_out", "train"):
+            write(tmp_path, server.url, wanted, split)
+        bodies = [json.dumps(request["body"]) for request in server.received]
+    assert len(bodies) == len(set(bodies)) > 40
+
+
 def test_a_sloppy_teacher_is_refused_by_kind(tmp_path):
     writer = Writer(spoil=0.6)
     with serve(writer) as server:

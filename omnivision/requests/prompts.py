@@ -29,14 +29,14 @@ FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 HASH = hashlib.sha256(f"{WRITE}\0{WRITE_OTHERS}\0{LOOK_AGAIN}\0{MANNERS}".encode()).hexdigest()[:12]
 
 
-def asked_to_write(function: Function, language: str, batch: int, number: int, examples: list[dict]) -> str:
+def asked_to_write(function: Function, language: str, split: str, batch: int, number: int, examples: list[dict]) -> str:
     """The user's part of WRITE."""
-    return _told(function=function.to_tool()["function"], language=NAMES[language], manner=_manner(batch), number=number, examples_of_arguments=examples)
+    return _told(function=function.to_tool()["function"], **_batch(language, split, batch, number), examples_of_arguments=examples)
 
 
-def asked_for_others(functions: list[Function], language: str, batch: int, number: int) -> str:
+def asked_for_others(functions: list[Function], language: str, split: str, batch: int, number: int) -> str:
     """The user's part of WRITE_OTHERS."""
-    return _told(functions=_descriptions(functions), language=NAMES[language], manner=_manner(batch), batch=batch, number=number)
+    return _told(functions=_descriptions(functions), **_batch(language, split, batch, number))
 
 
 def asked_to_look(functions: list[Function], request: str) -> str:
@@ -48,8 +48,9 @@ def _told(**parts: object) -> str:
     return json.dumps(parts, ensure_ascii=False)  # texts as JSON, so that none of them can pose as the prompt
 
 
-def _manner(batch: int) -> str:
-    return MANNERS[batch % len(MANNERS)]
+def _batch(language: str, split: str, batch: int, number: int) -> dict[str, object]:
+    """What no two questions share: a server that takes a seed answers equal ones equally, and what is said twice is paid for nothing."""
+    return {"language": NAMES[language], "manner": MANNERS[batch % len(MANNERS)], "batch": f"{split} {batch}", "number": number}
 
 
 def _descriptions(functions: list[Function]) -> dict[str, str]:

@@ -79,9 +79,10 @@ class Teacher:
             rng = random.Random(f"{self.seed}/{split}/{question}")
             others = [function for function in self.function_set.functions if function.name != IRRELEVANT]
             shown = others if len(others) <= SHOWN else rng.sample(others, SHOWN)
-            return prompts.WRITE_OTHERS, prompts.asked_for_others(shown, question.language, question.batch, AT_ONCE)
+            return prompts.WRITE_OTHERS, prompts.asked_for_others(shown, question.language, split, question.batch, AT_ONCE)
         function = self.function_set[question.name]
-        return prompts.WRITE, prompts.asked_to_write(function, question.language, question.batch, AT_ONCE, self._examples(function, question, split))
+        examples = self._examples(function, question, split)
+        return prompts.WRITE, prompts.asked_to_write(function, question.language, split, question.batch, AT_ONCE, examples)
 
     def _examples(self, function: Function, question: Question, split: str) -> list[dict]:
         drawing = Drawing(function, random.Random(f"{self.seed}/{split}/{question}"), split, question.language)
