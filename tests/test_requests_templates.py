@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import bfcl
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from omnivision.functions import Function, FunctionSet, parse_calls, target_ids
-from omnivision.requests.drawing import HELD_OUT, TRAIN, side
+from omnivision.requests.drawing import HELD_OUT, TRAIN, Drawing, side
 from omnivision.requests.same import normalised
 from omnivision.requests.templates import template_rows
 from omnivision.requests.wording import deeds
@@ -50,6 +51,12 @@ def test_splits_share_neither_sentences_nor_open_values(tickets):
     cities = {split: {row["calls"][0]["arguments"].get("city") for row in found} - {None} for split, found in rows.items()}
     assert not requests[TRAIN] & requests[HELD_OUT] and not cities[TRAIN] & cities[HELD_OUT] and all(cities.values())
     assert {side(city) for city in cities[HELD_OUT]} == {HELD_OUT}
+
+
+def test_no_number_or_date_of_a_wide_range_is_the_other_splits():
+    schema = {"type": "object", "properties": {"room": {"type": "integer", "minimum": 1, "maximum": 1000}, "day": {"type": "string", "format": "date"}}}
+    drawing = Drawing(Function("find", "Find a room.", {**schema, "required": ["room", "day"]}), random.Random(1), HELD_OUT)
+    assert {side(value) for _ in range(700) for value in drawing.arguments().values()} == {HELD_OUT}
 
 
 def test_seed_decides_all_and_a_larger_set_keeps_its_rows(tickets):

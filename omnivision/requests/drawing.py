@@ -20,6 +20,7 @@ from omnivision.requests.words import ANY, kind_of, number_range, word_list, wor
 TRAIN, HELD_OUT = "train", "held_out"
 HELD_OUT_SHARE = 5  # of so many open values one is kept for the held-out split
 TRIES = 40
+FOR_A_SIDE = 60  # draws of an open value until it may be the other split's: one in five is held out, so that a wide range misses it once in 600,000
 DEEPEST = 4  # objects in objects; deeper ones get only what they require
 WIDE = 20  # numbers of a smaller range are shared by the splits
 ENOUGH = 5  # examples of a schema; with fewer the word lists help
@@ -89,10 +90,10 @@ class Drawing:
             Undrawable: there is none.
         """
         hints = self._hints(schema)
-        for attempt in range(TRIES):
+        for attempt in range(FOR_A_SIDE + TRIES):
             option = self.rng.choice(self._options(schema))
             found, is_open = self._one(option, hints, name, depth)
-            if self.function.fits(found, schema) and (not is_open or attempt > TRIES // 2 or side(found) == self.split):
+            if self.function.fits(found, schema) and (not is_open or attempt >= FOR_A_SIDE or side(found) == self.split):
                 return found
         raise Undrawable(f"no value was found for {name!r}: {json.dumps(schema, ensure_ascii=False):.120}")
 
