@@ -15,6 +15,7 @@ from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.requests.checks import Checks, with_tokens
 from omnivision.requests.composed import nestable
+from omnivision.requests.grounding import number_said, text_said
 from omnivision.requests.main import parser, run
 from omnivision.requests.negatives import negative_rows
 from omnivision.requests.sieve import Sieve
@@ -104,6 +105,17 @@ def test_numbers_may_be_said_in_words(checks, request_, level):
     assert checks.faults([row]) == [None]
 
 
+@pytest.mark.parametrize(("text", "request_", "is_said"), [
+    ("the bus is late", "Tell Ann that the bus is lste", True), ("please tell her that the bus is late again", "Tell her that the bus is late", False),
+    ("the bus is late", "The bus is lat", True), ("the bus is late", "The bus", False)])
+def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_, is_said):
+    assert text_said(text, request_) == is_said
+
+
+def test_a_number_longer_than_a_double_is_said_digit_by_digit():
+    assert number_said(9007199254740993, "the parcel 9,007,199,254,740,993", "en") and not number_said(9007199254740993, "the parcel 9007199254740992", "en")
+
+
 def test_the_sieve_refuses_what_is_there_and_what_is_like_a_held_out_one(checks):
     def row(request):
         return {"request": request, "language": "en", "calls": [{"name": "find_contact", "arguments": {"name": "Ann Miller"}}]}
@@ -130,6 +142,16 @@ def test_a_user_is_told_what_is_wrong_with_templates(table, templates, said):
     (table / "templates.json").write_text(json.dumps(templates))
     with pytest.raises(ConfigError, match=said):
         Sentences.read(table / "templates.json", FunctionSet.from_json(TOOLS))
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (("--held-out", "{}/x/../rows.jsonl"), "one file"), (("--teacher", "http://127.0.0.1:1", "--left-out", "{}/functions.json"), "--left-out"),
+    (("--teacher", "http://127.0.0.1:1", "--templates", "{}/templates.json"), "--templates")])
+def test_flags_that_would_do_nothing_or_lose_a_split_are_refused(table, more, said):
+    (table / "x").mkdir()
+    with pytest.raises(ConfigError, match=said):
+        made(table, *(word.format(table) for word in more))
+    assert not (table / "rows.work").exists()
 
 
 def test_negatives_are_nothing_that_the_set_does_and_half_of_them_near():

@@ -88,9 +88,3 @@ def with_tokens(tokenizer, function_set: FunctionSet):
     """A tokenizer with the tokens of a set, for work without a model."""
     tokenizer.add_tokens([AddedToken(one, special=True, normalized=False) for one in (*function_set.tokens, function_set.end_token)], special_tokens=True)
     return tokenizer
-
-
-def with_tokens(tokenizer, function_set: FunctionSet):
-    """A tokenizer with the tokens of a set, for work without a model."""
-    tokenizer.add_tokens([AddedToken(one, special=True, normalized=False) for one in (*function_set.tokens, function_set.end_token)], special_tokens=True)
-    return tokenizer

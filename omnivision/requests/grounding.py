@@ -55,7 +55,8 @@ def text_said(text: str, request: str) -> bool:
             found = wanted.replace(" ", "") in given.replace(" ", "")
         else:
             found = f" {wanted} " in f" {given} " or re.search(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])", given)
-        if found or len(wanted) >= 100 // (100 - LIKENESS) and not FIGURES.search(wanted) and fuzz.partial_ratio(wanted, given) >= LIKENESS:
+        like = fuzz.ratio if len(wanted) > len(given) else fuzz.partial_ratio  # which would look for a shorter request in the text
+        if found or len(wanted) >= 100 // (100 - LIKENESS) and not FIGURES.search(wanted) and like(wanted, given) >= LIKENESS:
             return True
     return not normalised(text) and text in request
 
@@ -63,9 +64,11 @@ def text_said(text: str, request: str) -> bool:
 def number_said(value: int | float, request: str, language: str) -> bool:
     """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve."""
     plain = unicodedata.normalize("NFKC", request)
-    figures = {float(one.replace(",", "")) for one in FIGURES.findall(plain) if one.replace(",", "").count(".") < 2}
+    written = [one.replace(",", "") for one in FIGURES.findall(plain)]
+    figures = {float(one) for one in written if one.count(".") < 2}
     size = abs(value)
-    if size in figures or "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures):
+    as_share = "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures)
+    if size in figures or str(size) in written or as_share:  # as written: a double does not hold a long whole number
         return True
     words = COUNTED[language]
     if size != int(size) or size >= len(words):

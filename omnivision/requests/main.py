@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ConfigError: a function set, templates or flags that cannot be used. ResumableError: the endpoint's budget is spent.
     """
+    _refuse_what_clashes(options)
     function_set = FunctionSet.from_json(options.functions)
     sentences = Sentences.read(Path(options.templates), function_set) if options.templates else NONE
     wanted = {TRAIN: options.per_function}
@@ -73,6 +74,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 write_text(file, lines(shuffled(sieve.kept[split], options.seed)))
         write_json(options.out.with_suffix(".report.json"), report)
     return report
+
+
+def _refuse_what_clashes(options: argparse.Namespace) -> None:
+    """Flags that would do nothing, or write over each other."""
+    if options.held_out and options.held_out.resolve() == options.out.resolve():
+        raise ConfigError("Both splits would be written to one file", f"--out, --held-out {options.out}", "Give two files.")
+    for flag, what in (("templates", "its own sentences"), ("left_out", "negatives without a file of functions")):
+        if options.teacher and getattr(options, flag):
+            raise ConfigError(f"A teacher writes {what}", f"--teacher, --{flag.replace('_', '-')}", "Give one of the two; rows of both can train together.")
 
 
 def shuffled(rows: list[dict], seed: int) -> list[dict]:
@@ -114,8 +124,6 @@ def open_teacher(options: argparse.Namespace, function_set: FunctionSet, sieve: 
     if not options.teacher:
         yield None
         return
-    if options.templates:
-        raise ConfigError("A teacher writes its own sentences", "--teacher, --templates", "Give one of the two; rows of both can train together.")
     from omnivision.endpoint import Client, Ledger
 
     endpoint = endpoint_of(options, "teacher", temperature=options.temperature, max_tokens=LONGEST_REPLY, seed=options.seed,
