@@ -1,12 +1,16 @@
-"""Messages of the chat format: texts, pictures, and how many tokens they can be at most."""
+"""Messages of the chat format: texts, pictures, how many tokens they can be at most, and the object that a reply was to be."""
 
 from __future__ import annotations
 
 import base64
+import re
+
+from omnivision.data.raw import parse
 
 IMAGE_TOKENS = 2_000  # for the cost limit only: published schemes count 85 to 1,600 a picture of ordinary size
 MESSAGE_TOKENS = 16  # the template's marks around a message
 TEMPLATE_TOKENS = 64  # what a template puts before all of them, such as a system text of its own
+FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 
 
 def message(role: str, *parts: str | dict) -> dict:
@@ -53,3 +57,16 @@ def _part_bound(part: object) -> int:
     if isinstance(part, dict) and part.get("type") == "image_url":
         return IMAGE_TOKENS
     return len(str(part.get("text", "") if isinstance(part, dict) else part or "").encode("utf-8", "replace"))
+
+
+def object_in(text: str) -> dict:
+    """The one JSON object that a reply was to be; a code fence around it is forgiven.
+
+    Raises:
+        ValueError: it is none.
+    """
+    fenced = FENCE.match(text.strip())
+    reply = parse(fenced[1] if fenced else text)
+    if not isinstance(reply, dict):
+        raise ValueError("the reply is no JSON object")
+    return reply

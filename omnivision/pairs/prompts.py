@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 
-from omnivision.data.raw import parse
+from omnivision.endpoint.messages import object_in
 from omnivision.pairs.teacher import CORRECTED, RIGHT, UNMENDED, Verdict
 
 CORRECT = """You check answers about pictures. Look at the picture, the question and the answer.
@@ -21,7 +20,6 @@ right: every statement of the corrected answer is true of the picture, and it an
 original_right: the same of the original answer.
 only_needed: the correction changes nothing but what was false: no other words, no order, no style, nothing added.
 Reply with this one JSON object and nothing else."""
-FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 
 HASH = hashlib.sha256(f"{CORRECT}\0{LOOK_AGAIN}".encode()).hexdigest()[:12]
 
@@ -60,8 +58,7 @@ def read_second_look(text: str) -> Verdict:
 
 
 def _object(text: str) -> dict:
-    fenced = FENCE.match(text.strip())
-    reply = parse(fenced[1] if fenced else text)
-    if not isinstance(reply, dict) or not isinstance(reply.get("right"), bool):
-        raise ValueError("the reply is no JSON object with `right`")
+    reply = object_in(text)
+    if not isinstance(reply.get("right"), bool):
+        raise ValueError("the reply has no `right`")
     return reply

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 
-from omnivision.data.raw import parse
+from omnivision.endpoint.messages import object_in
 from omnivision.functions import Function
 
 NAMES = {"en": "English", "zh": "Chinese (simplified)"}
@@ -25,7 +24,6 @@ Reply with this one JSON object and nothing else: {"function": "..."} with the n
 # What makes batches differ from each other.
 MANNERS = ("short commands", "questions", "polite requests", "whole sentences that tell the reason first", "hurried messages as typed on a phone",
            "requests that say what is wanted without saying what to do", "spoken language", "requests with the details before the wish")
-FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
 HASH = hashlib.sha256(f"{WRITE}\0{WRITE_OTHERS}\0{LOOK_AGAIN}\0{MANNERS}".encode()).hexdigest()[:12]
 
 
@@ -63,7 +61,7 @@ def read_requests(text: str) -> list[object]:
     Raises:
         ValueError: it is not what was asked for.
     """
-    found = _object(text).get("requests")
+    found = object_in(text).get("requests")
     if not isinstance(found, list):
         raise ValueError("the reply has no list `requests`")
     return found
@@ -75,15 +73,7 @@ def read_choice(text: str) -> str | None:
     Raises:
         ValueError: it is not what was asked for.
     """
-    reply = _object(text)
+    reply = object_in(text)
     if "function" not in reply or not isinstance(reply["function"], str | None):
         raise ValueError("the reply has no `function`")
     return reply["function"]
-
-
-def _object(text: str) -> dict:
-    fenced = FENCE.match(text.strip())
-    reply = parse(fenced[1] if fenced else text)
-    if not isinstance(reply, dict):
-        raise ValueError("the reply is no JSON object")
-    return reply
