@@ -8,12 +8,17 @@ import pytest
 import torch
 import train_world
 from model_parts import make_config, make_model
+from omnivision_train.activations import activation_bytes
 from omnivision_train.config import SftConfig
-from omnivision_train.early_exit import check_early_exit, drop_layers, drop_rates, exit_weights
+from omnivision_train.data import Collator, Conversations
+from omnivision_train.early_exit import check_early_exit, drop_layers, drop_rates, exit_weights, most_exits
+from omnivision_train.memory import on_meta
+from omnivision_train.stages import set_trainable
+from test_train_memory import kept
 from test_train_resume import Killed, die, interrupt, same_weights
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from omnivision import OmniVisionForConditionalGeneration
+from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.errors import ConfigError
 from omnivision.model.build import build_model
 from omnivision.runs import write_hand_over
@@ -95,6 +100,20 @@ def test_gradient_checkpointing_drops_the_same_layers_twice(world, start, tmp_pa
     runs = [train_world.train(train_world.settings(world, tmp_path / str(checkpointing), "sft", start, gradient_checkpointing=checkpointing, **EXITS), "sft")
             for checkpointing in (False, True)]
     assert train_world.losses(runs[0]) == pytest.approx(train_world.losses(runs[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"exit_every": 1}, {"exit_curriculum": "gradual"}, {"exit_every": 2}])
+def test_the_plan_counts_what_every_exit_keeps(world, start, changes):
+    config = SftConfig(exit_layer=2, exit_loss=0.2, **changes)
+    model, processor = (cls.from_pretrained(start, **more) for cls, more in ((OmniVisionForConditionalGeneration, {"attn_implementation": "eager"}),
+                                                                             (OmniVisionProcessor, {})))
+    set_trainable(model.train(), "sft", main=False)
+    rows = Conversations([row for row in world.rows("sft") if not row.images], processor, world.folder, 256)
+    batch = Collator(processor)(rows.samples)
+    weights = max((exit_weights(config, 3, step, 4) for step in range(5)), key=len)
+    counted = activation_bytes(on_meta(model.config), config, "sft", "fp32", rows.largest(len(rows)), fused=False)
+    assert sum(counted.values()) == pytest.approx(kept(model, {**batch, "early_exits": weights}), rel=0.02)
+    assert most_exits(config, 3) == sorted(weights) and most_exits(SftConfig(), 3) == [3]
 
 
 @pytest.mark.parametrize("changes, message", [({"layer_dropout": 1.0}, "layer_dropout"), ({"exit_loss": -1.0}, "exit_loss"), ({"exit_layer": 2}, "go together"),

@@ -39,6 +39,8 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     Args:
         model: on the meta device; it is changed. fused: attention keeps no scores, as on a GPU; else as `eager` does.
     """
+    from omnivision_train.early_exit import most_exits  # its trainer counts here
+
     trains = trained_parts(config, stage)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
     for name, weight in model.named_parameters():
@@ -62,8 +64,10 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         embeds_BLD = model.get_input_embeddings()(ids_BL)
         embeds_BLD = embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
         mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
-        hidden_BLD = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False).last_hidden_state
-        _head(model, hidden_BLD, rows * batch.length if pairs and not config.needed_logits_only else batch.supervised, pairs)
+        exits = most_exits(config, model.config.text_config.num_hidden_layers)
+        outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1)
+        for layer in exits:
+            _head(model, model.at_exit(outputs, layer), rows * batch.length if pairs and not config.needed_logits_only else batch.supervised, pairs)
     return counter.bytes
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from omnivision.errors import ConfigError
-from omnivision_train.config import SftConfig
+from omnivision_train.config import SftConfig, StageConfig
 from omnivision_train.trainer import StageTrainer
 
 
@@ -44,6 +44,13 @@ def _on(config: SftConfig, layer: int, depth: int, step: int, steps: int) -> boo
     if config.exit_curriculum == "rotational":
         return layer % config.exit_every == step % config.exit_every
     return step >= (depth - 1 - layer) * steps / (2 * depth)
+
+
+def most_exits(config: StageConfig, depth: int) -> list[int]:
+    """Layers run before each exit, at the step that has most of them on; the last layer alone where no exit trains."""
+    if not getattr(config, "exit_loss", 0):
+        return [depth]
+    return sorted(max((exit_weights(config, depth, step, steps=1) for step in range(config.exit_every + 1)), key=len))
 
 
 def drop_rates(most: float, depth: int) -> list[float]:
