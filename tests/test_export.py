@@ -225,7 +225,7 @@ def test_large_activations_are_named(tmp_path):
         model.model.language_model.layers[0].mlp.down_proj.weight.mul_(3e4)
 
     checkpoint = save_checkpoint(tmp_path / "final", grow)
-    refused(tmp_path / "out", DataError, r"layer model\.language_model\.layers\.0", checkpoint, count=2)
+    refused(tmp_path / "out", DataError, r"layer model\.language_model\.layers\.0.*--keep-fp32 model\.language_model,", checkpoint, count=2)
 
 
 def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
@@ -234,14 +234,24 @@ def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
         model.model.projector.linear_2.weight.div_(3e4)
 
     checkpoint = save_checkpoint(tmp_path / "final", grow)
-    refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 .*model\.projector", checkpoint, count=2)
+    refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 model\.projector,", checkpoint, count=2)
+    alone = ("model.projector.linear_1", "model.projector.linear_2")  # between them the numbers would be FP16 again
+    refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 model\.projector,", checkpoint, count=2, keep=alone)
     fp16.export_fp16(checkpoint, tmp_path / "out", count=2, keep=("model.projector",), scan_pictures=0)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     kinds = {name: value.dtype for name, value in model.named_parameters()}
     assert {kind for name, kind in kinds.items() if name.startswith("model.projector.")} == {torch.float32}
     assert {kind for name, kind in kinds.items() if not name.startswith("model.projector.")} == {torch.float16}
     assert model.dtype == torch.float16 and fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
-    refused(tmp_path / "other", ConfigError, "no layer 'nothing'", checkpoint, keep=("nothing",))
+    for layer, message in (("nothing", "no layer 'nothing'"), ("model.projector.act", "has no weights"), ("model.language_model.layers", "does not run itself")):
+        refused(tmp_path / "other", ConfigError, message, checkpoint, keep=(layer,))
+
+
+def test_kept_layers_have_to_fit_the_others(tmp_path, in_process):
+    text = {**make_model().config.text_config.to_dict(), "tie_word_embeddings": False}
+    checkpoint = save_checkpoint(tmp_path / "final", text_config=text)
+    refused(tmp_path / "out", DataError, "kept in fp32 do not fit", checkpoint, count=2, keep=("model.language_model",))
+    fp16.export_fp16(checkpoint, tmp_path / "out", count=2, keep=("model.language_model", "lm_head"), scan_pictures=0)
 
 
 def test_the_model_card_says_what_was_measured(exported, checkpoint):

@@ -115,6 +115,7 @@ def watch_activations(model: torch.nn.Module):
 
     def watch(name: str):
         def look(module, inputs, output) -> None:
+            largest.setdefault(name, 0.0)  # a layer that runs, whatever it gives
             if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
                 value = float(output.detach().abs().max())
                 # max() would lose a NaN, and a NaN must stay
@@ -136,20 +137,22 @@ def refuse_activations(largest: dict[str, float], kept: Collection[str] = ()) ->
 
     Args:
         largest: as watch_activations fills it.
-        kept: layers that stay in fp32.
+        kept: layers that stay in fp32. What is inside them does, what they give returns to FP16.
 
     Raises:
         DataError: a module whose outputs FP16 cannot be trusted with.
     """
-    watched = {name: value for name, value in largest.items() if not is_kept(name, kept)}
+    watched = {name: value for name, value in largest.items() if not is_kept(name.rpartition(".")[0], kept)}
     bad = {name: value for name, value in watched.items() if not value <= ACTIVATION_LIMIT}  # a NaN is bad too
     if bad:
         # the names of whole towers come last: of nested modules the innermost is the one that does it
         name, value = next(iter(sorted(bad.items(), key=lambda pair: -pair[0].count("."))))
+        around = _outermost([_around(one, largest) for one in bad])
+        keep = f"keep what is around it in fp32 with --keep-fp32 {' '.join(around)}, or " if around else ""
         raise DataError(
             f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number ({len(bad)} layers in all)",
             "activations over the reference pictures",
-            f"FP16 may overflow there: keep it in fp32 with --keep-fp32 {' '.join(_outermost(bad))}, or rescale its weights, or keep the checkpoint in bf16.",
+            f"FP16 may overflow there: {keep}rescale its weights, or keep the checkpoint in bf16.",
         )
     return max(watched.items(), key=lambda pair: pair[1], default=("", 0.0))
 
@@ -159,7 +162,13 @@ def is_kept(name: str, kept: Collection[str]) -> bool:
     return any(name == layer or name.startswith(f"{layer}.") for layer in kept)
 
 
+def _around(name: str, running: Collection[str]) -> str:
+    """The next layer around this one that runs itself: a list of layers does not."""
+    name = name.rpartition(".")[0]
+    return name if not name or name in running else _around(name, running)
+
+
 def _outermost(names: Collection[str]) -> list[str]:
-    """Names that lie in no other one; the whole model ("") is no layer to keep."""
-    real = [name for name in names if name]
+    """Names that lie in no other one; the whole model ("", "model") is no layer to keep."""
+    real = list(dict.fromkeys(name for name in names if "." in name))
     return [name for name in real if not is_kept(name.rpartition(".")[0], real)]

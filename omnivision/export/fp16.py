@@ -121,6 +121,9 @@ def _check_layers(model, keep: tuple[str, ...]) -> None:
     unknown = [layer for layer in keep if layer not in known or not layer]
     if unknown:
         raise ConfigError(f"there is no layer {unknown[0]!r}", "--keep-fp32", "Give names such as model.projector.linear_1.")
+    idle = [layer for layer in keep if isinstance(known[layer], torch.nn.ModuleList) or not any(True for _ in known[layer].parameters())]
+    if idle:
+        raise ConfigError(f"{idle[0]!r} has no weights, or is a list of layers that does not run itself", "--keep-fp32", "Give the layer around it.")
 
 
 def _write(folder: Path, source: Path, model, processor, keep: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ def keep_in_fp32(model: nn.Module, layers: Iterable[str]) -> None:
     Args:
         model: a transformers model whose loading leaves these layers in fp32 (`_keep_in_fp32_modules`).
         layers: names of modules. What leaves a layer returns to the type of the others: where the output itself does not
-            fit FP16, the layers that take it must be kept too.
+            fit FP16, the layer around it must be kept.
     """
     for name in layers:
         layer = model.get_submodule(name)
