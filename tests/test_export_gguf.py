@@ -21,6 +21,7 @@ from omnivision import OmniVisionProcessor
 from omnivision.constants import IMAGE_TOKEN
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
+from omnivision.export.folder import read_manifest
 from omnivision.export.gguf import export
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
 from omnivision.export.gguf.engine import Reply
@@ -30,7 +31,9 @@ from omnivision.export.gguf.tiles import main as prepare
 from omnivision.export.gguf.tiles import moved_patches, prepared, raster_order
 from omnivision.export.gguf.types import type_of
 from omnivision.export.gguf.vocabulary import vocabulary
+from omnivision.export.main import main
 from omnivision.export.reference import Question
+from omnivision.export.report import report
 from omnivision.functions import Function, FunctionSet, functional_tokens, install_tokens
 from omnivision.model.layouts import membership
 from omnivision.model.processing import siglip_image_processor
@@ -320,3 +323,35 @@ def test_answers_are_compared_by_hand():
     assert found.logprob_diff == pytest.approx(0.02) and "token 0: [6] in place of 5" in found.first_apart
     compare(Reply(2, [5], [{5: float("nan"), 6: -3.0}], ""), row, LIMITS["f16"], found, asked)
     assert found.logprob_diff != found.logprob_diff
+
+
+# -- report
+
+
+def test_a_report_measures_every_type_in_a_process_of_its_own(phone, capsys):
+    out, _ = phone
+    assert main(["report", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["format"] == "gguf" and list(found["types"]) == ["f16", "q8_0", "q4_k_m"]
+    for name, one in found["types"].items():
+        assert one["disk_bytes"] == sum(one["files"].values()) == sum((out / file).stat().st_size for file in one["files"])
+        assert f"model-{name}.gguf" in one["files"] and len(one["files"]) == 2
+        assert one["seconds_to_first_token"] > 0 and one["tokens_per_second"] > 0
+        assert 20e6 < one["peak_bytes"] < 250e6  # this process has torch, and holds more than that
+
+
+def test_a_report_says_what_it_cannot_measure(phone, tmp_path):
+    with pytest.raises(ConfigError, match="no export"):
+        report(tmp_path)
+    manifest = {"sha256": {}, "format": "fp16 safetensors"}
+    (tmp_path / "export.json").write_text(json.dumps(manifest))
+    shutil.copy(phone[0] / "reference.jsonl", tmp_path)
+    shutil.copytree(phone[0] / "reference", tmp_path / "reference")
+    with pytest.raises(ConfigError, match="no engine of its own"):
+        report(tmp_path)
+    files = {"f16": ["model-f16.gguf", "mmproj-f16.gguf"]}
+    (tmp_path / "export.json").write_text(json.dumps({**manifest, "format": "gguf", "files": files, "picture": read_manifest(phone[0])["picture"]}))
+    for name in files["f16"]:
+        (tmp_path / name).write_bytes(b"no GGUF")
+    with pytest.raises(DataError, match="The engine did not answer"):
+        report(tmp_path)

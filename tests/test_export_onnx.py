@@ -400,3 +400,15 @@ def test_calls_of_an_export_are_read_from_its_ids(exported, loaded):
     assert asked._read(ids, 99).calls == [{"name": "order", "arguments": {"item": "red cat", "count": 2}}]
     broken = asked._read(ids[:-2], 99)
     assert broken.calls == [] and "does not end" in broken.fault
+
+
+def test_a_report_measures_every_variant(exported):
+    from omnivision.export.report import report
+
+    out, result = exported
+    found = report(out)["types"]
+    assert set(found) == {"fp32", "fp16", "int8"}
+    files = [name for one in found.values() for name in one["files"]]
+    assert sorted(files) == sorted(name for name in result["bytes"] if name.startswith("onnx/"))  # each file once
+    for one in found.values():
+        assert one["disk_bytes"] == sum(result["bytes"][name] for name in one["files"]) and 20e6 < one["peak_bytes"] < 400e6

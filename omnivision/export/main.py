@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 from omnivision.export import fp16_command as fp16
-from omnivision.export import verify
+from omnivision.export import report, verify
 from omnivision.export.gguf import command as gguf
 from omnivision.export.gguf import import_command
 from omnivision.export.onnx_files import target as onnx_target
@@ -19,6 +19,7 @@ TARGETS: dict[str, ModuleType] = {
     "gguf": gguf,
     "onnx": onnx_target,
     "verify": verify,
+    "report": report,
     "import": import_command,
 }
 
