@@ -20,7 +20,7 @@ from omnivision.export.main import main
 from omnivision.export.reference import Question, next_token, plain_questions, read_questions
 from omnivision.functions import Function, FunctionSet, install_tokens
 
-QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are there?"]
+QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are\u2028there?"]
 
 
 def save_checkpoint(folder, change=None, **overrides):
@@ -50,7 +50,7 @@ def questions(tmp_path_factory):
     for index in range(8):
         make_image(index).save(folder / "images" / f"{index}.png")
         rows += [{"text": text, "image": f"images/{index}.png"} for text in QUESTIONS]
-    (folder / "ask.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "ask.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return folder / "ask.jsonl"
 
 
@@ -259,6 +259,14 @@ def test_the_model_card_says_what_was_measured(exported, checkpoint):
     assert card.startswith("---\nlicense: other\n") and "100.00 % of 25 questions" in card and "over 11 pictures" in card
     assert file_hash(checkpoint / "model.safetensors") in card
     assert "README.md" in json.loads((exported[0] / "export.json").read_text())["sha256"]
+
+
+def test_activations_are_looked_at_over_as_many_different_pictures(checkpoint, tmp_path, in_process, monkeypatch):
+    seen, ask = [], fp16.next_token
+    monkeypatch.setattr(fp16, "next_token", lambda model, processor, question: (seen.append(question.image.read_bytes()), ask(model, processor, question)))
+    result = fp16.export_fp16(checkpoint, tmp_path / "out", count=2, scan_pictures=5)
+    asked = [file.read_bytes() for file in (tmp_path / "out" / "reference").iterdir()]
+    assert result["activations"]["pictures"] == len({*seen, *asked}) == 5
 
 
 def test_an_export_that_answers_otherwise_is_not_left_behind(tmp_path, in_process):

@@ -74,7 +74,7 @@ def export_fp16(
         weights = scan_weights(model, keep)
         refuse_weights(weights, str(source))
         pictures = {one.image for one in asked if one.image is not None}
-        more = plain_questions(Path(drawn) / "more", max(0, scan_pictures - len(pictures)))
+        more = plain_questions(Path(drawn) / "more", scan_pictures)[len(pictures):]  # the first ones may have been asked about already
         with watch_activations(model) as largest:
             write_reference(folder, model, processor, asked)
             for question in more:

@@ -54,12 +54,18 @@ def read_questions(file: str | Path, image_root: str | Path | None, count: int) 
         raise DataError("no question file", str(file), "Give JSON lines with text and image.")
     root = Path(image_root) if image_root is not None else file.parent
     lines = [
-        (number, line) for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()
+        (number, line) for number, line in enumerate(_lines(file), 1) if line.strip()
     ]
     if not lines:
         raise DataError("the question file is empty", str(file), "Give JSON lines with text and image.")
     count = min(count, len(lines))
     return [_read_row(*lines[index * len(lines) // count], file, root) for index in range(count)]
+
+
+def _lines(file: Path) -> list[str]:
+    """Of JSON lines: str.splitlines would also cut a text at U+2028 and the like, which JSON lets stand as they are."""
+    with file.open(encoding="utf-8") as rows:
+        return [line.rstrip("\n") for line in rows]
 
 
 def _read_row(number: int, line: str, file: Path, root: Path) -> Question:
@@ -206,7 +212,7 @@ def read_reference(folder: Path) -> Iterator[tuple[Question, dict]]:
     file = folder / REFERENCE_FILE
     if not file.is_file():
         raise DataError("no reference answers", str(file), "This is no export, or not a whole one: export again.")
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(file), 1):
         question = _read_row(number, line, file, folder)
         row = json.loads(line)
         if not row.get("top_ids") or "input_ids" not in row or "top_logprobs" not in row:
