@@ -13,6 +13,8 @@ from .answer import Answer
 from .models import BatchedModel, grey_picture, opened_picture
 from .prompts import Picture, Prompt, pictures_of
 
+UNREAD = "unread"  # the one kind of malformed call: the runner says why in words, which differ from answer to answer
+
 
 class Exported(BatchedModel):
     """An export of `omnivision export onnx`, its first variant unless one is named; one question after another.
@@ -55,6 +57,6 @@ class Exported(BatchedModel):
         if not self.runner.settings.get("functions"):
             return Answer(self.runner.text(ids), ids, cut=cut)
         calls = self.runner.calls(ids)
-        fault = next((call["error"] for call in calls if "error" in call), None)
+        fault = next((f"{UNREAD}: {call['error']}" for call in calls if "error" in call), None)
         raw = self.runner.tokenizer.decode(ids, skip_special_tokens=False)
         return Answer(self.runner.text(ids), ids, raw, [call for call in calls if "error" not in call], fault, cut)

@@ -28,6 +28,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 AS_SAVED = "as saved"  # the weights' own type
 RUNNER = "runner.json"  # what an ONNX export has and nothing else
 VARIANTS = {"float32": "fp32", "float16": "fp16"}  # of an export, by the type's name
+STORED_ONLY = "int8"  # a variant of an export, and no type to compute in
 AHEAD = 2  # batches whose pictures are decoded while the model works
 
 Answers = dict[Prompt, Answer | Missing]
@@ -163,11 +164,13 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
     """Finds out what kind of model a name stands for.
 
     Raises:
-        ConfigError: a path that holds no model; or one that has no functional tokens is to be held to calls.
+        ConfigError: a path that holds no model; one that has no functional tokens is to be held to calls; or a type that only exports have.
         DataError: a broken config.json.
     """
     if (Path(name) / RUNNER).is_file():
         return _export(str(name), blank, dtype, device, constrain)
+    if dtype == STORED_ONLY:
+        raise ConfigError(f"Nothing is computed in {dtype}: it is a variant of an ONNX export", f"--dtype {dtype} --model {name}", "Leave --dtype out.")
     from omnivision.model.checkpoints import kind_of, model_folder, resolved
 
     import torch

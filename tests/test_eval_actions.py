@@ -1,6 +1,7 @@
 """The error table of actions by hand, and their counterfactuals with a model whose answers are told."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from eval_world import FUNCTIONS, OBJECTS, random_model, world, write_world  # noqa: F401 - fixtures are found by name
@@ -8,6 +9,7 @@ from omnivision_eval import action_table, actions, compare, counterfactuals, res
 from omnivision_eval import main as eval_main
 from omnivision_eval.answer import Answer
 from omnivision_eval.asking import ask
+from omnivision_eval.exported import Exported
 from omnivision_eval.models import GREY, source_of
 from omnivision_eval.ours import Ours
 from omnivision_eval.prompts import Picture, Prompt
@@ -46,6 +48,20 @@ def test_kinds_of_errors(true, said, fault, kinds):
     assert action_table.errors_of(true, said, fault) == kinds
     graded = actions.grade({"calls": true}, Answer("", calls=said, fault=fault))["official"]
     assert bool(kinds) == (graded["strict"] == 0), "an answer has errors exactly where it is not strictly right"
+
+
+def test_whatever_an_exports_runner_says_of_a_call_is_one_kind_of_error():
+    asked = Exported.__new__(Exported)
+    asked.runner = SimpleNamespace(settings={"stop_token_ids": [], "functions": {"names": {}}}, text=str, tokenizer=SimpleNamespace(decode=lambda *_, **__: ""))
+    for why in ("it does not end", "an argument comes twice, is missing ['item'] or unknown []"):
+        asked.runner.calls = lambda ids, why=why: [{"name": "order", "error": why}]
+        answer = asked._read([1, 2], 9)
+        assert why in answer.fault and action_table.errors_of([CAT], answer.calls, answer.fault) == ["malformed: unread"]
+
+
+def test_a_checkpoint_computes_in_no_type_that_only_exports_are_stored_in(acting):
+    with pytest.raises(ConfigError, match="a variant of an ONNX export"):
+        source_of(acting, dtype="int8")
 
 
 def samples_of(rows):
