@@ -9,7 +9,7 @@ import torch
 import train_world
 
 from omnivision import OmniVisionForConditionalGeneration
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
 from omnivision_cli import bench
 from omnivision_cli.main import main
 
@@ -96,3 +96,17 @@ def test_early_exits_against_plain_decoding(checkpoint, tmp_path, monkeypatch, c
     found = json.loads(capsys.readouterr().out)
     assert found["same_answers"] == found["questions"] == 3 and (found["layer"], found["layers"]) == (3, 4)
     assert 0 <= found["accepted"] <= 1 and found["least"] <= found["times_plain"] <= found["most"]
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--questions", "q.jsonl"], "go with --early-exit"), (["--early-exit", "--image-tokens", "9"], "two measurements"),
+    (["--early-exit", "--count", "0"], "--count has to be at least 1")])
+def test_options_that_would_be_passed_over_are_refused(words, message, capsys):
+    assert main(["bench", "--model", "m", *words]) == 2
+    assert message in "".join(capsys.readouterr())
+
+
+def test_questions_without_a_picture_are_refused(tmp_path, capsys):
+    questions = train_world.write_lines(tmp_path / "questions.jsonl", [{"text": "What is two and two?"}])
+    assert main(["bench", "--model", "m", "--early-exit", "--questions", str(questions), "--json"]) == DataError.exit_code
+    assert "No question has a picture" in capsys.readouterr().out

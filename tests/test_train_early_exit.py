@@ -67,7 +67,7 @@ def test_the_loss_is_the_weighted_sum_of_the_exits():
 
 
 def test_layers_are_dropped_for_rows_and_only_in_training():
-    assert drop_rates(0.4, 3) == pytest.approx([0, 0.4 * (2**0.5 - 1), 0.4])
+    assert drop_rates(0.4, 3) == pytest.approx([0, 0.4 * (2**0.5 - 1), 0.4]) and drop_rates(0.4, 1) == [0]
     model = make_model(text_config=make_config().text_config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
     ids = torch.randint(0, 260, (1, 9)).expand(64, -1)
     whole, first = (model.model(input_ids=ids, output_hidden_states=True).hidden_states[number] for number in (-1, 1))

@@ -57,6 +57,12 @@ def test_numbers_with_which_nothing_could_run_are_refused_before_anything_loads(
         command([recipe, "--config", str(file)])
 
 
+@pytest.mark.parametrize("recipe, key", [("functions", "token_weight"), ("sft", "exit_loss")])
+def test_a_weight_below_zero_would_unlearn(recipe, key):
+    with pytest.raises(ConfigError, match=f"`{key}` is -1 "):
+        load_config(config_class(recipe), None, [f"{key}=-1"])
+
+
 @pytest.mark.parametrize("stage", train_world.STAGES)
 def test_they_are_looked_at_before_the_files(world, tmp_path, stage):
     with pytest.raises(ConfigError, match="`passes` is"):

@@ -55,7 +55,7 @@ def most_exits(config: StageConfig, depth: int) -> list[int]:
 
 def drop_rates(most: float, depth: int) -> list[float]:
     """How often each layer is dropped: 0 for the first, `most` for the last, growing exponentially."""
-    return [most * (math.exp(layer * math.log(2) / (depth - 1)) - 1) for layer in range(depth)]
+    return [most * (math.exp(layer * math.log(2) / max(1, depth - 1)) - 1) for layer in range(depth)]
 
 
 def drop_layers(layers: nn.ModuleList, most: float) -> None:
@@ -79,13 +79,10 @@ def check_early_exit(config: SftConfig) -> None:
     """What the keys say by themselves.
 
     Raises:
-        ConfigError: a rate or weight out of range; an exit without a loss.
+        ConfigError: a rate out of range; an exit without a loss.
     """
     if not 0 <= config.layer_dropout < 1:
         raise ConfigError(f"`layer_dropout` is {config.layer_dropout:g}", "layer_dropout", "Give the last layer's rate, from 0 to below 1.")
-    if config.exit_loss < 0 or config.exit_every < 1:
-        raise ConfigError(f"`exit_loss` is {config.exit_loss:g} and `exit_every` {config.exit_every}", "exit_loss, exit_every",
-                          "Give a weight of 0 or more, and at least 1.")
     if (config.exit_layer is not None) != (config.exit_loss > 0):
         raise ConfigError("`exit_layer` and `exit_loss` go together", "exit_layer, exit_loss",
                           "Give both, to train early exits and say which one drafts; or neither.")

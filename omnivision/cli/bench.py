@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
 
 PROMPTS = ("Describe the image.", "What objects are in the image?", "Is there a cat in the image?")
 PICTURE = (384, 384)
@@ -181,6 +181,12 @@ def main(argv: list[str]) -> int:
         arguments.error("--rounds and --new-tokens have to be at least 1")
     if (options.image_tokens or options.early_exit is not None) and len(options.model) > 1:
         arguments.error("--image-tokens and --early-exit go with one --model")
+    if options.image_tokens and options.early_exit is not None:
+        arguments.error("--image-tokens and --early-exit are two measurements: give one of them")
+    if options.early_exit is None and (options.questions or options.image_root):
+        arguments.error("--questions and --image-root go with --early-exit")
+    if options.count < 1:
+        arguments.error("--count has to be at least 1")
     if options.early_exit is not None:
         return _early_exit(options)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
@@ -204,6 +210,8 @@ def _early_exit(options: argparse.Namespace) -> int:
         asked = [(sample_picture(), prompt) for prompt in PROMPTS]
         if options.questions:
             asked = [(open_image(one.image), one.text) for one in read_questions(options.questions, options.image_root, options.count) if one.image]
+        if not asked:
+            raise DataError("No question has a picture", options.questions, "Give rows with text and image.")
         found = bench_early_exit.measure(load(options.model[0]), asked, options.rounds, options.new_tokens, options.early_exit or None)
     print(json.dumps(found) if options.json else bench_early_exit.text(options.model[0], found))
     return 0
