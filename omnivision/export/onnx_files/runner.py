@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import math
 import sys
+import warnings
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -128,7 +130,7 @@ class Runner:
         try:
             arguments = read_arguments(self.tokenizer.decode(inside, skip_special_tokens=False), functions["arguments"][str(token)])
         except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-            return _unread(functions, token, str(error))
+            return _unread(functions, token, str(error) or type(error).__name__)
         return {"name": functions["names"][str(token)], "arguments": arguments}
 
 
@@ -143,27 +145,34 @@ def read_arguments(text: str, expected: dict[str, Any]) -> dict[str, Any]:
         expected: "known" and "required" names, and whether "others" may come. Values are not held against the function's schema.
 
     Raises:
-        ValueError or SyntaxError: anything else than one list of plain values, or names that are doubled, unknown or missing.
+        ValueError, SyntaxError, MemoryError or RecursionError: anything else than one list of plain values, or names that are doubled,
+            unknown or missing.
     """
-    call = ast.parse(f"f{text}", mode="eval").body
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or len(call.args) > len(expected["known"]):
+    source = f"f{text}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an odd escape is the model's affair
+        call = ast.parse(source, mode="eval").body
+    whole = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "f" and ast.get_source_segment(source, call) == source
+    if not whole or len(call.args) > len(expected["known"]):
         raise ValueError("not an argument list")
     pairs = [*zip(expected["known"], call.args)]
     for keyword in call.keywords:  # **{'from': 1} holds a name that Python reserves
         if keyword.arg is None and not isinstance(keyword.value, ast.Dict):
             raise ValueError("** before something that is no dictionary")
         pairs += [(keyword.arg, keyword.value)] if keyword.arg else zip(map(_value, keyword.value.keys), keyword.value.values)
+    if not all(isinstance(name, str) for name, _ in pairs):
+        raise ValueError("an argument's name is no text")
     arguments = {name: _value(node) for name, node in pairs}
     missing = set(expected["required"]) - set(arguments)
     unknown = set() if expected["others"] else set(arguments) - set(expected["known"])
     if len(arguments) != len(pairs) or missing or unknown:
-        raise ValueError(f"an argument comes twice, is missing {sorted(missing)} or unknown {sorted(map(str, unknown))}")
+        raise ValueError(f"an argument comes twice, is missing {sorted(missing)} or unknown {sorted(unknown)}")
     return arguments
 
 
 def _value(node: ast.AST | None) -> Any:
     """What JSON can hold: text, numbers, truth values, None, lists and objects."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | None):
+    if isinstance(node, ast.Constant) and _is_scalar(node.value):
         return node.value
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and type(number := _value(node.operand)) in (int, float):
         return -number
@@ -174,6 +183,15 @@ def _value(node: ast.AST | None) -> Any:
         if all(isinstance(key, str) for key in keys) and len(set(keys)) == len(keys):
             return dict(zip(keys, map(_value, node.values)))
     raise ValueError(f"{type(node).__name__} is not a plain value")
+
+
+def _is_scalar(value: Any) -> bool:
+    """Text that UTF-8 can hold, a finite number that can be printed, a truth value or None."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    if isinstance(value, int):
+        return abs(value) < 10**300
+    return value is None or isinstance(value, float) and math.isfinite(value)
 
 
 def open_picture(file: str | Path) -> Image.Image:
