@@ -1,11 +1,17 @@
-"""The ONNX runner reads what a model wrote as the library does: the text is anyone's, and must neither pass nor end the program."""
+"""What travels with exports reads answers and pictures as the library does. The text is anyone's: it must neither pass nor end the program."""
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from model_parts import make_image
+from PIL import Image
 
+from omnivision.data.image import open_image
+from omnivision.export.gguf import tiles
+from omnivision.export.onnx_files import runner
 from omnivision.export.onnx_files.runner import read_arguments
 from omnivision.functions import Function
 from omnivision.functions.arguments import Malformed
@@ -31,3 +37,26 @@ def test_odd_arguments_are_refused_by_both(text):
 def test_plain_arguments_are_read_alike(text):
     found = read_arguments(text, EXPECTED)
     assert found == read_by_the_library([text], OPEN)[0] and json.loads(json.dumps(found)) == found
+
+
+def turned(name):
+    """How a telephone saves an upright picture: lying, with a note."""
+    picture, exif = make_image(5, (131, 77)), Image.Exif()
+    exif[0x0112] = 6
+    if name.startswith("alpha"):
+        picture.putalpha(Image.fromarray(np.arange(131 * 77, dtype=np.uint8).reshape(77, 131)))
+    elif name == "deep.png":
+        picture = Image.fromarray(np.random.default_rng(1).integers(0, 65536, (77, 131), dtype=np.uint16))
+    return picture, exif
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "alpha.png", "alpha.webp", "deep.png"])
+def test_pictures_are_opened_as_the_library_does(tmp_path, name):
+    picture, exif = turned(name)
+    picture.save(tmp_path / name, exif=exif)
+    expected = open_image(tmp_path / name)
+    assert expected.size == (77, 131)
+    for opened in (runner.open_picture, tiles.opened):
+        np.testing.assert_array_equal(np.asarray(opened(tmp_path / name)), np.asarray(expected))
+    tiles.main([str(tmp_path / name), str(tmp_path / "sent.png"), "--size", "56", "--patch", "14"])
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "sent.png")), np.asarray(tiles.prepared(expected, 56, 14, raster=False)))

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 BLOCK = 3  # patches of a block's side
 
@@ -55,15 +55,30 @@ def prepared(picture: Image.Image, image_size: int, patch: int, raster: bool) ->
     """What is sent to the server.
 
     Args:
-        picture: any picture in RGB.
+        picture: in RGB, as `opened` gives it.
         image_size: the square that the tower was trained on; what is left of it beyond whole patches is cut, as the
             tower's first convolution does.
         patch: pixels of a patch's side.
         raster: whether the model's projector is `raster`.
     """
     side = image_size // patch * patch
-    squashed = picture.convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC).crop((0, 0, side, side))
+    squashed = picture.resize((image_size, image_size), Image.Resampling.BICUBIC).crop((0, 0, side, side))
     return moved_patches(squashed, patch) if raster else squashed
+
+
+def opened(file: Path) -> Image.Image:
+    """A JPEG, PNG or WebP file as RGB, as the model saw pictures in training: upright, transparency on white.
+
+    The runner of ONNX exports holds the same lines, for each of the two files travels alone.
+    """
+    with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as picture:
+        picture.load()
+        picture = ImageOps.exif_transpose(picture)  # first: what comes next forgets how the picture lies
+        if picture.mode == "I;16":
+            picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        if picture.has_transparency_data:
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+        return picture.convert("RGB")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, required=True, help="patch_size of the model")
     parser.add_argument("--raster", action="store_true", help="the model's projector is raster")
     args = parser.parse_args(argv)
-    prepared(Image.open(args.picture), args.size, args.patch, args.raster).save(args.out, "PNG")
+    prepared(opened(args.picture), args.size, args.patch, args.raster).save(args.out, "PNG")
     return 0
 
 

@@ -198,11 +198,12 @@ def open_picture(file: str | Path) -> Image.Image:
     """A JPEG, PNG or WebP file as RGB: upright, transparency on white."""
     with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as picture:
         picture.load()
+        picture = ImageOps.exif_transpose(picture)  # first: what comes next forgets how the picture lies
         if picture.mode == "I;16":
             picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
         if picture.has_transparency_data:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        return picture.convert("RGB")
 
 
 def _levels(settings: dict[str, Any]) -> np.ndarray:
