@@ -160,10 +160,17 @@ def test_negatives_are_nothing_that_the_set_does_and_half_of_them_near():
                                                "parameters": {"type": "object", "properties": {"sender": {"type": "string"}}, "required": ["sender"]}}])
     rows = negative_rows(functions, 40, 0, "train", ("en",), left_out)
     assert len(rows) == 40 and 15 <= sum("read" in row["request"].lower() for row in rows) <= 25
+    assert 5 <= sum("read" in row["request"].lower() for row in rows[:20]) <= 15  # whoever takes the first of them has both kinds
     assert all(row["calls"] == [{"name": "irrelevant", "arguments": {}}] for row in rows)
     for tools, wanted in ((TOOLS, False), (TOOLS[:2], True)):  # only the second set has nothing to do with a volume
         far = negative_rows(FunctionSet.from_json(tools), 200, 0, "train", ("en",))
         assert any("volume" in row["request"].lower() for row in far) == wanted
+
+
+def test_refused_negatives_are_made_up_for(table):
+    report = made(table, "--held-out-per-function", "30", "--negatives", "0.5")
+    kinds = report["splits"]["held_out"]["kinds"]
+    assert report["refused"]["duplicate"] and kinds["negative"] == round(kinds["single"] / 2)
 
 
 def test_only_what_fits_is_nested():

@@ -106,7 +106,7 @@ def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, s
     negatives, parallel, nested = (round(share * len(singles)) for share in (options.negatives, options.parallel, options.nested))
     if isinstance(writer, Sentences):
         left_out = FunctionSet.from_json(options.left_out) if options.left_out else None
-        sieve.take_all(negative_rows(function_set, negatives, seed, split, languages, left_out), split, "negative")
+        sieve.take_all(negative_rows(function_set, round(SPARE * negatives), seed, split, languages, left_out), split, "negative", most=negatives)
     sieve.take_all(parallel_rows(singles, round(SPARE * parallel), seed, split), split, "parallel", most=parallel)
     calls = nested_rows(function_set, returns_of(Path(options.functions)), round(SPARE * nested), seed, split, languages)
     sieve.take_all(calls, split, "nested", most=nested)

@@ -29,6 +29,7 @@ def negative_rows(function_set: FunctionSet, count: int, seed: int, split: str, 
     rng.shuffle(far)
     near = near[: max((count + 1) // 2, count - len(far))]
     chosen = near + far[: count - len(near)]
+    rng.shuffle(chosen)  # whoever takes the first of them takes both kinds
     return [{**row, "id": f"{split}/{IRRELEVANT}/{number}", "calls": [{"name": IRRELEVANT, "arguments": {}}]} for number, row in enumerate(chosen)]
 
 
