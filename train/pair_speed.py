@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import statistics
@@ -149,11 +150,11 @@ def timed(arms: list[Arm], options: argparse.Namespace) -> dict:
 
 
 def _busy_seconds() -> float:
-    """What all processes of the machine have computed since it started; 0 where that is not told."""
+    """What all processes of the machine have computed since it started; NaN where that is not told: no round is quiet then."""
     try:
         user, nice, system, _idle, _wait, irq, soft, steal = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
     except (OSError, ValueError):
-        return 0.0
+        return math.nan
     return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
@@ -173,8 +174,8 @@ def report(found: dict, options: argparse.Namespace) -> str:
     steady, low, high = interval([one["seconds"][0] / one["seconds"][1] for one in rounds])
     cpu = statistics.median(one["cpu"][0] / one["cpu"][1] for one in rounds)
     whole = [made + options.epochs * options.pairs / speed for made, speed in zip(found["preparation"], speeds, strict=True)]
-    lines = [f"{options.preset}, {options.batch_size} pairs a step, answers of {options.words} words{'; ours with ' + ', '.join(options.without) if options.without else ''}:",
-             "", "| | pairs/s | preparation (s) | peak memory (GiB) |", "|---|---|---|---|"]
+    without = f"; ours with {', '.join(options.without)}" if options.without else ""
+    lines = [f"{options.preset}, {options.batch_size} pairs a step, answers of {options.words} words{without}:", "", "| | pairs/s | preparation (s) | peak memory (GiB) |", "|---|---|---|---|"]
     lines += [f"| {name} | {speed:.2f} | {made:.1f} | {peak:.2f} |" for name, speed, made, peak in
               zip(("stock TRL", "ours"), speeds, found["preparation"], found["peak_gib"], strict=True)]
     told = f"{len(quiet)} of {len(found['rounds'])} rounds were quiet" + ("" if quiet else "; none, so all count and nothing is shown")
