@@ -67,10 +67,11 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
         stop_token_ids: ids that end the answer; None is the generation config's.
 
     Raises:
-        ConfigError: no such layer, or several prompts at once.
+        ConfigError: no such layer, several prompts at once, or no token asked for.
     """
-    if len(inputs["input_ids"]) != 1 or draft < 1:
-        raise ConfigError(f"{len(inputs['input_ids'])} prompts and drafts of {draft} tokens", "generate_speculatively", "Give one prompt, and drafts of at least 1.")
+    if (prompts := len(inputs["input_ids"])) != 1 or min(max_new_tokens, draft) < 1:
+        raise ConfigError(f"{prompts} prompts, {max_new_tokens} new tokens and drafts of {draft}", "generate_speculatively",
+                          "Give one prompt, and at least 1 of both.")
     layer, stops = exit_layer_of(model, layer), stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     cache = DynamicCache(config=model.config)
     model.eval()

@@ -93,7 +93,7 @@ def test_the_exit_is_the_configs_and_travels_with_the_checkpoint(model, tmp_path
     assert generate_speculatively(again, inputs, 9).ids == generate_speculatively(again, inputs, 9, 3).ids
 
 
-def test_several_prompts_are_refused(model):
-    inputs = {"input_ids": torch.zeros(2, 5, dtype=torch.long)}
-    with pytest.raises(ConfigError, match="2 prompts"):
-        generate_speculatively(model, inputs, 5, 1)
+@pytest.mark.parametrize("rows, new_tokens, draft, message", [(2, 5, 1, "2 prompts"), (1, 0, 1, " 0 new tokens"), (1, 5, 0, "drafts of 0")])
+def test_several_prompts_and_no_tokens_are_refused(model, rows, new_tokens, draft, message):
+    with pytest.raises(ConfigError, match=message):
+        generate_speculatively(model, {"input_ids": torch.zeros(rows, 5, dtype=torch.long)}, new_tokens, 1, draft)

@@ -58,7 +58,7 @@ class StageMixin:
     def _get_train_sampler(self, train_dataset=None):
         samples = self.train_dataset if train_dataset is None else train_dataset
         lengths = samples.lengths() if self.stage_config.group_by_length and hasattr(samples, "lengths") else None
-        parts = [sample["part"] if isinstance(sample, dict) else sample.part for sample in samples] if self.passes else ()
+        parts = [sample.part for sample in samples] if self.passes else ()
         self._order = Order(len(samples), self.global_batch(), self.args.seed, lengths, parts, self.passes)
         return self._order
 
