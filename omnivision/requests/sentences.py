@@ -7,11 +7,12 @@ import random
 import re
 from functools import lru_cache
 from pathlib import Path
+from string import Formatter
 
 from omnivision.functions import Function
 from omnivision.requests.wording import deeds, labels, preposition, said
 
-BORDER = re.compile(r"(?<=[\u3400-\u9fff])(?=[A-Za-z])|(?<=[A-Za-z])(?=[\u3400-\u9fff])")  # where Chinese writers put a blank
+BORDER = re.compile(r"[\u3400-\u9fff][A-Za-z]|[A-Za-z][\u3400-\u9fff]")  # where Chinese writers put a blank
 PLAINLY = 0.6  # how often "in Paris" stands for "city Paris" where that is possible
 
 
@@ -46,12 +47,16 @@ def given_in_words(function: Function, arguments: dict, rng: random.Random, lang
         if before and before not in plain and rng.random() < PLAINLY:
             plain[before] = f" {before} {value}"
         else:
-            pairs.append(pair.format(label=rng.choice(labels(function, name, language)), value=value))
+            pairs.append(fill(pair, {"label": rng.choice(labels(function, name, language)), "value": value}))
     joined = ", ".join(pairs[:-1]) + " and " + pairs[-1] if language == "en" and len(pairs) > 1 else "，".join(pairs)
-    return "".join(plain.values()), frame.format(pairs=joined) if pairs else ""
+    return "".join(plain.values()), fill(frame, {"pairs": joined}) if pairs else ""
 
 
 def fill(frame: str, parts: dict[str, str]) -> str:
-    """A frame with its parts; a slot that is written with a capital begins with one."""
-    filled = frame.format(**parts, **{name[:1].upper() + name[1:]: part[:1].upper() + part[1:] for name, part in parts.items()})
-    return BORDER.sub(" ", filled)
+    """A frame with its parts as they are; a slot that is written with a capital begins with one, and a blank parts Chinese from Latin letters at its ends."""
+    parts = parts | {name[:1].upper() + name[1:]: part[:1].upper() + part[1:] for name, part in parts.items()}
+    filled = ""
+    for literal, name, *_ in Formatter().parse(frame):
+        for one in (literal, parts[name] if name else ""):
+            filled += " " + one if BORDER.fullmatch(filled[-1:] + one[:1]) else one
+    return filled
