@@ -127,7 +127,8 @@ def test_parts_and_bytes_are_told(phone):
     assert result["bytes"]["mmproj-q8_0.gguf"] < result["bytes"]["mmproj-f16.gguf"] and result["writing_peak_bytes"] > 0
 
 
-def test_a_block_model_answers_the_same(tmp_path, questions, in_process):
+def test_a_block_model_answers_the_same(tmp_path, questions, in_process, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # leads nowhere, and not to the engine
     folder = save_checkpoint(tmp_path / "final", projector_layout="block", text_config={**TEXT, "tie_word_embeddings": False})
     result = export.export_gguf(folder, tmp_path / "out", ["f16"], questions, count=3, new_tokens=4)
     assert result["quantizations"]["f16"]["embedding_diff"] < 5e-3
@@ -204,6 +205,10 @@ def test_a_full_disk_leaves_nothing(raster, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", full)
     refused(tmp_path / "out", ResumableError, "disk is full", raster)
+
+
+def test_one_token_is_no_answer(raster, tmp_path):
+    refused(tmp_path / "out", ConfigError, "1 tokens prove nothing", raster, new_tokens=1)
 
 
 def test_a_changed_file_does_not_verify(phone, tmp_path):

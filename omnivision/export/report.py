@@ -71,15 +71,17 @@ def _gguf(folder: Path, manifest: dict, question: Question) -> dict[str, dict]:
 
 
 def _onnx(folder: Path, manifest: dict, question: Question) -> dict[str, dict]:
-    from omnivision.export.onnx_files.runner import SETTINGS
+    from omnivision.export.onnx_files import runner
 
     found = {}
     with tempfile.TemporaryDirectory() as room:
         picture = Path(room) / "picture.png"
         open_image(question.image).save(picture)
-        for name in json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["variants"]:
+        for name in json.loads((folder / runner.SETTINGS).read_text(encoding="utf-8"))["variants"]:
             files = [one.relative_to(folder).as_posix() for one in sorted((folder / "onnx").iterdir()) if _variant(one) == name]
-            said = _said([str(folder / "run.py"), "--variant", name, "--image", str(picture), "--json", question.text], f"{folder}, {name}")
+            # the runner from here: what stands in the folder as run.py is whatever came with it
+            said = _said([runner.__file__, "--folder", str(folder), "--variant", name, "--image", str(picture), "--json", "--", question.text],
+                         f"{folder}, {name}")
             found[name] = _figures(folder, files, said)
     return found
 
@@ -94,7 +96,8 @@ def _variant(file: Path) -> str:
 
 def _said(command: list[str], where: str) -> dict:
     """What a Python program prints as its last line."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=LIMIT, check=False)
+    # -P: the program's own folder holds modules with names of the standard library's
+    done = subprocess.run([sys.executable, "-P", *command], capture_output=True, text=True, timeout=LIMIT, check=False)
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:

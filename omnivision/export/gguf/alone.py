@@ -35,9 +35,11 @@ def main(argv: list[str]) -> int:
     params.api_keys = [secrets.token_hex()]
     server = xllamacpp.Server(params)
 
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is this process, no proxy leads to it
+
     def post(path: str, body: dict) -> dict:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {params.api_keys[0]}"}
-        with urllib.request.urlopen(urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), headers)) as answer:
+        with opener.open(urllib.request.Request(server.listening_address + path, json.dumps(body).encode(), headers)) as answer:
             return json.load(answer)
 
     shown = base64.b64encode(Path(picture).read_bytes()).decode()

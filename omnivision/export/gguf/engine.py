@@ -50,6 +50,7 @@ class Engine:
         params.special = True  # control tokens are written in answers
         params.warmup = params.fit_params = params.ui = False
         self._key = secrets.token_hex()
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is this process, no proxy leads to it
         params.api_keys = [self._key]  # it listens on this machine; nobody else has business there
         try:
             self._server = package.Server(params)
@@ -80,7 +81,7 @@ class Engine:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
         request = urllib.request.Request(self._server.listening_address + path, json.dumps(body).encode(), headers)
         try:
-            with urllib.request.urlopen(request) as answer:
+            with self._opener.open(request) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             what = f"llama.cpp refuses: {error.read().decode('utf-8', 'replace')[:300]}"

@@ -60,8 +60,8 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         that a type cannot hold, or an engine that answers otherwise. ResumableError: the disk is full.
     """
     out, source = Path(out_dir), Path(model_dir)
-    if count < 1 or new_tokens < 1:
-        raise ConfigError(f"{count} questions of {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1.")
+    if count < 1 or new_tokens < 2:
+        raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
         config, processor = _opened(source)
