@@ -74,6 +74,7 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
                           "Give one prompt, and at least 1 of both.")
     layer, stops = exit_layer_of(model, layer), stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     cache = DynamicCache(config=model.config)
+    cache.activate_past_recording()  # sliding windows keep what a rejected draft would have pushed out
     model.eval()
     shown = {key: value for key, value in inputs.items() if key in ("input_ids", "pixel_values", "image_features")}
     ids, drafted, accepted = [int(_next(model, cache, **shown)[-1])], 0, 0

@@ -13,9 +13,10 @@ from omnivision.errors import ConfigError
 DEPTH = 4
 
 
-def deep_model(seed: int):
+def deep_model(seed: int, **changes):
     text = make_config().text_config.to_dict() | {"num_hidden_layers": DEPTH}
     text.pop("layer_types", None)
+    text |= changes
     return make_model(seed, text_config=text)
 
 
@@ -44,6 +45,14 @@ def test_answers_are_the_greedy_ones(layer, draft):
             found = generate_speculatively(model, inputs, length, layer, draft)
             assert found.ids == greedy(model, inputs, length)
             assert found.accepted <= found.drafted
+
+
+@pytest.mark.parametrize("layer", [1, 3])
+def test_drafts_beyond_a_sliding_window_are_taken_back(layer):
+    model = deep_model(1, use_sliding_window=True, sliding_window=6, layer_types=["sliding_attention", "full_attention"] * 2)
+    inputs = prompt(model, "Is there a red cat?")
+    found = generate_speculatively(model, inputs, 17, layer, 4)
+    assert found.ids == greedy(model, inputs, 17) and found.accepted < found.drafted
 
 
 def test_layers_that_add_nothing_make_every_draft_right():
