@@ -11,7 +11,7 @@ from pairs_world import IMAGE, built, folder, mirrored, model, options  # noqa: 
 from PIL import Image
 
 from omnivision.data.rows import read_rows
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError
 from omnivision.pairs.main import run
 
 

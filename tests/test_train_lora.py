@@ -23,7 +23,7 @@ from test_train_resume import Killed, die, interrupt
 
 from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.errors import ConfigError
-from omnivision.functions import FunctionSet, functional_tokens, install_tokens
+from omnivision.functions import FunctionSet, install_tokens
 from omnivision.presets import preset_config
 from omnivision_cli.main import main
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from omnivision.data.raw import MAX_LINE, Record, broken, parse
 from omnivision.data.shards import read_shard
