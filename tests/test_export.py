@@ -17,7 +17,7 @@ from omnivision.export import fp16, fp16_check, verify
 from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
 from omnivision.export.folder import file_hash
 from omnivision.export.main import main
-from omnivision.export.reference import Question, next_token, plain_questions, read_questions
+from omnivision.export.reference import Question, gather_questions, next_token, plain_questions, read_questions
 from omnivision.functions import Function, FunctionSet, install_tokens
 
 QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are\u2028there?"]
@@ -332,6 +332,13 @@ def test_questions_are_spread_over_the_file(questions):
     assert len(picked) == 5 and picked[0].image is None
     assert [question.image.stem for question in picked[1:]] == ["1", "3", "4", "6"]
     assert len(read_questions(questions, None, 999)) == 25
+
+
+def test_every_export_is_asked_about_a_picture(questions, tmp_path):
+    (tmp_path / "words.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n', encoding="utf-8")
+    *texts, drawn = gather_questions(tmp_path / "words.jsonl", None, 9, tmp_path / "room")
+    assert [one.text for one in texts] == ["a", "b"] and drawn.image.is_file()
+    assert gather_questions(questions, None, 5, tmp_path / "room") == read_questions(questions, None, 5)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -52,7 +53,7 @@ def write(writer, tensors, quantized=False):
     writer.close()
 
 
-def text_file(folder, model, quantized=False, leave_out=()):
+def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2"):
     state = {name: values.detach().numpy() for name, values in model.state_dict().items()}
     inner = "model.language_model."
     tensors = {"token_embd.weight": state[f"{inner}embed_tokens.weight"], "output_norm.weight": state[f"{inner}norm.weight"]}
@@ -68,7 +69,7 @@ def text_file(folder, model, quantized=False, leave_out=()):
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
-    words = vocabulary(make_tokenizer(CONTROL[:6]), 448)
+    words = replace(vocabulary(make_tokenizer(CONTROL[:6]), 448), pre=pre)
     words.describe(writer)
     write(writer, {name: values for name, values in tensors.items() if name not in leave_out}, quantized)
     return folder / "text.gguf"
@@ -149,6 +150,7 @@ def test_what_is_no_such_pair_is_refused(model, tmp_path):
     refused(out, DataError, "no whole GGUF file", tmp_path / "words.gguf", picture)
     refused(out, DataError, "v.blk.0.ls1.weight", text, picture_file(tmp_path, model, {"v.blk.0.ls1.weight": np.ones(32, np.float32)}))
     refused(out, DataError, "projector reads 100", text, picture_file(tmp_path, model, {"mm.0.weight": np.zeros((64, 100), np.float32)}))
+    refused(out, DataError, "cuts texts as 'gpt-2'", text_file(tmp_path, model, pre="gpt-2"), picture)
     refused(out, DataError, "blk.1.attn_q.weight is missing", text_file(tmp_path, model, leave_out=("blk.1.attn_q.weight",)), picture_file(tmp_path, model))
 
 

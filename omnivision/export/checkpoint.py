@@ -15,6 +15,7 @@ import omnivision  # noqa: F401  registers the model with the Auto classes
 from omnivision.errors import ConfigError, DataError
 
 FP16_LARGEST = 65504.0
+KEEP_THEM = "Keep those layers in fp32 (--keep-fp32), or take a checkpoint from before it diverged."
 ACTIVATION_LIMIT = FP16_LARGEST / 2  # room for sums inside a layer and for other pictures
 
 
@@ -97,13 +98,13 @@ def scan_weights(model: torch.nn.Module, kept: Collection[str] = ()) -> WeightSc
     return scan
 
 
-def refuse_weights(scan: WeightScan, where: str) -> None:
+def refuse_weights(scan: WeightScan, where: str, remedy: str = KEEP_THEM) -> None:
     """Raises DataError where tensors do not fit FP16."""
     if scan.refused:
         raise DataError(
             f"{len(scan.refused)} tensors do not fit FP16: {'; '.join(scan.refused[:3])}",
             where,
-            "Keep those layers in fp32 (--keep-fp32), or take a checkpoint from before it diverged.",
+            remedy,
         )
 
 

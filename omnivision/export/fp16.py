@@ -15,7 +15,7 @@ from omnivision.export.checkpoint import is_kept, load_checkpoint, refuse_activa
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_check import FORMAT, check_gate
 from omnivision.export.model_card import add_card
-from omnivision.export.reference import next_token, plain_questions, read_questions, write_reference
+from omnivision.export.reference import gather_questions, next_token, plain_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
 from omnivision.runs import read_json, write_json
@@ -68,7 +68,7 @@ def export_fp16(
     if count < 1:
         raise ConfigError(f"{count} questions prove nothing", "--count", "Give at least 1.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
-        asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
+        asked = gather_questions(questions, image_root, count, Path(drawn))
         model, processor = load_checkpoint(source, torch.float32)
         _check_layers(model, keep)
         weights = scan_weights(model, keep)

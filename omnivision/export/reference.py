@@ -38,6 +38,20 @@ class Question(NamedTuple):
     image: Path | None
 
 
+def gather_questions(file: str | Path | None, image_root: str | Path | None, count: int, room: Path) -> list[Question]:
+    """What an export is asked: rows of a file, or drawn pictures where there is none.
+
+    Args:
+        file, image_root, count: as in read_questions.
+        room: a folder for drawn pictures.
+
+    Returns:
+        The questions, and one about a drawn picture more where none has a picture: nothing else would run the tower.
+    """
+    asked = read_questions(file, image_root, count) if file else plain_questions(room, count)
+    return asked if any(one.image for one in asked) else [*asked, *plain_questions(room, 1)]
+
+
 def read_questions(file: str | Path, image_root: str | Path | None, count: int) -> list[Question]:
     """Up to `count` rows of a question file, spread evenly over it.
 

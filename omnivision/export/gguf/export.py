@@ -28,7 +28,7 @@ from omnivision.export.gguf.text_file import table_rows, write_text
 from omnivision.export.gguf.vocabulary import vocabulary
 from omnivision.export.gguf.writing import Planned
 from omnivision.export.model_card import add_card
-from omnivision.export.reference import plain_questions, read_questions, write_reference
+from omnivision.export.reference import gather_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
 from omnivision.model.configuration import OmniVisionConfig
@@ -63,7 +63,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
     if count < 1 or new_tokens < 2:
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
-        asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
+        asked = gather_questions(questions, image_root, count, Path(drawn))
         config, processor = _opened(source)
         parts = _write_files(folder, source, config, processor, quantizations, keep)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

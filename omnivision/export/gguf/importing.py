@@ -139,6 +139,9 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
     tokens, kinds = text.setting("tokenizer.ggml.tokens"), text.setting("tokenizer.ggml.token_type")
     if text.setting("tokenizer.ggml.model") != "gpt2":
         raise DataError(f"the tokenizer is {text.settings['tokenizer.ggml.model']!r}, not a byte-level BPE", str(text.file), "Give a file of OmniVLM.")
+    pre = text.settings.get("tokenizer.ggml.pre", "qwen2")
+    if pre != "qwen2":
+        raise DataError(f"the tokenizer cuts texts as {pre!r}, not as Qwen2's", str(text.file), "Give a file of OmniVLM.")
     types, back = gguf().TokenType, {ours: theirs for theirs, ours in RENAMED.items()}
     normal = {token: row for row, (token, kind) in enumerate(zip(tokens, kinds)) if kind == types.NORMAL}
     added = {back.get(token, token): row for row, (token, kind) in enumerate(zip(tokens, kinds))

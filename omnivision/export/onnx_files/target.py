@@ -17,7 +17,7 @@ from omnivision.export.checkpoint import load_checkpoint, refuse_weights, scan_w
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_rounded
 from omnivision.export.packages import needed
-from omnivision.export.reference import next_token, plain_questions, read_questions, read_reference, write_reference
+from omnivision.export.reference import gather_questions, next_token, read_reference, write_reference
 from omnivision.export.verify import verify_in_new_process
 
 HELP = "ONNX graphs for onnxruntime and transformers.js"
@@ -65,10 +65,10 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
     if count < 1 or new_tokens < 2:
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
-        asked = read_questions(questions, image_root, count) if questions else plain_questions(Path(drawn), count)
+        asked = gather_questions(questions, image_root, count, Path(drawn))
         model, processor = load_checkpoint(source, torch.float32)
         if "fp16" in variants:
-            refuse_weights(scan_weights(model), str(source))
+            refuse_weights(scan_weights(model), str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
         write_reference(folder, model, processor, asked, new_tokens)
         external = write_graphs(folder / "onnx", model, variants)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
