@@ -44,7 +44,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype):
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(
-            f"the checkpoint cannot be loaded: {_short(error)}", str(folder), "Copy or train it again."
+            f"the checkpoint cannot be loaded: {one_line(error)}", str(folder), "Copy or train it again."
         ) from error
     missing = sorted(info["missing_keys"])
     if missing:
@@ -64,10 +64,11 @@ def load_processor(folder: Path):
         return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
-        raise DataError(f"the processor cannot be loaded: {_short(error)}", str(folder), remedy) from error
+        raise DataError(f"the processor cannot be loaded: {one_line(error)}", str(folder), remedy) from error
 
 
-def _short(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The beginning of what another library says, or the error's name where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 

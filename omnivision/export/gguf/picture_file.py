@@ -69,7 +69,6 @@ def write_picture(file: Path, config: OmniVisionConfig, stored: StoredTensors, q
     return plan
 
 
-
 def _moved(load: Callable[[], np.ndarray], grid: int) -> np.ndarray:
     return load()[raster_order(grid)]
 

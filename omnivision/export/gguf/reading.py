@@ -34,16 +34,15 @@ class GgufFile:
         """Of the tensors."""
         return set(self._tensors)
 
-    def setting(self, *names: str) -> Any:
-        """The first of these keys that is there.
+    def setting(self, name: str) -> Any:
+        """A key's value.
 
         Raises:
-            DataError: none is.
+            DataError: it is not there.
         """
-        for name in names:
-            if name in self.settings:
-                return self.settings[name]
-        raise DataError(f"the key {names[0]} is missing", str(self.file), "Give a file of the right kind.")
+        if name in self.settings:
+            return self.settings[name]
+        raise DataError(f"the key {name} is missing", str(self.file), "Give a file of the right kind.")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Rows first."""

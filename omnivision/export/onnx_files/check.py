@@ -84,7 +84,7 @@ def _compare(runner: Runner, rows: list[tuple[Question, dict]], rounded: list[li
         picture = open_picture(question.image) if question.image else None
         if runner.prompt(question.text, picture is not None) != row["input_ids"]:
             raise DataError("the runner builds another prompt than the checkpoint", f"question {question.text!r}", "Export again.")
-        for place, (logits_V, step) in enumerate(zip(runner.steps(question.text, picture), row["steps"])):
+        for place, (step, logits_V) in enumerate(zip(row["steps"], runner.steps(question.text, picture))):
             logprobs_V = _log_softmax(logits_V)
             differences.append(np.abs(logprobs_V[step["top_ids"]] - step["top_logprobs"]).max())
             if place == 0 and rounded:

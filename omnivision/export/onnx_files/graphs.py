@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from omnivision.errors import ConfigError
+from omnivision.export.checkpoint import one_line
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 
 OPSET = 20
@@ -42,7 +43,7 @@ def graphs(model: OmniVisionForConditionalGeneration) -> Iterator[tuple[str, ir.
             yield name, trace(model)
         except Exception as error:  # torch's exporter has a class for each of its stages
             kind = f"{model.config.text_config.model_type} with {model.config.vision_config.model_type}"
-            raise ConfigError(f"the graph {name} cannot be expressed in ONNX: {_short(error)}", kind,
+            raise ConfigError(f"the graph {name} cannot be expressed in ONNX: {one_line(error)}", kind,
                               "Export FP16 or GGUF, or use a model with plain attention.") from error
 
 
@@ -149,7 +150,3 @@ def _name_total(graph: ir.Graph) -> None:
     for value in graph.outputs:
         if value.name.startswith("present."):
             value.shape = ir.Shape([value.shape[0], value.shape[1], "total_sequence_length", value.shape[3]])
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
