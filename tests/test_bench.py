@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import train_world
 
 from omnivision import OmniVisionForConditionalGeneration
+from omnivision.early_exit import Speculated
 from omnivision.errors import ConfigError, DataError
-from omnivision_cli import bench
+from omnivision_cli import bench, bench_early_exit
 from omnivision_cli.main import main
 
 
@@ -110,3 +112,15 @@ def test_questions_without_a_picture_are_refused(tmp_path, capsys):
     questions = train_world.write_lines(tmp_path / "questions.jsonl", [{"text": "What is two and two?"}])
     assert main(["bench", "--model", "m", "--early-exit", "--questions", str(questions), "--json"]) == DataError.exit_code
     assert "No question has a picture" in capsys.readouterr().out
+
+
+def test_each_way_of_decoding_is_counted_by_its_own_tokens(monkeypatch):
+    from test_early_exit import deep_model, prompt
+
+    model, clock = deep_model(1), iter(range(100))
+    monkeypatch.setattr("omnivision.early_exit.generate_speculatively", lambda *_: Speculated([7], 4, 1))
+    monkeypatch.setattr(bench_early_exit.time, "perf_counter", lambda: next(clock))
+    subject = SimpleNamespace(model=model, name="m", inputs=lambda picture, text: prompt(model, text, picture))
+    found = bench_early_exit.measure(subject, [(0, "two"), (1, "one")], rounds=1, new_tokens=9, layer=2)
+    assert found["early_tokens_per_second"] == 2 and found["plain_tokens_per_second"] > 2
+    assert (found["same_answers"], found["accepted"]) == (0, 0.25)

@@ -37,13 +37,13 @@ def measure(one: Any, questions: list[tuple[Any, str]], rounds: int, new_tokens:
         if number:
             seconds["plain"].append(between - started)
             seconds["early"].append(ended - between)
-    tokens, drafted, accepted = sum(map(len, plain)), sum(one.drafted for one in early), sum(one.accepted for one in early)
+    drafted, accepted = sum(one.drafted for one in early), sum(one.accepted for one in early)
     same = sum(left == right.ids for left, right in zip(plain, early, strict=True))
     ratios = [a / b for a, b in zip(seconds["plain"], seconds["early"], strict=True)]
     return {"layer": layer, "layers": one.model.config.text_config.num_hidden_layers, "questions": len(questions), "same_answers": same,
-            "accepted": accepted / max(1, drafted), "plain_tokens_per_second": tokens / statistics.median(seconds["plain"]),
-            "early_tokens_per_second": tokens / statistics.median(seconds["early"]), "times_plain": statistics.median(ratios),
-            "least": min(ratios), "most": max(ratios)}
+            "accepted": accepted / max(1, drafted), "plain_tokens_per_second": sum(map(len, plain)) / statistics.median(seconds["plain"]),
+            "early_tokens_per_second": sum(len(one.ids) for one in early) / statistics.median(seconds["early"]),
+            "times_plain": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
 
 
 def text(name: str, found: dict[str, float]) -> str:
