@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from omnivision.data import clinc150 as layout
 from omnivision.data.noise import noisy
 from omnivision.data.rows import read_rows
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
 from omnivision.generation import generate_ids
 
@@ -90,6 +90,14 @@ def test_broken_files_are_named(tmp_path, content, message):
     (tmp_path / "one.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=message):
         layout.convert(tmp_path / "one.json", tmp_path / "out")
+
+
+def test_a_folder_with_another_conversion_is_left_alone(data, tmp_path):
+    layout.convert(data, tmp_path / "a", dev=25)
+    kept = (tmp_path / "a" / "dev.json").read_bytes()
+    with pytest.raises(ConfigError, match="holds another conversion"):
+        layout.convert(data, tmp_path / "a")
+    assert (tmp_path / "a" / "dev.json").read_bytes() == kept
 
 
 def test_the_file_of_a_folder_is_told_by_its_layout(data, tmp_path):

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from omnivision.constants import FUNCTION_FILE
 from omnivision.data.flags import within
 from omnivision.data.noise import noisy
 from omnivision.data.raw import parse
@@ -111,11 +112,13 @@ def convert(data: Path, out: Path, dev: int = 0, copies: int = 1, seed: int = 0)
 
     Raises:
         DataError: as `read_splits`, or there is no train split.
-        ConfigError: the folder cannot be made.
+        ConfigError: the folder cannot be made, or holds another conversion.
     """
     splits = read_splits(data)
     if "train" not in splits:
         raise DataError("The file has no train split", str(data), "Name the file that has one.")
+    if (out / FUNCTION_FILE).exists():  # a development part of before would be trained on
+        raise ConfigError("The folder holds another conversion", str(out), "Give another --out, or remove the folder.")
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
