@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +16,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import fp16, fp16_check, verify
 from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
-from omnivision.export.folder import file_hash
 from omnivision.export.main import main
+from omnivision.export.model_card import add_card
 from omnivision.export.reference import Question, gather_questions, next_token, plain_questions, read_questions
 from omnivision.functions import Function, FunctionSet, install_tokens
+from omnivision.runs import file_hash
 
 QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are\u2028there?"]
 
@@ -259,6 +261,18 @@ def test_the_model_card_says_what_was_measured(exported, checkpoint):
     assert card.startswith("---\nlicense: other\n") and "100.00 % of 25 questions" in card and "over 11 pictures" in card
     assert file_hash(checkpoint / "model.safetensors") in card
     assert "README.md" in json.loads((exported[0] / "export.json").read_text())["sha256"]
+
+
+def test_the_model_card_finds_the_run_of_a_relative_path(tmp_path, monkeypatch):
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    (tmp_path / "run" / "data_manifest.json").write_text(json.dumps({"world/sft.jsonl": {"rows": 7, "sha256": "abc"}}))
+    monkeypatch.chdir(tmp_path / "run" / "final")
+    add_card(tmp_path, {"sha256": {}}, Path("."), "mit", [])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "# run / final" in card and "`sft.jsonl`, 7 rows, SHA-256 `abc`" in card
+    (tmp_path / "run" / "data_manifest.json").write_text("{")
+    with pytest.raises(DataError, match="data_manifest.json"):
+        add_card(tmp_path, {"sha256": {}}, Path("."), "mit", [])
 
 
 def test_activations_are_looked_at_over_as_many_different_pictures(checkpoint, tmp_path, in_process, monkeypatch):

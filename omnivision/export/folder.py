@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export.reference import PICTURE_FOLDER
+from omnivision.runs import file_hash
 
 MANIFEST = "export.json"
 DISK_FULL = 28  # errno ENOSPC
@@ -97,12 +97,6 @@ def check_hashes(folder: Path) -> dict:
         if file_hash(path) != wanted:
             raise DataError(f"{name} has changed since it was exported", str(folder), "Copy the export again.")
     return manifest
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def all_files(folder: Path) -> list[Path]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from omnivision.export.folder import file_hash
+from omnivision.errors import DataError
+from omnivision.runs import HAND_OVER, file_hash, read_json
 
 FILE = "README.md"
 DATA = "data_manifest.json"  # of the run, beside final/
-HAND_OVER = "omnivision.json"  # of a stage, in final/
 
 
 def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figures: list[str], library: str = "transformers") -> dict:
@@ -22,11 +21,15 @@ def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figure
         license_id: the hub's identifier. What the weights and data that the model was made from allow is not known here.
         figures: lines of what was measured.
         library: the hub's name for what loads the files.
+
+    Raises:
+        DataError: the run's own files are broken.
     """
+    source = source.resolve()
     stage = _json(source / HAND_OVER)
     data = {name: one for name, one in _json(source.parent / DATA).items() if isinstance(one, dict) and "sha256" in one}
     lines = ["---", f"license: {license_id}", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:", "- omnivision", "---", "",
-             f"# {source.resolve().parent.name} / {source.resolve().name}", "", "## Measured", "", *[f"- {one}" for one in figures], "", "## Made from", "",
+             f"# {source.parent.name} / {source.name}", "", "## Measured", "", *[f"- {one}" for one in figures], "", "## Made from", "",
              f"- weights: `{file_hash(source / 'model.safetensors')}` (SHA-256 of model.safetensors)" if (source / "model.safetensors").is_file()
              else "- weights in several files",
              f"- stage: {stage.get('stage', 'unknown')}, its parent's hash: {stage.get('parent') or 'none'}"]
@@ -38,4 +41,12 @@ def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figure
 
 
 def _json(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    try:
+        said = read_json(file)
+        if not isinstance(said, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise DataError(f"broken: {error}", str(file), "Copy it again, or remove it: the model card then says that it is not known.") from error
+    return said
