@@ -162,6 +162,21 @@ def test_the_runner_works_where_there_is_no_torch(exported, loaded, questions, t
     assert answers[3]["text"] == loaded[1].tokenizer.decode(answers[3]["ids"], skip_special_tokens=True).strip()
 
 
+def test_an_export_without_variants_proves_nothing(exported, tmp_path):
+    copy = shutil.copytree(exported[0], tmp_path / "copy")
+    settings = json.loads((copy / "runner.json").read_text(encoding="utf-8"))
+    (copy / "runner.json").write_text(json.dumps({**settings, "variants": []}), encoding="utf-8")
+    write_manifest(copy, {**read_manifest(copy), "sha256": hashes_of(copy)})
+    with pytest.raises(DataError, match="names no variant"):
+        check.verify(copy)
+
+
+def test_pictures_of_a_question_file_lie_in_its_folder(exported, questions, tmp_path):
+    (tmp_path / "ask.jsonl").write_text(json.dumps({"text": QUESTIONS[0], "image": f"../{questions.parent.name}/0.png"}) + "\n")
+    with pytest.raises(ValueError, match="lies outside"):
+        runner.main(["--folder", str(exported[0]), "--questions", str(tmp_path / "ask.jsonl"), "--answers", str(tmp_path / "answers.jsonl")])
+
+
 def test_the_runner_answers_one_question(exported, questions, capsys):
     assert runner.main(["--folder", str(exported[0]), "--image", str(questions.parent / "0.png"), "--json", "--max-new-tokens", "3", QUESTIONS[0]]) == 0
     answer = json.loads(capsys.readouterr().out)

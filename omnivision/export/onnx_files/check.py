@@ -59,6 +59,8 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
     from omnivision.export.onnx_files.runner import SETTINGS
 
     variants = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["variants"]
+    if not variants:
+        raise DataError("the export names no variant", str(folder / SETTINGS), "Export again.")
     return {
         "bytes": count_bytes(folder),
         "questions": len(rows),

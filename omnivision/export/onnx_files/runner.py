@@ -224,9 +224,21 @@ def main(argv: list[str] | None = None) -> int:
     root = Path(options.image_root or Path(options.questions).parent)
     with open(options.questions, encoding="utf-8") as rows, open(options.answers, "w", encoding="utf-8") as out:
         for row in map(json.loads, filter(str.strip, rows)):
-            picture = open_picture(root / row["image"]) if row.get("image") else None
+            picture = open_picture(_inside(root, row["image"])) if row.get("image") else None
             out.write(json.dumps({"question_id": row.get("question_id"), **_answer(runner, row["text"], picture, options)}, ensure_ascii=False) + "\n")
     return 0
+
+
+def _inside(root: Path, image: str) -> Path:
+    """A picture's path.
+
+    Raises:
+        ValueError: it leaves the folder of the pictures.
+    """
+    path = (root / image).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError(f"the picture {image!r} lies outside of {root}")
+    return path
 
 
 def _answer(runner: Runner, question: str, picture: Image.Image | None, options: argparse.Namespace) -> dict[str, Any]:
