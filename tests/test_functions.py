@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import pickle
 from typing import Literal, Optional
 
 import model_parts
@@ -105,6 +106,12 @@ def test_irrelevant_is_last_unless_given_and_ids_are_stable(tmp_path, shop):
     assert given_first.tokens == ("<act_0>", "<act_1>") and given_first.end_token == "<act_end>"
     given_first.save(tmp_path)
     assert FunctionSet.load(tmp_path).prefix == "act"
+
+
+def test_a_function_that_has_checked_arguments_goes_to_other_processes(shop):
+    before = [one.faults({"item": 3}) for one in shop.functions]
+    again = pickle.loads(pickle.dumps(shop))
+    assert again == shop and [one.faults({"item": 3}) for one in again.functions] == before
 
 
 def test_bad_function_files_are_config_errors(tmp_path):

@@ -60,6 +60,10 @@ class Function:
         """Names in the schema's order."""
         return tuple(self.parameters.get("properties", {}))
 
+    def __getstate__(self) -> dict:
+        """Without the validator: jsonschema's cannot be pickled, and is made anew where it is needed."""
+        return {name: value for name, value in vars(self).items() if name != "_validator"}
+
     @cached_property
     def _validator(self) -> jsonschema.Draft202012Validator:
         # An empty registry never fetches; jsonschema's default one would.
