@@ -17,8 +17,8 @@ from typing import TextIO
 import torch
 from transformers import TrainerCallback
 
+from omnivision.memory import peak_gib
 from omnivision_train.config import DpoConfig
-from omnivision_train.throughput import peak_memory_gib
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Paced(TrainerCallback):
         """For a number of steps; ends the process where none comes."""
         line = sys.stdin.readline()
         if not line:
-            self.answer(peak_gib=peak_memory_gib())
+            self.answer(peak_gib=peak_gib())
             raise SystemExit(0)
         self.left, self.logged, self.began, self.cpu = int(line), [], time.perf_counter(), _cpu_seconds()
 

@@ -130,8 +130,9 @@ def stock_sft(out: Path, options: argparse.Namespace) -> dict[str, float]:
     from trl import SFTConfig, SFTTrainer
 
     from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+    from omnivision.memory import peak_gib
     from omnivision_train.stages import set_trainable
-    from omnivision_train.throughput import Flops, device_peak, peak_memory_gib
+    from omnivision_train.throughput import Flops, device_peak
 
     class Timed(SFTTrainer):
         """Notes when each step ends, and its tokens and pictures."""
@@ -164,7 +165,7 @@ def stock_sft(out: Path, options: argparse.Namespace) -> dict[str, float]:
     seconds, seen = trainer.ends[-1] - trainer.ends[SETTLED - 1], trainer.seen[SETTLED:]
     totals = {key: sum(step[key] for step in seen) for key in seen[0]}
     peak = {"peak_share": Flops(model, encoded=False).of(**totals) / seconds / device_peak()} if device_peak() else {}
-    return {"tokens_per_second": totals["tokens"] / seconds, "peak_memory_gib": peak_memory_gib(), **peak}
+    return {"tokens_per_second": totals["tokens"] / seconds, "peak_memory_gib": peak_gib(), **peak}
 
 
 if __name__ == "__main__":

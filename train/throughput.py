@@ -59,13 +59,6 @@ class Flops:
         return self.per_token * tokens + self.per_supervised * supervised + self.per_picture * pictures
 
 
-def peak_memory_gib() -> float:
-    """The most memory that this process has held, in GiB: on the GPU what torch allocated there, else its resident set."""
-    import resource
-
-    return (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 2**30
-
-
 def device_peak() -> float | None:
     """The peak of this process' device; None on a CPU or an unknown device."""
     return peak_flops(torch.cuda.get_device_name()) if torch.cuda.is_available() else None

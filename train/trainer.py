@@ -13,6 +13,7 @@ from transformers import PrinterCallback, Trainer
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
+from omnivision.memory import peak_gib
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
 from omnivision_train.activations import Batch
@@ -23,7 +24,7 @@ from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
-from omnivision_train.throughput import Flops, device_peak, peak_memory_gib
+from omnivision_train.throughput import Flops, device_peak
 
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
 
@@ -137,7 +138,7 @@ class StageMixin:
         every, waits = zip(*checkpoint.gathered((self._seen, self._waited)), strict=True)
         seen, now = sum(every, Counter()), time.perf_counter()
         seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
-        speed = {"tokens_per_second": seen["tokens"] / seconds, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_memory_gib(), 2)}
+        speed = {"tokens_per_second": seen["tokens"] / seconds, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_gib(), 2)}
         peak = device_peak()
         return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
 

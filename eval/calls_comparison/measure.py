@@ -91,13 +91,10 @@ def peak_memory(checkpoints: dict[str, Path], material: Material, k: int, name: 
 
 
 def _alone(writer: Any, checkpoints: dict[str, Path], material: Material, k: int, name: str) -> None:
-    import resource
-
-    import torch
+    from omnivision.memory import peak_gib
 
     arm = open_arms([name], checkpoints, material, k)[name]
     for row in material.questions[:1 if name == ALL else 2]:
         arm.ask(row["request"], MOST)
-    held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    writer.send(held / 2**30)
+    writer.send(peak_gib())
 

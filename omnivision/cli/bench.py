@@ -155,11 +155,11 @@ def peak_memory_gib(source: str) -> float:
 
 def answer_alone(source: str) -> None:
     """What the process of peak_memory_gib does."""
-    from omnivision_train.throughput import peak_memory_gib as peak
+    from omnivision.memory import peak_gib
 
     one = load(source)
     one.model.generate(**one.inputs(sample_picture(), PROMPTS[0]), max_new_tokens=16, do_sample=False)
-    print(json.dumps({"peak_memory_gib": peak()}))
+    print(json.dumps({"peak_memory_gib": peak_gib()}))
 
 
 def main(argv: list[str]) -> int:

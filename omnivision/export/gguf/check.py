@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from omnivision.export.gguf.embeddings import read_embeddings
 from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
 from omnivision.export.gguf.tiles import prepared
 from omnivision.export.reference import Question, read_reference
+from omnivision.memory import peak_bytes
 
 FORMAT = "gguf"
 
@@ -96,7 +96,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
             calls = count_calls(folder, engine, ((one.text, prepared_picture(one, manifest["picture"])) for one, _ in rows))
             del engine  # ends the server
             found[quantization] = {**agreement.result(), "calls": vars(calls)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     return {"bytes": count_bytes(folder), "parts": manifest["parts"], "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +30,7 @@ from omnivision.export.model_card import add_card
 from omnivision.export.reference import gather_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
+from omnivision.memory import peak_bytes
 from omnivision.model.configuration import OmniVisionConfig
 
 CLIENT = "client.py"
@@ -66,7 +66,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         asked = gather_questions(questions, image_root, count, Path(drawn))
         config, processor = _opened(source)
         parts = _write_files(folder, source, config, processor, quantizations, keep)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         model, processor = load_checkpoint(source, torch.float32)
         write_reference(folder, model, processor, asked, new_tokens)
         write_embeddings(folder, model, processor)

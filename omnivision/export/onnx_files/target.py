@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, 
 from omnivision.export.packages import needed
 from omnivision.export.reference import gather_questions, next_token, read_reference, write_reference
 from omnivision.export.verify import verify_in_new_process
+from omnivision.memory import peak_bytes
 
 HELP = "ONNX graphs for onnxruntime and transformers.js"
 DESCRIPTION = "Writes vision, embedding and decoder graphs and a runner without torch; runs them in onnxruntime in a new process; keeps them only if they agree."
@@ -71,7 +71,7 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
             refuse_weights(scan_weights(model), str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
         write_reference(folder, model, processor, asked, new_tokens)
         external = write_graphs(folder / "onnx", model, variants)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_bytes()
         if "fp16" in variants:
             write_rounded(folder, _rounded(folder, model, processor))
         write_layout(folder, source, model, processor, variants, external)
