@@ -48,6 +48,12 @@ class RunLock:
         self.path.with_suffix(".owner").unlink(missing_ok=True)
 
 
+def read_json_lines(path: Path) -> list:
+    """What a file of JSON lines holds. Texts may hold line separators of Unicode, which end no line here."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in (lines if lines[-1] else lines[:-1])]
+
+
 def write_json(path: Path, value) -> None:
     """A JSON file, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

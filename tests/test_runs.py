@@ -8,7 +8,7 @@ import os
 import pytest
 
 from omnivision.errors import ConfigError
-from omnivision.runs import (MANIFEST, RunLock, environment, file_hash, newest_checkpoint, read_hand_over, seal, verifies,
+from omnivision.runs import (MANIFEST, RunLock, environment, file_hash, newest_checkpoint, read_hand_over, read_json_lines, seal, verifies,
                              write_hand_over, write_json)
 
 
@@ -143,3 +143,16 @@ def test_the_environment_says_what_ran(monkeypatch):
     found = environment()
     assert found["packages"]["torch"] and found["packages"]["no-such-package"] is None
     assert found["command"] == "omnivision train sft" and found["cores"] == os.cpu_count()
+
+
+def test_json_lines_end_at_line_feeds_alone(tmp_path):
+    rows = [{"text": "one\u2028line\u0085still"}, {"text": "图"}]
+    (tmp_path / "a").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    assert read_json_lines(tmp_path / "a") == rows
+    (tmp_path / "b").write_text('{"a": 1}\n{"a": 2}')
+    assert read_json_lines(tmp_path / "b") == [{"a": 1}, {"a": 2}]
+    (tmp_path / "c").write_text("")
+    assert read_json_lines(tmp_path / "c") == []
+    (tmp_path / "d").write_text('{"a": 1}\n\n{"a": 2}\n')
+    with pytest.raises(ValueError):
+        read_json_lines(tmp_path / "d")

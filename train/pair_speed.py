@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def prepare_pairs(out: Path, options: argparse.Namespace) -> None:
     """A start of the preset's shape with random weights, and minimal-edit pairs on the world's pictures."""
     from omnivision.model.build import build_model
-    from omnivision.runs import write_hand_over
+    from omnivision.runs import read_json_lines, write_hand_over
     from omnivision_train.speed import prepare
 
     prepare(out, argparse.Namespace(preset=options.preset, steps=1, batch_size=options.pairs))
@@ -63,7 +63,7 @@ def prepare_pairs(out: Path, options: argparse.Namespace) -> None:
     for part in (model, processor):
         part.save_pretrained(out / "start")
     write_hand_over(out / "start", "sft", None)
-    rows = [json.loads(line) for line in (out / "world" / "align.jsonl").read_text().splitlines()]
+    rows = read_json_lines(out / "world" / "align.jsonl")
     rng = random.Random(0)
     words = [word for row in rows for word in row["turns"][1]["text"].split()]
     with (out / "minimal.jsonl").open("w") as file:

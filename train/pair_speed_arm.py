@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 
 from omnivision.memory import peak_gib
+from omnivision.runs import read_json_lines
 from omnivision_train.config import DpoConfig
 
 
@@ -121,7 +122,7 @@ def run_stock(arm: Arm, paced: Paced) -> None:
     processor = OmniVisionProcessor.from_pretrained(arm.start)
     reference = copy.deepcopy(model).requires_grad_(False).eval()
     set_trainable(model, "dpo")
-    rows = [json.loads(line) for line in Path(arm.pairs).read_text().splitlines()]
+    rows = read_json_lines(Path(arm.pairs))
     data = Dataset.from_list([stock_row(row, processor, arm.image_root) for row in rows]).cast_column("images", [Image()])
     arguments = DPOConfig(
         output_dir=f"{arm.folder}/stock", per_device_train_batch_size=arm.batch_size, num_train_epochs=config.epochs, learning_rate=config.lr,

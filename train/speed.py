@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from omnivision.runs import read_json_lines
+
 STAGES = ("align", "sft", "dpo", "functions")
 STOCK = "sft, stock TRL"
 SETTLED = 5  # steps before the first that counts
@@ -89,7 +91,7 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
     words.save_pretrained(out / "language")
     rows = options.steps * options.batch_size
     build_world(out / "world", sizes={stage: max(1, rows // (1 if stage == "align" else 4)) for stage in STAGES}, size=shape.vision_config.image_size)
-    questions = [json.loads(line) for line in (out / "world" / "sft.jsonl").read_text().splitlines()]
+    questions = read_json_lines(out / "world" / "sft.jsonl")
     rng = random.Random(0)
     with (out / "pairs.jsonl").open("w") as file:
         for number in range(rows):
@@ -110,7 +112,7 @@ def ours(out: Path, stage: str, start: Path | None, options: argparse.Namespace,
     subprocess.run([sys.executable, "-m", "omnivision_cli", "train", stage, "--config", str(out / "stage.yaml"), *words], check=True,
                    stdout=sys.stderr)
     run = out / folder / stage
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][SETTLED:]
+    lines = read_json_lines(run / "metrics.jsonl")[SETTLED:]
     return {key: statistics.mean(line[key] for line in lines) for key in COLUMNS if key in lines[0]}, run / "final"
 
 
@@ -154,7 +156,7 @@ def stock_sft(out: Path, options: argparse.Namespace) -> dict[str, float]:
     attention = None if torch.cuda.is_available() else "eager"
     model = OmniVisionForConditionalGeneration.from_pretrained(start, attn_implementation=attention)
     set_trainable(model, "sft")
-    rows = [json.loads(line) for line in (out / "world" / "sft.jsonl").read_text().splitlines()]
+    rows = read_json_lines(out / "world" / "sft.jsonl")
     data = Dataset.from_list([{"images": [str(out / "world" / image) for image in row["images"]],
                                "messages": [{"role": turn["role"], "content": turn["text"]} for turn in row["turns"]]} for row in rows])
     trainer = Timed(model=model, processing_class=OmniVisionProcessor.from_pretrained(start), train_dataset=data.cast_column("images", [Image()]), args=SFTConfig(

@@ -15,6 +15,7 @@ from typing import Any
 
 from omnivision.data.flags import within
 from omnivision.errors import ConfigError, PlanError
+from omnivision.runs import read_json_lines
 from omnivision_train.activations import Batch
 from omnivision_train.config import TRAINS, StageConfig
 from omnivision_train.deepspeed_config import zero_settings
@@ -134,7 +135,7 @@ def _rows_of(config: Any) -> int:
 
 def _measured(file: Path) -> float:
     try:
-        logged = [json.loads(line) for line in file.read_text().splitlines()]
+        logged = read_json_lines(file)
         pauses = [(later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"]) for earlier, later in zip(logged, logged[1:])
                   if later["step"] > earlier["step"] and later["seconds"] > earlier["seconds"]]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 from omnivision.report.report import build_report, read_metrics
+from omnivision.runs import read_json_lines
 
 STAGES = ("align", "sft", "dpo", "functions")
 TARGETS = {"pope_f1": 80.0, "chartqa": 30.0, "actions": 60.0}
@@ -79,8 +80,7 @@ def _said(value) -> str:
 def _samples(path: Path) -> dict[str, dict]:
     if not path.is_file():
         return {}
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return {row["question_id"]: row for row in rows}
+    return {row["question_id"]: row for row in read_json_lines(path)}
 
 
 def pairs(out: Path, count: int = 6) -> list[dict]:
@@ -88,7 +88,7 @@ def pairs(out: Path, count: int = 6) -> list[dict]:
     path = out / "pairs.jsonl"
     if not path.is_file():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = read_json_lines(path)
     rows.sort(key=lambda row: len(row["rejected"]), reverse=True)
     return [{"images": [out / "world" / image for image in row["images"]],
              **{key: row[key] for key in ("prompt", "rejected", "chosen", "edit_spans")}} for row in rows[:count]]

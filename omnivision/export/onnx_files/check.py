@@ -14,6 +14,7 @@ from omnivision.errors import DataError
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.packages import needed
 from omnivision.export.reference import Question, read_reference
+from omnivision.runs import read_json_lines
 
 if TYPE_CHECKING:
     from omnivision.export.onnx_files.runner import Runner
@@ -124,7 +125,7 @@ def _expected(folder: Path, variant: str, rows: list[tuple[Question, dict]]) -> 
         return None
     file = folder / ROUNDED_FILE
     try:
-        expected = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        expected = read_json_lines(file)
     except (OSError, ValueError) as error:
         raise DataError("no answers of the rounded weights, or broken ones", str(file), "Export again.") from error
     if [len(one) for one in expected] != [len(row["top_ids"]) for _, row in rows]:
