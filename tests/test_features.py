@@ -7,6 +7,7 @@ import torch
 import train_world
 from PIL import Image
 
+from omnivision.data import room
 from omnivision.data.features import FeatureCache, tower_hash
 from omnivision.errors import DataError
 from omnivision.generation import encode_images
@@ -76,7 +77,7 @@ def cut(file, size):
 def test_a_shorter_data_file_is_mended(tmp_path, model, paths, left, inside):
     cache = FeatureCache(tmp_path, *model)
     cache.fill(paths[:4])
-    cut(cache.data, left * cache.bytes + inside)
+    cut(cache.records.data, left * cache.records.size + inside)
     mended = FeatureCache(tmp_path, *model)
     check(mended, model, [paths[5], *paths[:4]])  # another picture comes first into the gap
     check(FeatureCache(tmp_path, *model), model, paths)
@@ -86,7 +87,7 @@ def test_a_shorter_data_file_is_mended(tmp_path, model, paths, left, inside):
 def test_a_shorter_index_is_mended_for_good(tmp_path, model, paths, lost, monkeypatch):
     cache = FeatureCache(tmp_path, *model)
     cache.fill(paths[:4])
-    cut(cache.index, cache.index.stat().st_size - lost)
+    cut(cache.records.index, cache.records.index.stat().st_size - lost)
     check(FeatureCache(tmp_path, *model), model, [paths[5], *paths[:5]])
     wanted = expected(model, paths)
     forbid(monkeypatch)  # the next process finds all of it
@@ -96,21 +97,22 @@ def test_a_shorter_index_is_mended_for_good(tmp_path, model, paths, lost, monkey
 def test_a_run_that_died_between_record_and_index_line(tmp_path, model, paths):
     cache = FeatureCache(tmp_path, *model)
     cache.fill(paths[:2])
-    with cache.data.open("ab") as data:
-        data.write(b"\x01" * (cache.bytes + 17))
+    with cache.records.data.open("ab") as data:
+        data.write(b"\x01" * (cache.records.size + 17))
     check(FeatureCache(tmp_path, *model), model, paths)
     check(FeatureCache(tmp_path, *model), model, paths)
 
 
-def test_a_flipped_bit_is_found(tmp_path, model, paths):
+def test_a_flipped_bit_is_found_and_mended(tmp_path, model, paths, capsys):
     cache = FeatureCache(tmp_path, *model)
     cache.fill(paths[:3])
-    data = bytearray(cache.data.read_bytes())
-    data[cache.bytes + 11] ^= 4
-    cache.data.write_bytes(data)
-    check(cache, model, [paths[0], paths[2]])
-    with pytest.raises(DataError, match=r"cached features of a picture are damaged \(.*1.png\)\. Delete .*start again"):
-        cache.get(paths[:3])
+    data = bytearray(cache.records.data.read_bytes())
+    data[cache.records.size + 11] ^= 4
+    cache.records.data.write_bytes(data)
+    assert [one is None for one in cache.kept(paths[:3])] == [False, True, False] and not cache.has(paths[1])
+    assert "left out and made anew" in capsys.readouterr().err
+    check(cache, model, paths[:3])
+    assert all(one is not None for one in FeatureCache(tmp_path, *model).kept(paths[:3]))  # for good
 
 
 def test_a_missing_picture_is_named(tmp_path, model, paths):
@@ -124,7 +126,7 @@ def test_two_caches_on_one_folder(tmp_path, model, paths):
     assert other.fill(paths[:4]) == 1  # sees the three that the first one wrote
     check(one, model, paths)
     check(other, model, paths)
-    assert len(one.index.read_text().splitlines()) == 6 and one.data.stat().st_size == 6 * one.bytes
+    assert len(one.records.index.read_text().splitlines()) == 6 and one.records.data.stat().st_size == 6 * one.records.size
 
 
 def test_one_picture_under_two_names_is_one_record(tmp_path, model, paths):
@@ -134,7 +136,7 @@ def test_one_picture_under_two_names_is_one_record(tmp_path, model, paths):
     cache.fill([paths[0], str(copy), paths[1]])
     check(cache, model, [paths[0], str(copy), paths[1], paths[2]])
     check(FeatureCache(tmp_path / "cache", *model), model, [paths[1], str(copy), paths[2]])
-    assert cache.data.stat().st_size == 3 * cache.bytes
+    assert cache.records.data.stat().st_size == 3 * cache.records.size
 
 
 def test_a_picture_that_changed_is_another_picture(tmp_path, model, paths):
@@ -180,3 +182,83 @@ def test_writing_is_whole_before_the_index_says_so(tmp_path, model, paths, monke
     again = FeatureCache(tmp_path, *model)
     assert again.fill(paths) == 4
     check(again, model, paths)
+
+
+@pytest.mark.parametrize("at", range(0, 80, 9))
+def test_a_damaged_index_never_gives_another_pictures_features(tmp_path, model, paths, at):
+    cache = FeatureCache(tmp_path, *model)
+    cache.fill(paths[:3])
+    index = bytearray(cache.records.index.read_bytes())
+    index[at] ^= 1
+    cache.records.index.write_bytes(index)
+    check(FeatureCache(tmp_path, *model), model, paths)
+    check(FeatureCache(tmp_path, *model), model, paths)
+
+
+def test_other_preprocessing_and_other_precision_have_records_of_their_own(tmp_path, world, model, paths):
+    cache = FeatureCache(tmp_path, *model)
+    cache.fill(paths[:2])
+    other, processor = train_world.build(world)
+    processor.image_processor.image_mean = [0.4, 0.5, 0.5]
+    changed = FeatureCache(tmp_path, other, processor)
+    assert not changed.has(paths[0])
+    check(changed, (other, processor), paths[:2])
+    rounded = FeatureCache(tmp_path, *model, precision="bf16")
+    assert not rounded.has(paths[0])
+    difference = (rounded.get(paths[:2]).float() - cache.get(paths[:2]).float()).abs().max()
+    assert 0 < difference < 0.3  # values up to some 8 in 8 bits
+
+
+def test_a_picture_that_changes_while_the_cache_is_open(tmp_path, model, paths):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(train_world.Path(paths[0]).read_bytes())
+    cache = FeatureCache(tmp_path / "cache", *model)
+    check(cache, model, [str(copy)])
+    Image.new("RGB", (54, 54), (200, 10, 10)).save(copy)
+    check(cache, model, [str(copy)])
+
+
+def gib_of(cache, records):
+    return (records * cache.records.size + 1) / 2**30
+
+
+def test_a_full_cache_adds_nothing_and_says_so_once(tmp_path, model, paths, capsys):
+    size = gib_of(FeatureCache(tmp_path / "none", *model), 4)
+    cache = FeatureCache(tmp_path / "cache", *model, most_gib=size)
+    assert cache.fill(paths, batch_size=2) == 4
+    said = capsys.readouterr().err
+    assert "is full" in said and "2 of 6 pictures are not in it" in said and cache.folder.name in said
+    check(cache, model, paths)  # computed, not kept
+    assert cache.fill(paths) == 0 and capsys.readouterr().err == ""
+    assert cache.records.data.stat().st_size == 4 * cache.records.size and [one is None for one in cache.kept(paths)] == [False] * 4 + [True] * 2
+    assert FeatureCache(tmp_path / "cache", *model).fill(paths) == 2  # it is allowed more
+
+
+def test_all_towers_share_the_limit(tmp_path, world, model, paths):
+    size = gib_of(FeatureCache(tmp_path / "none", *model), 4)
+    FeatureCache(tmp_path / "cache", *model, most_gib=size).fill(paths[:3])
+    other, processor = train_world.build(world)
+    with torch.no_grad():
+        other.model.vision_tower.embeddings.patch_embedding.bias[3] += 1e-3
+    assert FeatureCache(tmp_path / "cache", other, processor, most_gib=size).fill(paths, batch_size=1) == 1
+
+
+def test_a_disk_without_room_is_a_full_cache(tmp_path, model, paths, monkeypatch, capsys):
+    monkeypatch.setattr(room, "SPARED", 2**60)
+    cache = FeatureCache(tmp_path, *model)
+    assert cache.fill(paths) == 0 and "the disk has no more room" in capsys.readouterr().err
+    check(cache, model, paths)
+
+
+def test_processes_take_their_shares_and_what_is_left_of_the_others(tmp_path, model, paths, monkeypatch):
+    """Two processes in turns of a batch: each begins at another end, and no picture runs twice."""
+    one, other, seen = FeatureCache(tmp_path, *model), FeatureCache(tmp_path, *model), []
+
+    def between(made: int) -> None:
+        seen.append(made)
+        if len(seen) == 1:
+            assert other.fill(paths[:4], batch_size=2, rank=1, ranks=2) == 2  # its own share: the first batch is there
+
+    assert one.fill(paths, batch_size=2, rank=0, ranks=2, progress=between) == 4
+    check(one, model, paths)
+    assert len(one.records) == 6 and one.records.data.stat().st_size == 6 * one.records.size

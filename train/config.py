@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from omnivision.data.room import MOST_GIB
 from omnivision.errors import ConfigError
 
 FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions")}  # what a stage may start from
@@ -18,12 +19,12 @@ ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in 
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "feature_cache", "picture_cache",
-    "precompute_reference", "reference_cache", "share", "needed_logits_only",
+    "cache_gib", "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
 
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
-            "requests_per_row", "beta", "edit_weight", "exit_every")
+            "cache_gib", "requests_per_row", "beta", "edit_weight", "exit_every")
 NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "warmup", "weight_decay", "max_grad_norm", "sft_weight", "token_weight",
                 "exit_loss")
 
@@ -78,6 +79,7 @@ class StageConfig:
     deepspeed: str | dict[str, Any] | None = None  # a JSON file or mapping of one's own
     feature_cache: str | None = None  # folder; the frozen tower then runs once per picture
     picture_cache: str | None = None  # folder; pictures are then decoded and squashed once, with the same pixels
+    cache_gib: float = MOST_GIB  # that each of the two caches may hold; a full one adds nothing more
     processes: int = 1  # on a CPU; on GPUs the launcher's flags say it
     threads: int | None = None
     save_steps: int = 500

@@ -1,31 +1,18 @@
-"""Which arithmetic a machine is good at: asked of the processor, never assumed."""
+"""Which arithmetic a stage trains in: asked of the machine, never assumed."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import torch
 
+from omnivision.hardware import fast_precision
 from omnivision_train.config import StageConfig
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 matrices in hardware (AVX-512 BF16 or AMX)."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def resolved(config: StageConfig) -> str:
     """fp32 or bf16, for `auto` by what the device does in hardware."""
-    if config.precision != "auto":
-        return config.precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if cpu_has_bf16() else "fp32"
+    return fast_precision() if config.precision == "auto" else config.precision
 
 
 def deepspeed_bf16(config: StageConfig) -> bool:

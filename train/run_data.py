@@ -23,6 +23,7 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
+from omnivision_train.precision import resolved
 
 MANIFEST = "data_manifest.json"
 MOST_UNSUPERVISED = 0.001  # rows that supervise nothing have a limit of their own
@@ -181,13 +182,14 @@ def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = N
 
 
 def open_cache(config: StageConfig, model, processor) -> FeatureCache | None:
-    """The feature cache, where the config asks for one."""
-    return FeatureCache(config.feature_cache, model, processor) if config.feature_cache else None
+    """The feature cache, where the config asks for one; the tower computes in the arithmetic that the run trains in."""
+    return FeatureCache(config.feature_cache, model, processor, resolved(config), config.cache_gib) if config.feature_cache else None
 
 
 def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
     """The cache of squashed pictures, where the config asks for one."""
-    return ResizedCache(config.picture_cache, processor.image_processor.size["height"]) if config.picture_cache else None
+    side = processor.image_processor.size["height"]
+    return ResizedCache(config.picture_cache, side, config.cache_gib) if config.picture_cache else None
 
 
 def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:
@@ -195,7 +197,7 @@ def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[R
     if cache is None:
         return
     pictures = list(dict.fromkeys(locate(image, config.image_root) for row in rows for image in row.images))
-    made = cache.fill(pictures)
+    made = cache.fill(pictures, rank=int(os.environ.get("RANK", "0")), ranks=int(os.environ.get("WORLD_SIZE", "1")))
     if made:
         print(f"encoded {made} of {len(pictures)} pictures", file=sys.stderr)
 

@@ -108,11 +108,6 @@ class Quickstart:
 
     def encode(self, tick) -> dict:
         """Every picture once through the frozen tower."""
-        import torch
-
-        from omnivision.data.features import FeatureCache
-        from omnivision_train.precision import cpu_has_bf16
-
         paths = sorted((self.world / "images").rglob("*.png"))
         seen = 0
 
@@ -121,8 +116,7 @@ class Quickstart:
             seen += count
             tick(seen / len(paths))
 
-        cache = FeatureCache(self.cache, *self._load("untrained"))
-        return {"encoded": cache.fill(paths, progress=progress, autocast_dtype=torch.bfloat16 if cpu_has_bf16() else None)}
+        return {"encoded": self._features(*self._load("untrained")).fill(paths, progress=progress)}
 
     def train(self, stage: str, tick) -> dict:
         """One stage by its own command, in a process of its own."""
@@ -184,16 +178,22 @@ class Quickstart:
         return {"file": str(write_report(self.out, result))}
 
     def _scores(self, stage: str, tasks: tuple[str, ...], split: str, blind: bool, limit: int | None = None) -> dict:
-        from omnivision.data.features import FeatureCache
         from omnivision_eval.ours import Ours
         from omnivision_eval.run import Settings, evaluate
 
         model, processor = self._load(stage)
         functions = self._functions(stage)
-        cache = None if blind else FeatureCache(self.cache, model, processor)
+        cache = None if blind else self._features(model, processor)
         found = evaluate(Ours(model, processor, functions, blind, cache), self.world, list(tasks), self.out / stage / "eval",
                          Settings(limit, 64, split))
         return {task: {key: result.get(key) for key in ("score", "stderr", "n", "metrics")} for task, result in found.items()}
+
+    def _features(self, model, processor):
+        """The cache in the arithmetic in which the stages, too, fill it."""
+        from omnivision.data.features import FeatureCache
+        from omnivision.hardware import fast_precision
+
+        return FeatureCache(self.cache, model, processor, fast_precision())
 
     def _functions(self, stage: str):
         from omnivision.functions import FunctionSet

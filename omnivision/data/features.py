@@ -1,7 +1,6 @@
 """Features of a frozen tower, kept on disk: the tower runs once per picture over all epochs, stages and evaluations.
 
-One folder per tower: `features.bin` holds records of one size, `index.jsonl` names them; a line is written
-only after its record is flushed, so that a killed run leaves complete records behind a shorter index.
+One folder for each tower with its preprocessing and precision: `features.bin` holds records of one size, `index.jsonl` names them.
 
 Shapes: N pictures, P patches, C tower width.
 """
@@ -11,20 +10,27 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from filelock import FileLock
 from torch import Tensor
 
+from omnivision.data.feature_records import Records
 from omnivision.data.image import read_image
+from omnivision.data.parallel import cores, in_order
 from omnivision.data.pictures import Packed
+from omnivision.data.room import MOST_GIB, Room, gib
 from omnivision.errors import DataError
 
 Source = str | Path | Packed  # a file, or a picture in a shard or table
+PREPROCESSING = ("do_convert_rgb", "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
+                 "do_center_crop", "do_pad")  # what an image processor does to pixels
 
 
 class FeatureCache:
@@ -33,62 +39,74 @@ class FeatureCache:
     Args:
         folder: parent of the towers' folders (created).
         model, processor: an OmniVision model whose tower is frozen, and its processor.
+        precision: bf16 runs the tower's products in bf16 (faster where the device has them, features off by bf16's rounding);
+            fp32 computes in the model's own type. Each has records of its own.
+        most_gib: of all towers' records together; at the limit nothing more is added, see Room.
     """
 
-    def __init__(self, folder: str | Path, model, processor) -> None:
+    def __init__(self, folder: str | Path, model, processor, precision: str = "fp32", most_gib: float = MOST_GIB) -> None:
         vision = model.config.vision_config
         self.shape = ((vision.image_size // vision.patch_size) ** 2, vision.hidden_size)
-        self.bytes = 2 * self.shape[0] * self.shape[1]
-        self.folder = Path(folder) / tower_hash(model)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.data, self.index = self.folder / "features.bin", self.folder / "index.jsonl"
-        self._model, self._processor = model, processor
-        self._keys: dict[str, str] = {}  # path -> key of the file's bytes
-        self._records: dict[str, tuple[int, int]] = {}  # key -> record, checksum
-        self._read_index()
+        self.room = Room(Path(folder), most_gib)
+        self.folder = Path(folder) / features_hash(model, processor, precision)
+        self.records = Records(self.folder, 2 * self.shape[0] * self.shape[1], self.room)
+        self._model, self._processor, self._precision = model, processor, precision
+        self._keys: dict[str, tuple[tuple, str]] = {}  # picture's name -> (what tells that a file has changed, key of its bytes)
 
     def fill(self, paths: Sequence[Source], batch_size: int = 16, progress: Callable[[int], None] | None = None,
-             autocast_dtype: torch.dtype | None = None) -> int:
-        """Computes what is missing; returns how many pictures that were.
+             rank: int = 0, ranks: int = 1) -> int:
+        """Computes what is missing while there is room; returns how many pictures that were.
 
         Args:
-            autocast_dtype: torch.bfloat16 runs the tower's products in bf16 (faster where the processor has them,
-                features off by bf16's rounding); None computes in the model's own type.
             progress: called with the number of pictures after every batch.
+            rank, ranks: of the processes that call this with the same pictures. Each begins with its share and then helps the others.
         """
-        with FileLock(self.folder / "lock"):
-            self._read_index()
-            by_key = {self._key(p): p for p in paths}  # one picture may have several names
-            missing = [p for key, p in by_key.items() if key not in self._records]
-            with self.data.open("ab") as data, self.index.open("ab") as index:
-                # what a killed run left: records without a line, half a line, lines without a record
-                data.truncate(self._count * self.bytes)
-                index.truncate(self._index_bytes)
-                for start in range(0, len(missing), batch_size):
-                    batch = missing[start : start + batch_size]
-                    self._append(batch, data, index, autocast_dtype)
+        sources = self._by_key(paths)  # one picture may have several names
+        made = 0
+        with FileLock(self.folder / f"fill-{rank}.lock"), self._on_device():  # another run waits, and finds what this one has made
+            self.records.refresh()
+            missing = [key for key in sources if key not in self.records]
+            batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+            others = [batch for number, batch in enumerate(batches) if number % ranks != rank]
+            for batch in (*batches[rank::ranks], *reversed(others)):
+                self.records.refresh()
+                batch = [key for key in batch if key not in self.records]
+                if batch and not self.records.has_room(len(batch)):
+                    break
+                if batch:
+                    self.records.add(dict(zip(batch, self._computed([sources[key] for key in batch]), strict=True)))
+                    made += len(batch)
                     if progress:
                         progress(len(batch))
-        return len(missing)
+        self._tell_missing(sources)
+        return made
+
+    def kept(self, paths: Sequence[Source]) -> list[Tensor | None]:
+        """Features of pictures as they lie on the disk, (P, C) in fp16; None for one that is not there, or whose record is damaged.
+
+        Raises:
+            DataError: no such picture.
+        """
+        raws = self.records.read([self._key(path) for path in paths])
+        return [None if raw is None else torch.frombuffer(bytearray(raw), dtype=torch.float16).view(self.shape) for raw in raws]
 
     def get(self, paths: Sequence[Source]) -> Tensor:
         """Features of pictures, computed where they are missing. Shape (N, P, C), fp16.
 
         Raises:
-            DataError: no such picture, or a stored record that does not match its checksum.
+            DataError: no such picture.
         """
-        if not all(map(self.has, paths)):
-            self.fill(paths)
-        out = np.empty((len(paths), *self.shape), dtype=np.float16)
-        with self.data.open("rb") as data:
-            for row, path in enumerate(paths):
-                number, checksum = self._records[self._key(path)]
-                data.seek(number * self.bytes)
-                raw = data.read(self.bytes)
-                if zlib.crc32(raw) != checksum:
-                    raise DataError("The cached features of a picture are damaged", str(path), f"Delete {self.folder} and start again.")
-                out[row] = np.frombuffer(raw, dtype=np.float16).reshape(self.shape)
-        return torch.from_numpy(out)
+        found = dict(zip(map(str, paths), self.kept(paths), strict=True))
+        missing = [path for path in {str(path): path for path in paths}.values() if found[str(path)] is None]
+        if missing:
+            computed = self._computed(missing)
+            found |= dict(zip(map(str, missing), map(torch.from_numpy, computed), strict=True))
+            self.records.refresh()
+            new = {self._key(path): made for path, made in zip(missing, computed, strict=True) if self._key(path) not in self.records}
+            if new and self.records.has_room(len(new)):
+                self.records.add(new)
+            self._tell_missing(self._by_key(missing))
+        return torch.stack([found[str(path)] for path in paths])
 
     def features(self, paths: Sequence[Source], model=None, processor=None) -> list[Tensor]:
         """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""
@@ -100,47 +118,74 @@ class FeatureCache:
         Raises:
             DataError: the picture cannot be read.
         """
-        return self._key(path) in self._records
+        return self._key(path) in self.records
 
-    def _append(self, paths: list[Source], data, index, autocast_dtype: torch.dtype | None) -> None:
+    def has_all(self, paths: Iterable[Source]) -> bool:
+        """Whether nothing is missing."""
+        return all(map(self.has, paths))
+
+    def _computed(self, sources: list[Source]) -> np.ndarray:
         from omnivision.generation import encode_images
 
-        device = self._model.device.type
-        with torch.autocast(device, dtype=autocast_dtype or torch.bfloat16, enabled=autocast_dtype is not None):
-            features_NPC = encode_images(self._model, self._processor, paths, len(paths)).to(torch.float16).cpu().numpy()
-        lines = []
-        for path, features_PC in zip(paths, features_NPC, strict=True):
-            raw = features_PC.tobytes()
-            data.write(raw)
-            self._records[self._key(path)] = (self._count, zlib.crc32(raw))
-            self._count += 1
-            lines.append(json.dumps({"key": self._key(path), "crc32": zlib.crc32(raw)}))
-        data.flush()
-        os.fsync(data.fileno())
-        self._index_bytes += index.write("".join(line + "\n" for line in lines).encode())
-        index.flush()
+        device = next(self._model.model.vision_tower.parameters()).device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self._precision == "bf16"):
+            features_NPC = encode_images(self._model, self._processor, sources, len(sources)).to(torch.float16).cpu()
+        if not torch.isfinite(features_NPC).all():
+            raise DataError("The tower's features do not fit into fp16, in which the cache keeps them", str(sources[0]), "Train without `feature_cache`.")
+        return features_NPC.numpy()
+
+    @contextmanager
+    def _on_device(self):
+        """The tower on a GPU meanwhile, where there is one: before training begins a stage's model is on the CPU."""
+        tower = self._model.model.vision_tower
+        before = next(tower.parameters()).device
+        if torch.cuda.is_available():
+            tower.to("cuda")
+        try:
+            yield
+        finally:
+            tower.to(before)
+
+    def _tell_missing(self, sources: dict[str, Source]) -> None:
+        missing = sum(key not in self.records for key in sources)
+        if missing:
+            used = self.records.used()
+            needed = gib(used + missing * self.records.size)
+            self.room.tell_full(used, f"{missing:,} of {len(sources):,} pictures are not in it, and the tower runs whenever one of them is seen. "
+                                      f"Allow it {needed}, or delete the folders in it of towers that are no longer used: this one's is {self.folder.name}.")
+
+    def _by_key(self, paths: Sequence[Source]) -> dict[str, Source]:
+        with ThreadPoolExecutor(cores()) as threads:
+            keys = list(in_order(threads, cores(), self._key, paths))
+        found: dict[str, Source] = {}
+        for key, path in zip(keys, paths, strict=True):
+            found.setdefault(key, path)
+        return found
 
     def _key(self, path: Source) -> str:
-        name = str(path)
-        if name not in self._keys:
-            self._keys[name] = hashlib.sha256(read_image(path)).hexdigest()[:32]
-        return self._keys[name]
+        name, state = str(path), _state(path)
+        known = self._keys.get(name)
+        if known is None or known[0] != state:
+            known = self._keys[name] = (state, hashlib.sha256(read_image(path)).hexdigest()[:32])
+        return known[1]
 
-    def _read_index(self) -> None:
-        self._records, self._count, self._index_bytes = {}, 0, 0
-        if not self.index.is_file():
-            return
-        whole = self.data.stat().st_size // self.bytes if self.data.is_file() else 0
-        for line in self.index.read_bytes().splitlines(keepends=True)[:whole]:
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if entry is None:
-                break  # the last line of a killed run
-            self._records[entry["key"]] = (self._count, entry["crc32"])
-            self._count += 1
-            self._index_bytes += len(line)
+
+def _state(path: Source) -> tuple:
+    """Tells that a file has changed; a picture that lies in another file is taken to stay."""
+    if isinstance(path, Packed):
+        return ()
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (None,)  # reading it says what is wrong
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def features_hash(model, processor, precision: str) -> str:
+    """Sixteen hex digits that name all that a picture's features depend on beside its bytes."""
+    preprocessing = {key: getattr(processor.image_processor, key, None) for key in PREPROCESSING}
+    said = json.dumps([tower_hash(model), preprocessing, PIL.__version__, precision], sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def tower_hash(model) -> str:

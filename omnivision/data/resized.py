@@ -13,6 +13,10 @@ import PIL
 from PIL import Image
 
 from omnivision.data import image
+from omnivision.data.room import MOST_GIB, Room
+
+CHECKSUM = 4  # bytes behind a record's pixels
+TALLY = "tally"  # a byte for each record: to count the files themselves would take seconds
 
 
 class ResizedCache:
@@ -22,12 +26,14 @@ class ResizedCache:
     the same tensors. A record takes 3 * size * size bytes (442 kB at 384) and is found by the hash of the picture's bytes.
 
     Args:
-        folder: parent of the records (created); it may be deleted at any time.
+        folder: parent of the records (created); between two runs it may be deleted, whole.
         size: side of the square in pixels.
+        most_gib: of all sizes' records together; at the limit nothing more is added, see Room.
     """
 
-    def __init__(self, folder: str | os.PathLike, size: int) -> None:
+    def __init__(self, folder: str | os.PathLike, size: int, most_gib: float = MOST_GIB) -> None:
         self.size, self.folder = size, Path(folder) / f"{size}-pillow-{PIL.__version__}"
+        self.bytes, self.room = 3 * size**2 + CHECKSUM, Room(Path(folder), most_gib)
 
     def open(self, source: str | os.PathLike | image.Readable) -> Image.Image:
         """The squashed picture. Raises what `open_image` raises; OSError where the disk is full."""
@@ -37,17 +43,31 @@ class ResizedCache:
         picture = self._kept(path)
         if picture is None:
             picture = image.decode(data, str(source)).resize((self.size, self.size), Image.Resampling.BICUBIC)
-            raw = picture.tobytes()
-            write_whole(path, raw + struct.pack("<I", zlib.crc32(raw)))
+            self._keep(path, picture.tobytes())
         return picture
+
+    def used(self) -> int:
+        """Bytes of the records of all sizes."""
+        tallies = ((int(path.parent.name.partition("-")[0]), path.stat().st_size) for path in self.room.folder.glob(f"*/{TALLY}"))
+        return sum(count * (3 * size**2 + CHECKSUM) for size, count in tallies)
+
+    def _keep(self, path: Path, raw: bytes) -> None:
+        again, used = path.exists(), self.used()  # again: in a damaged one's place
+        if not again and self.room.left(used) < self.bytes:
+            self.room.tell_full(used, "Pictures that are not in it are decoded whenever they are seen: allow it more, or delete it.")
+            return
+        write_whole(path, raw + struct.pack("<I", zlib.crc32(raw)))
+        if not again:
+            with (self.folder / TALLY).open("ab") as tally:
+                tally.write(b"+")
 
     def _kept(self, path: Path) -> Image.Image | None:
         try:
             record = path.read_bytes()
         except FileNotFoundError:
             return None
-        raw = memoryview(record)[:-4]
-        if len(raw) != 3 * self.size**2 or record[-4:] != struct.pack("<I", zlib.crc32(raw)):
+        raw = memoryview(record)[:-CHECKSUM]
+        if len(record) != self.bytes or record[-CHECKSUM:] != struct.pack("<I", zlib.crc32(raw)):
             return None  # damaged: it is written anew
         return Image.frombytes("RGB", (self.size, self.size), raw)
 

@@ -102,10 +102,11 @@ class _Speaker:
 
         from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
         from omnivision.data.features import FeatureCache
+        from omnivision.hardware import fast_precision
 
         self.model = OmniVisionForConditionalGeneration.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = OmniVisionProcessor.from_pretrained(folder)
-        self.cache = FeatureCache(options.feature_cache, self.model, self.processor) if options.feature_cache else None
+        self.cache = FeatureCache(options.feature_cache, self.model, self.processor, fast_precision()) if options.feature_cache else None
         self.options = options
 
     def answers(self, tasks: list[Task]) -> list[str]:
