@@ -8,7 +8,7 @@ from typing import Any, Literal
 from omnivision.data.room import MOST_GIB
 from omnivision.errors import ConfigError
 
-FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions")}  # what a stage may start from
+FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions", "untrained")}  # what a stage may start from
 TRAINS = {  # parts of the model by stage
     "align": ("projector",),
     "sft": ("projector", "language_model"),
