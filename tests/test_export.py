@@ -5,38 +5,30 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
+import export_parts
 import pytest
 import torch
-from model_parts import make_image, make_model, make_processor
+from model_parts import make_image, make_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import fp16, fp16_check, verify
-from omnivision.export.checkpoint import load_checkpoint, refuse_activations, scan_weights, watch_activations
+from omnivision.export.fp16_limits import refuse_activations, scan_weights, watch_activations
 from omnivision.export.main import main
 from omnivision.export.model_card import add_card
 from omnivision.export.reference import Question, gather_questions, next_token, plain_questions, read_questions
-from omnivision.functions import Function, FunctionSet, install_tokens
+from omnivision.functions import Function, FunctionSet
 from omnivision.runs import file_hash
 
 QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are\u2028there?"]
 
 
-def save_checkpoint(folder, change=None, **overrides):
-    model = make_model(**overrides)
-    processor = make_processor(model)
-    functions = FunctionSet((Function("order", "Order a cat."),))
-    install_tokens(model, processor.tokenizer, functions)
-    if change:
-        with torch.no_grad():
-            change(model)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    functions.save(folder)
-    return folder
+FUNCTIONS = FunctionSet((Function("order", "Order a cat."),))
+save_checkpoint = partial(export_parts.save_checkpoint, functions=FUNCTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +86,7 @@ def test_an_export_is_fp16_in_the_hubs_layout_and_agrees(exported, checkpoint):
 def test_the_reference_is_the_fp32_checkpoints(exported, checkpoint, questions):
     out, _ = exported
     row = json.loads((out / "reference.jsonl").read_text(encoding="utf-8").splitlines()[1])
-    model, processor = load_checkpoint(checkpoint, torch.float32)
+    model, processor = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32), AutoProcessor.from_pretrained(checkpoint)
     ids, logprobs = next_token(model, processor, Question(row["text"], questions.parent / "images" / "0.png"))
     assert row["input_ids"] == ids and row["top_ids"][0] == int(logprobs.argmax())
     assert row["top_logprobs"][0] == pytest.approx(float(logprobs.max()), abs=1e-4)
@@ -218,7 +210,7 @@ def set_to(value):
 
 @pytest.mark.parametrize("value, message", [(float("nan"), "not finite"), (1e6, "beyond FP16")])
 def test_numbers_that_fp16_cannot_hold_are_named(tmp_path, value, message):
-    checkpoint = save_checkpoint(tmp_path / "final", set_to(value))
+    checkpoint = save_checkpoint(tmp_path / "final", change=set_to(value))
     refused(tmp_path / "out", DataError, rf"projector.*{message}", checkpoint, count=1)
 
 
@@ -226,7 +218,7 @@ def test_large_activations_are_named(tmp_path):
     def grow(model):
         model.model.language_model.layers[0].mlp.down_proj.weight.mul_(3e4)
 
-    checkpoint = save_checkpoint(tmp_path / "final", grow)
+    checkpoint = save_checkpoint(tmp_path / "final", change=grow)
     refused(tmp_path / "out", DataError, r"layer model\.language_model\.layers\.0.*--keep-fp32 model\.language_model,", checkpoint, count=2)
 
 
@@ -235,7 +227,7 @@ def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
         model.model.projector.linear_1.weight.mul_(3e4)
         model.model.projector.linear_2.weight.div_(3e4)
 
-    checkpoint = save_checkpoint(tmp_path / "final", grow)
+    checkpoint = save_checkpoint(tmp_path / "final", change=grow)
     refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 model\.projector,", checkpoint, count=2)
     alone = ("model.projector.linear_1", "model.projector.linear_2")  # between them the numbers would be FP16 again
     refused(tmp_path / "out", DataError, r"linear_1.*--keep-fp32 model\.projector,", checkpoint, count=2, keep=alone)
@@ -290,7 +282,7 @@ def test_an_export_that_answers_otherwise_is_not_left_behind(tmp_path, in_proces
 
     checkpoint = save_checkpoint(
         tmp_path / "final",
-        crowd,
+        change=crowd,
         text_config={**make_model().config.text_config.to_dict(), "tie_word_embeddings": False},
     )
     refused(tmp_path / "out", DataError, "the gate is 99 %", checkpoint, count=20)
@@ -315,7 +307,7 @@ def test_a_partial_or_cut_checkpoint_is_refused(checkpoint, tmp_path):
     refused(tmp_path / "out", DataError, f"1 tensors are missing.*{gone}", copy, count=1)
     body = (checkpoint / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(body[: len(body) // 2])
-    refused(tmp_path / "out", DataError, "cannot be loaded", copy, count=1)
+    refused(tmp_path / "out", DataError, "cannot be read", copy, count=1)
 
 
 def test_functions_of_another_checkpoint_are_refused(checkpoint, tmp_path):
@@ -393,7 +385,7 @@ def test_scans_count_by_hand():
     layer = torch.nn.Linear(2, 2, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1e-9, 0.0], [-3.0, 65504.0]]))
-    scan = scan_weights(layer)
+    scan = scan_weights(layer.state_dict().items())
     assert (scan.flushed_to_zero, scan.largest, scan.largest_tensor, scan.refused) == (1, 65504.0, "weight", [])
     with watch_activations(layer) as largest:
         layer(torch.ones(1, 2))

@@ -9,6 +9,7 @@ import weakref
 from decimal import Decimal
 from functools import partial
 
+import export_parts
 import gguf
 import numpy as np
 import pytest
@@ -17,10 +18,9 @@ from model_parts import CONTROL, SHAPE, make_image, make_model, make_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from omnivision import OmniVisionProcessor
-from omnivision.constants import IMAGE_TOKEN
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
+from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.folder import read_manifest
 from omnivision.export.gguf import export
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
@@ -34,6 +34,7 @@ from omnivision.export.gguf.vocabulary import vocabulary
 from omnivision.export.main import main
 from omnivision.export.reference import Question
 from omnivision.export.report import report
+from omnivision.export.stored import StoredTensors
 from omnivision.functions import Function, FunctionSet, functional_tokens, install_tokens
 from omnivision.model.layouts import membership
 from omnivision.model.processing import siglip_image_processor
@@ -49,16 +50,8 @@ QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？"]
 
 
 def save_checkpoint(folder, **overrides):
-    torch.manual_seed(1)
-    model = make_model(**{"vision_config": VISION, "text_config": TEXT, "projector_gelu": "tanh", **overrides})
-    tokenizer = make_tokenizer(CONTROL[:6])
-    processor = OmniVisionProcessor(siglip_image_processor(VISION["image_size"]), tokenizer, image_seq_length=model.config.image_seq_length)
-    model.config.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    install_tokens(model, tokenizer, FUNCTIONS)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    FUNCTIONS.save(folder)
-    return folder
+    shape = {"vision_config": VISION, "text_config": TEXT, "projector_gelu": "tanh", **overrides}
+    return export_parts.save_checkpoint(folder, FUNCTIONS, CONTROL[:6], **shape)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +222,7 @@ def test_layers_can_stay_in_fp32(raster, tmp_path, questions, in_process):
 
 
 def test_only_one_tensor_stands_in_memory(raster, tmp_path, monkeypatch):
-    alive, most, load = [], 0, export.StoredTensors.load
+    alive, most, load = [], 0, StoredTensors.load
 
     def counted(self, name):
         nonlocal most
@@ -242,8 +235,8 @@ def test_only_one_tensor_stands_in_memory(raster, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt  # the files are written
 
-    monkeypatch.setattr(export.StoredTensors, "load", counted)
-    monkeypatch.setattr(export, "load_checkpoint", stop)
+    monkeypatch.setattr(StoredTensors, "load", counted)
+    monkeypatch.setattr(Checkpoint, "running_model", stop)
     refused(tmp_path / "out", KeyboardInterrupt, None, raster)
     assert len(alive) and most == 0  # when one is read, no other is held
 

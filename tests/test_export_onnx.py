@@ -6,25 +6,28 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import export_parts
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from model_parts import make_config, make_image, make_model, make_processor
+from model_parts import make_config, make_image
 from PIL import Image
 
 from omnivision.data.image import open_image
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
-from omnivision.export.checkpoint import WeightScan, load_checkpoint
+from omnivision.export.fp16_limits import WeightScan
 from omnivision.export.folder import hashes_of, read_manifest, write_manifest
 from omnivision.export.main import main
 from omnivision.export.onnx_files import check, graphs, runner, storage, target, writing
-from omnivision.functions import Function, FunctionSet, install_tokens, parse_calls, target_ids
+from omnivision.functions import Function, FunctionSet, parse_calls, target_ids
 from omnivision.generation import generate_ids
+from omnivision.model.checkpoints import load_checkpoint
 from omnivision.model.layouts import membership
 
 QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are there?"]
@@ -33,15 +36,7 @@ ORDER = Function("order", "Order a cat.", {"type": "object", "properties": {"ite
 WITHOUT_TORCH = "import sys, runpy; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'omnivision'])); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 
 
-def save_checkpoint(folder, **overrides):
-    model = make_model(**overrides)
-    processor = make_processor(model)
-    functions = FunctionSet((ORDER,))
-    install_tokens(model, processor.tokenizer, functions)
-    for part in (model, processor):
-        part.save_pretrained(folder)
-    functions.save(folder)
-    return folder
+save_checkpoint = partial(export_parts.save_checkpoint, functions=FunctionSet((ORDER,)))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +68,7 @@ def exported(checkpoint, questions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(checkpoint):
-    return load_checkpoint(checkpoint, torch.float32)
+    return load_checkpoint(checkpoint, "cpu")
 
 
 def test_every_variant_answers_as_the_checkpoint(exported):
@@ -325,7 +320,7 @@ def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writing, "graphs", lambda model: [("vision_encoder", ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))])
+    monkeypatch.setattr(writing, "graphs", lambda checkpoint: [("vision_encoder", ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))])
     monkeypatch.setattr(ir, "save", full)
     refused(tmp_path / "out", ResumableError, "disk is full", checkpoint)
 
@@ -340,7 +335,7 @@ def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
     shutil.copytree(checkpoint, copy)
     body = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(body[: len(body) // 2])
-    refused(tmp_path / "out", DataError, "cannot be loaded", copy)
+    refused(tmp_path / "out", DataError, "cannot be read", copy)
     refused(tmp_path / "out", ConfigError, "no checkpoint", tmp_path)
     refused(tmp_path / "out", ConfigError, "0 questions", checkpoint, count=0)
     with pytest.raises(ConfigError, match="exists already"):
@@ -348,7 +343,7 @@ def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
 
 
 def test_numbers_that_fp16_cannot_hold_are_refused(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(target, "scan_weights", lambda model: WeightScan(refused=["projector: 1e6 is beyond FP16's 65504"]))
+    monkeypatch.setattr(target, "scan_weights", lambda tensors: WeightScan(refused=["projector: 1e6 is beyond FP16's 65504"]))
     refused(tmp_path / "out", DataError, "beyond FP16.*--quantize fp32", checkpoint, variants=["fp16"])
 
 

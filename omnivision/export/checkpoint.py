@@ -1,60 +1,129 @@
-"""Loads a checkpoint for export, and says which of its numbers FP16 cannot hold."""
+"""A checkpoint as exports read it: its weights stay on the disk, and what runs is read in fp32 when it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from torch import nn
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
+from transformers.initialization import no_init_weights
 
-import omnivision  # noqa: F401  registers the model with the Auto classes
 from omnivision.errors import ConfigError, DataError
+from omnivision.export.stored import StoredTensors
+from omnivision.export.streaming import SMALL, empty, is_empty, stream
+from omnivision.model.configuration import OmniVisionConfig
+from omnivision.model.modeling import OmniVisionForConditionalGeneration
+from omnivision.model.processing import OmniVisionProcessor
 
-FP16_LARGEST = 65504.0
-KEEP_THEM = "Keep those layers in fp32 (--keep-fp32), or take a checkpoint from before it diverged."
-ACTIVATION_LIMIT = FP16_LARGEST / 2  # room for sums inside a layer and for other pictures
+HEAD = "lm_head.weight"
+GENERATION = "generation_config.json"
+REAL_TYPES = ("F64", "F32", "F16", "BF16")
+AGAIN = "Copy or train it again."
 
 
-def load_checkpoint(folder: str | Path, dtype: torch.dtype):
-    """Model and processor of a folder in the hub's layout.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder in the hub's layout; `open_checkpoint` makes sure that it is whole."""
 
-    Returns:
-        (model in evaluation mode, processor)
+    folder: Path
+    config: OmniVisionConfig
+    processor: OmniVisionProcessor
+    stored: StoredTensors
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the tensors that make the model; a tied head has none of its own."""
+        state = self._hollow().state_dict()
+        return {name: tuple(values.shape) for name, values in state.items() if not (name == HEAD and self.config.tie_word_embeddings)}
+
+    def load(self, name: str) -> torch.Tensor:
+        """One tensor in fp32."""
+        return torch.from_numpy(self.stored.load(name))
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor in fp32, one at a time."""
+        return ((name, self.load(name)) for name in self.shapes)
+
+    def hollow_model(self) -> OmniVisionForConditionalGeneration:
+        """The model in evaluation mode with its small tensors; of the others there is nothing but the shape."""
+        model = self._hollow()
+        for name, values in model.state_dict(keep_vars=True).items():
+            if name in self.shapes and (values.numel() <= SMALL or not isinstance(values, nn.Parameter)):
+                values.data = self.load(name).to(values.dtype)
+        if (self.folder / GENERATION).is_file():
+            model.generation_config = self._generation()
+        return model
+
+    def running_model(self, convert: Callable[[torch.Tensor], torch.Tensor] | None = None) -> OmniVisionForConditionalGeneration:
+        """The model as it answers, in fp32.
+
+        Args:
+            convert: what every weight goes through once it is read.
+        """
+        model = self.hollow_model()
+        if convert is None:
+            stream(model, self.load)
+        else:
+            for values in model.parameters():
+                values.data = values.data if is_empty(values) else convert(values.data)
+            stream(model, lambda name: convert(self.load(name)))
+        return model
+
+    def _hollow(self) -> OmniVisionForConditionalGeneration:
+        for config in (self.config, self.config.text_config, self.config.vision_config):
+            config.dtype = torch.float32
+        try:
+            with no_init_weights():  # memory that is never touched is never taken
+                model = OmniVisionForConditionalGeneration(self.config)
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError) as error:
+            raise DataError(f"config.json describes no model: {one_line(error)}", str(self.folder), AGAIN) from error
+        for parameter in model.parameters():
+            empty(parameter)
+        model.tie_weights()
+        return model.eval()
+
+    def _generation(self) -> GenerationConfig:
+        try:
+            return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{GENERATION} cannot be read: {one_line(error)}", str(self.folder), AGAIN) from error
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """A checkpoint that is whole.
 
     Raises:
-        ConfigError: no such checkpoint.
-        DataError: a checkpoint that is broken or not whole (transformers would fill what is missing
-            with random numbers and a warning).
+        ConfigError: no such checkpoint, or of another kind of model. DataError: one that is broken, not whole, or stored in types
+            that are no plain numbers.
     """
     folder = Path(folder)
+    checkpoint = Checkpoint(folder, open_config(folder), load_processor(folder), StoredTensors(folder))
+    _refuse_what_is_not_whole(checkpoint)
+    return checkpoint
+
+
+def open_config(folder: Path) -> OmniVisionConfig:
+    """The configuration of a checkpoint.
+
+    Raises:
+        ConfigError: no such checkpoint, or of another kind of model. DataError: it is broken.
+    """
     if not (folder / "config.json").is_file():
         raise ConfigError("no checkpoint", str(folder), "Give a folder with config.json and model.safetensors.")
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DataError(
-            f"the checkpoint cannot be loaded: {one_line(error)}", str(folder), "Copy or train it again."
-        ) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise DataError(
-            f"{len(missing)} tensors are missing, the first is {missing[0]}", str(folder), "Copy or train it again."
-        )
-    return model.eval(), load_processor(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a value of a wrong type can lead anywhere in transformers
+        raise DataError(f"config.json cannot be read: {one_line(error)}", str(folder), AGAIN) from error
+    if not isinstance(config, OmniVisionConfig):
+        raise ConfigError(f"the model is a {config.model_type!r}, not an omnivision model", str(folder), "Give the final/ folder of a run.")
+    return config
 
 
-def load_processor(folder: Path):
+def load_processor(folder: Path) -> OmniVisionProcessor:
     """Tokenizer, image processor and chat template of a checkpoint.
 
     Raises:
@@ -62,7 +131,7 @@ def load_processor(folder: Path):
     """
     try:
         return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except Exception as error:  # tokenizers raises plain Exceptions
         remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
         raise DataError(f"the processor cannot be loaded: {one_line(error)}", str(folder), remedy) from error
 
@@ -72,105 +141,15 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-@dataclass
-class WeightScan:
-    """What rounding to FP16 does to the weights."""
-
-    largest: float = 0.0
-    largest_tensor: str = ""
-    flushed_to_zero: int = 0  # values below 2^-25 in size, which FP16 rounds to 0
-    refused: list[str] = field(default_factory=list)  # "name: why"
-
-
-def scan_weights(model: torch.nn.Module, kept: Collection[str] = ()) -> WeightScan:
-    """Look at every floating-point tensor, parameters and buffers that are saved, but for those of layers that stay in fp32."""
-    scan = WeightScan()
-    for name, tensor in model.state_dict().items():
-        if is_kept(name, kept) or not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        largest = float(tensor.abs().max())
-        if not bool(torch.isfinite(tensor).all()):
-            scan.refused.append(f"{name}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
-        elif largest > FP16_LARGEST:
-            scan.refused.append(f"{name}: {largest:.4g} is beyond FP16's {FP16_LARGEST:.0f}")
-        elif largest > scan.largest:
-            scan.largest, scan.largest_tensor = largest, name
-        scan.flushed_to_zero += int(((tensor != 0) & (tensor.half() == 0)).sum())
-    return scan
-
-
-def refuse_weights(scan: WeightScan, where: str, remedy: str = KEEP_THEM) -> None:
-    """Raises DataError where tensors do not fit FP16."""
-    if scan.refused:
-        raise DataError(
-            f"{len(scan.refused)} tensors do not fit FP16: {'; '.join(scan.refused[:3])}",
-            where,
-            remedy,
-        )
-
-
-@contextmanager
-def watch_activations(model: torch.nn.Module):
-    """Yields a dictionary that fills with the largest |output| of every module while the model runs."""
-    largest: dict[str, float] = {}
-    handles = []
-
-    def watch(name: str):
-        def look(module, inputs, output) -> None:
-            largest.setdefault(name, 0.0)  # a layer that runs, whatever it gives
-            if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
-                value = float(output.detach().abs().max())
-                # max() would lose a NaN, and a NaN must stay
-                largest[name] = value if value != value else max(largest.get(name, 0.0), value)
-
-        return look
-
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_hook(watch(name)))
-    try:
-        yield largest
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def refuse_activations(largest: dict[str, float], kept: Collection[str] = ()) -> tuple[str, float]:
-    """The module with the largest output, of those that compute in FP16.
-
-    Args:
-        largest: as watch_activations fills it.
-        kept: layers that stay in fp32. What is inside them does, what they give returns to FP16.
-
-    Raises:
-        DataError: a module whose outputs FP16 cannot be trusted with.
-    """
-    watched = {name: value for name, value in largest.items() if not is_kept(name.rpartition(".")[0], kept)}
-    bad = {name: value for name, value in watched.items() if not value <= ACTIVATION_LIMIT}  # a NaN is bad too
-    if bad:
-        # the names of whole towers come last: of nested modules the innermost is the one that does it
-        name, value = next(iter(sorted(bad.items(), key=lambda pair: -pair[0].count("."))))
-        around = _outermost([_around(one, largest) for one in bad])
-        keep = f"keep what is around it in fp32 with --keep-fp32 {' '.join(around)}, or " if around else ""
-        raise DataError(
-            f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number ({len(bad)} layers in all)",
-            "activations over the reference pictures",
-            f"FP16 may overflow there: {keep}rescale its weights, or keep the checkpoint in bf16.",
-        )
-    return max(watched.items(), key=lambda pair: pair[1], default=("", 0.0))
-
-
-def is_kept(name: str, kept: Collection[str]) -> bool:
-    """Whether a module or tensor lies in one of the kept layers."""
-    return any(name == layer or name.startswith(f"{layer}.") for layer in kept)
-
-
-def _around(name: str, running: Collection[str]) -> str:
-    """The next layer around this one that runs itself: a list of layers does not."""
-    name = name.rpartition(".")[0]
-    return name if not name or name in running else _around(name, running)
-
-
-def _outermost(names: Collection[str]) -> list[str]:
-    """Names that lie in no other one; the whole model ("", "model") is no layer to keep."""
-    real = list(dict.fromkeys(name for name in names if "." in name))
-    return [name for name in real if not is_kept(name.rpartition(".")[0], real)]
+def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:
+    stored, where = checkpoint.stored, str(checkpoint.folder)
+    gone = [name for name in checkpoint.shapes if name not in stored.shapes]
+    if gone:
+        raise DataError(f"{len(gone)} tensors are missing, the first is {gone[0]}", where, AGAIN)
+    for name, shape in checkpoint.shapes.items():
+        if stored.shapes[name] != shape:
+            what = f"{name} has shape {stored.shapes[name]}, config.json says {shape}"
+            raise DataError(what, where, "Take config.json and weights of the same checkpoint.")
+        if stored.types[name] not in REAL_TYPES:
+            what = f"{name} is stored as {stored.types[name]}, expected {', '.join(REAL_TYPES)}"
+            raise DataError(what, where, "Give the checkpoint before it was quantised.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,14 +12,17 @@ import torch
 import omnivision
 from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError
-from omnivision.export.checkpoint import is_kept, load_checkpoint, refuse_activations, refuse_weights, scan_weights, watch_activations
+from omnivision.export.checkpoint import Checkpoint, open_checkpoint
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_check import FORMAT, check_gate
+from omnivision.export.fp16_limits import is_kept, refuse_activations, refuse_weights, scan_weights, watch_activations
 from omnivision.export.model_card import add_card
 from omnivision.export.reference import gather_questions, next_token, plain_questions, write_reference
+from omnivision.export.safetensors_file import Planned, write_safetensors
+from omnivision.export.stored import WHOLE
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
-from omnivision.runs import read_json, write_json
+from omnivision.memory import peak_bytes
 
 SCAN_PICTURES = 200  # over which activations are looked at, at the least
 
@@ -58,7 +62,7 @@ def export_fp16(
         scan_pictures: over how many pictures activations are looked at; drawn ones fill up where the questions have fewer.
 
     Returns:
-        What verify_folder returns, and {"out", "weights", "activations"}.
+        What verify_folder returns, and {"out", "weights", "activations", "writing_peak_bytes": of this process}.
 
     Raises:
         ConfigError: no checkpoint, or out_dir exists. DataError: numbers that FP16 cannot hold,
@@ -69,9 +73,10 @@ def export_fp16(
         raise ConfigError(f"{count} questions prove nothing", "--count", "Give at least 1.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
-        model, processor = load_checkpoint(source, torch.float32)
+        checkpoint = open_checkpoint(source)
+        model, processor = checkpoint.running_model(), checkpoint.processor
         _check_layers(model, keep)
-        weights = scan_weights(model, keep)
+        weights = scan_weights(checkpoint.tensors(), keep)
         refuse_weights(weights, str(source))
         pictures = {one.image for one in asked if one.image is not None}
         more = plain_questions(Path(drawn) / "more", scan_pictures)[len(pictures):]  # the first ones may have been asked about already
@@ -80,8 +85,9 @@ def export_fp16(
             for question in more:
                 next_token(model, processor, question)
         layer, value = refuse_activations(largest, keep)
-        _write(folder, source, model, processor, keep)
         del model
+        _write(folder, checkpoint, keep)
+        peak = peak_bytes()
         manifest = {
             "format": FORMAT,
             "version": omnivision.__version__,
@@ -92,6 +98,7 @@ def export_fp16(
                 "flushed_to_zero": weights.flushed_to_zero,
             },
             "activations": {"largest": value, "layer": layer, "pictures": len(pictures) + len(more)},
+            "writing_peak_bytes": peak,
             "sha256": hashes_of(folder),
         }
         write_manifest(folder, manifest)
@@ -100,7 +107,7 @@ def export_fp16(
         manifest = add_card(folder, manifest, source, license_id, _figures(result, manifest))
         result["bytes"] = count_bytes(folder)
         write_manifest(folder, {**manifest, "verified": result})
-    return {**result, "out": str(out), "weights": manifest["weights"], "activations": manifest["activations"]}
+    return {**result, "out": str(out), "weights": manifest["weights"], "activations": manifest["activations"], "writing_peak_bytes": peak}
 
 
 def _figures(result: dict, manifest: dict) -> list[str]:
@@ -126,21 +133,18 @@ def _check_layers(model, keep: tuple[str, ...]) -> None:
         raise ConfigError(f"{idle[0]!r} has no weights, or is a list of layers that does not run itself", "--keep-fp32", "Give the layer around it.")
 
 
-def _write(folder: Path, source: Path, model, processor, keep: tuple[str, ...]) -> None:
-    for name, values in (*model.named_parameters(), *model.named_buffers()):
-        if values.is_floating_point() and not is_kept(name, keep):
-            values.data = values.data.half()
+def _write(folder: Path, checkpoint: Checkpoint, keep: tuple[str, ...]) -> None:
+    plan = {name: Planned(torch.float32 if is_kept(name, keep) else torch.float16, shape, partial(checkpoint.load, name))
+            for name, shape in checkpoint.shapes.items()}
+    write_safetensors(folder / WHOLE, plan)
+    config, model = checkpoint.config, checkpoint.hollow_model()
+    config.architectures, config.dtype = [type(model).__name__], torch.float16
     if keep:
-        model.config.keep_fp32 = list(keep)
-    model.save_pretrained(folder, safe_serialization=True)
-    _say_half(folder / "config.json")
-    processor.save_pretrained(folder)
-    if (source / FUNCTION_FILE).is_file():
-        functions = FunctionSet.load(source)
-        functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
+        config.keep_fp32 = list(keep)
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    checkpoint.processor.save_pretrained(folder)
+    if (checkpoint.folder / FUNCTION_FILE).is_file():
+        functions = FunctionSet.load(checkpoint.folder)
+        functional_tokens(checkpoint.processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
-
-
-def _say_half(file: Path) -> None:
-    """transformers writes the type of the first weight, which may be one of the kept."""
-    write_json(file, {**read_json(file), "dtype": "float16"})

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText
 
+import omnivision  # noqa: F401  registers the model with the Auto classes
 from omnivision.errors import DataError
-from omnivision.export.checkpoint import is_kept, load_checkpoint
+from omnivision.export.checkpoint import AGAIN, load_processor, one_line
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
+from omnivision.export.fp16_limits import is_kept
 from omnivision.export.reference import next_token, read_reference
+from omnivision.export.streaming import SMALL, stream
 
 FORMAT = "fp16 safetensors"
 KEEP_MORE = "Keep the layers around them, or those that take what they give, in fp32 too (--keep-fp32)."
@@ -34,7 +39,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
     """
     folder = Path(folder)
     kept = check_hashes(folder).get("kept_in_fp32", [])
-    model, processor = load_checkpoint(folder, dtype="auto")
+    model, processor = _reloaded(folder)
     other = sorted({str(value.dtype) for name, value in model.named_parameters() if value.dtype != _type(name, kept)})
     if other:
         raise DataError(f"weights in {', '.join(other)}", str(folder), "This is no FP16 export: export again.")
@@ -45,7 +50,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
     if kept:
         _check_types(model, processor, folder)
     if compute == "float32":
-        model.float()
+        _compute_in_fp32(model)
     agree, questions, furthest = 0, 0, 0.0
     for question, row in read_reference(folder):
         ids_L, logprobs_V = next_token(model, processor, question)
@@ -69,6 +74,31 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         "max_abs_logprob_diff": furthest,
         "compute": f"{compute} on {device}",
     }
+
+
+def _reloaded(folder: Path):
+    """Model and processor as anyone loads them.
+
+    Raises:
+        DataError: an export that is broken or not whole (transformers would fill what is missing with random numbers and a warning).
+    """
+    try:
+        model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True,
+                                                                  trust_remote_code=False, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"the export cannot be loaded: {one_line(error)}", str(folder), AGAIN) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise DataError(f"{len(missing)} tensors are missing, the first is {missing[0]}", str(folder), AGAIN)
+    return model.eval(), load_processor(folder)
+
+
+def _compute_in_fp32(model: torch.nn.Module) -> None:
+    """The same weights in fp32 arithmetic; a part's stand in both types only while it runs."""
+    stored = {name: values.data for name, values in model.named_parameters()}
+    for name, values in model.named_parameters():
+        values.data = stored[name].float() if values.numel() <= SMALL else values.data
+    stream(model, lambda name: stored[name].float(), held=0)
 
 
 def _check_types(model, processor, folder: Path) -> None:

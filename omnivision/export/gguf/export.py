@@ -7,22 +7,20 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoProcessor
 
 import omnivision
 from omnivision.constants import FUNCTION_FILE
-from omnivision.errors import ConfigError, DataError
-from omnivision.export.checkpoint import load_checkpoint, load_processor
+from omnivision.errors import ConfigError
+from omnivision.export.checkpoint import Checkpoint, open_checkpoint, open_config
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.fp16_limits import is_kept
 from omnivision.export.gguf import tiles
 from omnivision.export.gguf.calls import TOKENIZER
 from omnivision.export.gguf.check import FORMAT, check_gate
 from omnivision.export.gguf.embeddings import write_embeddings
 from omnivision.export.gguf.fits import refuse_what_does_not_fit
 from omnivision.export.gguf.gbnf import GRAMMAR_FILE, gbnf
-from omnivision.export.gguf.names import picture_names, text_names
 from omnivision.export.gguf.picture_file import write_picture
-from omnivision.export.gguf.stored import StoredTensors
 from omnivision.export.gguf.text_file import table_rows, write_text
 from omnivision.export.gguf.vocabulary import vocabulary
 from omnivision.export.gguf.writing import Planned
@@ -53,7 +51,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         license_id: for the model card, the hub's identifier.
 
     Returns:
-        What verify_folder returns, and {"out", "writing_peak_bytes": of the process until the files stood}.
+        What verify_folder returns, and {"out", "writing_peak_bytes": of this process}.
 
     Raises:
         ConfigError: no checkpoint, one that llama.cpp cannot run, or out_dir exists. DataError: a broken checkpoint, numbers
@@ -64,18 +62,19 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
-        config, processor = _opened(source)
-        parts = _write_files(folder, source, config, processor, quantizations, keep)
-        peak = peak_bytes()
-        model, processor = load_checkpoint(source, torch.float32)
-        write_reference(folder, model, processor, asked, new_tokens)
-        write_embeddings(folder, model, processor)
+        refuse_what_does_not_fit(open_config(source), str(source))
+        checkpoint = open_checkpoint(source)
+        parts = _write_files(folder, checkpoint, quantizations, keep)
+        model = checkpoint.running_model()
+        write_reference(folder, model, checkpoint.processor, asked, new_tokens)
+        write_embeddings(folder, model, checkpoint.processor)
         del model
+        peak = peak_bytes()
         manifest = {
             "format": FORMAT,
             "version": omnivision.__version__,
             "files": {one: [text_name(one), picture_name(one)] for one in quantizations},
-            "picture": picture_settings(config),
+            "picture": picture_settings(checkpoint.config),
             "parts": parts,
             "writing_peak_bytes": peak,
             "sha256": hashes_of(folder),
@@ -112,27 +111,12 @@ def picture_settings(config: OmniVisionConfig) -> dict:
     return {"image_size": vision.image_size, "patch_size": vision.patch_size, "raster": config.projector_layout == "raster"}
 
 
-def _opened(source: Path) -> tuple[OmniVisionConfig, AutoProcessor]:
-    """Configuration and processor of a checkpoint that llama.cpp can run."""
-    if not (source / "config.json").is_file():
-        raise ConfigError("no checkpoint", str(source), "Give a folder with config.json and model.safetensors.")
-    try:
-        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"config.json cannot be read: {' '.join(str(error).split())[:200]}", str(source), "Copy or train it again.") from error
-    if not isinstance(config, OmniVisionConfig):
-        raise ConfigError(f"the model is a {config.model_type!r}, not an omnivision model", str(source), "Give the final/ folder of a run.")
-    refuse_what_does_not_fit(config, str(source))
-    return config, load_processor(source)
-
-
-def _write_files(folder: Path, source: Path, config: OmniVisionConfig, processor, quantizations: list[str], keep: tuple[str, ...]) -> dict:
+def _write_files(folder: Path, checkpoint: Checkpoint, quantizations: list[str], keep: tuple[str, ...]) -> dict:
     """Every file but the reference; returns bytes per part."""
-    stored = StoredTensors(source)
-    _check_whole(stored, config, source)
-    kept = _kept(stored, keep)
-    words = vocabulary(processor.tokenizer, table_rows(stored))
-    images, parts = processor.image_processor, {}
+    source, config, stored, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.stored, checkpoint.processor.tokenizer
+    kept = _kept(checkpoint, keep)
+    words = vocabulary(tokenizer, table_rows(stored))
+    images, parts = checkpoint.processor.image_processor, {}
     for one in quantizations:
         plan = write_text(folder / text_name(one), config, stored, words, one, source.resolve().name, kept)
         parts[text_name(one)] = _part_bytes(plan)
@@ -142,36 +126,20 @@ def _write_files(folder: Path, source: Path, config: OmniVisionConfig, processor
     shutil.copyfile(tiles.__file__, folder / CLIENT)
     if (source / FUNCTION_FILE).is_file():
         functions = FunctionSet.load(source)
-        tokens = functional_tokens(processor.tokenizer, functions)  # raises where they do not belong to this checkpoint
+        tokens = functional_tokens(tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
         (folder / GRAMMAR_FILE).write_text(gbnf(functions, tokens).text, encoding="utf-8")
-        processor.tokenizer.save_pretrained(folder / TOKENIZER)  # calls are read from ids
+        tokenizer.save_pretrained(folder / TOKENIZER)  # calls are read from ids
     return parts
 
 
-def _check_whole(stored: StoredTensors, config: OmniVisionConfig, source: Path) -> None:
-    """Every tensor that is written must be there, in the shape that the configuration says."""
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in omnivision.OmniVisionForConditionalGeneration(config).state_dict().items()}
-    text, vision = config.text_config, config.vision_config
-    needed = [*text_names(text.num_hidden_layers, config.tie_word_embeddings).values(),
-              *picture_names(vision.num_hidden_layers, config.vision_post_layernorm).values()]
-    gone = [name for name in needed if name not in stored.shapes]
-    if gone:
-        raise DataError(f"{len(gone)} tensors are missing, the first is {gone[0]}", str(source), "Copy or train it again.")
-    for name in needed:
-        if stored.shapes[name] != wanted[name]:
-            what = f"{name} has shape {stored.shapes[name]}, config.json says {wanted[name]}"
-            raise DataError(what, str(source), "Take config.json and weights of the same checkpoint.")
-
-
-def _kept(stored: StoredTensors, layers: tuple[str, ...]) -> frozenset[str]:
+def _kept(checkpoint: Checkpoint, layers: tuple[str, ...]) -> frozenset[str]:
     """The tensors of layers, each given by its name or the beginning of it up to a dot."""
     kept = set()
     for layer in layers:
-        found = {name for name in stored.shapes if name == layer or name.startswith(f"{layer}.")}
+        found = {name for name in checkpoint.shapes if is_kept(name, (layer,))}
         if not found:
-            raise ConfigError(f"there is no layer {layer!r}", "--keep-fp32", "Give names such as model.projector.linear_1.")
+            raise ConfigError(f"there is no layer {layer!r} with weights of its own", "--keep-fp32", "Give names such as model.projector.linear_1.")
         kept |= found
     return frozenset(kept)
 

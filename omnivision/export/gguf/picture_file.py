@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from omnivision.export.gguf.names import picture_names
-from omnivision.export.gguf.stored import StoredTensors
+from omnivision.export.stored import StoredTensors
 from omnivision.export.gguf.tiles import BLOCK, raster_order
 from omnivision.export.gguf.types import FILE_TYPES, type_of
 from omnivision.export.gguf.writing import Planned, write_gguf

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from omnivision.export.gguf.names import LANGUAGE, text_names
-from omnivision.export.gguf.stored import StoredTensors
+from omnivision.export.stored import StoredTensors
 from omnivision.export.gguf.types import FILE_TYPES, type_of
 from omnivision.export.gguf.vocabulary import Vocabulary
 from omnivision.export.gguf.writing import Planned, write_gguf

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from omnivision.errors import DataError
-from omnivision.export.checkpoint import FP16_LARGEST
+from omnivision.export.fp16_limits import FP16_LARGEST
 from omnivision.export.gguf.packages import gguf, quantized
 
 

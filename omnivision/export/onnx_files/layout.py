@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.constants import FUNCTION_FILE
+from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.onnx_files import runner
 from omnivision.functions import FunctionSet, functional_tokens
 from omnivision.generation import stop_ids
@@ -23,18 +24,18 @@ RUNNER_FILE = "run.py"
 PLACE = -1  # in a prompt's ids: where the question goes
 
 
-def write_layout(folder: Path, source: Path, model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor,
-                 variants: list[str], external: list[str]) -> None:
+def write_layout(folder: Path, checkpoint: Checkpoint, variants: list[str], external: list[str]) -> None:
     """Writes everything but the graphs.
 
     Args:
-        folder: of the export. source: the checkpoint, for its functions.
+        folder: of the export.
         variants: names of runner.SUFFIXES, the one to take first at the head.
         external: graph files whose weights lie in a file of their own.
 
     Raises:
         ConfigError: functions that do not belong to the checkpoint.
     """
+    source, model, processor = checkpoint.folder, checkpoint.hollow_model(), checkpoint.processor
     processor.tokenizer.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     config = model.config.to_dict()

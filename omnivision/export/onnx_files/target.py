@@ -12,8 +12,9 @@ import torch
 import omnivision
 from omnivision.errors import ConfigError
 from omnivision.export import fp16
-from omnivision.export.checkpoint import load_checkpoint, refuse_weights, scan_weights
+from omnivision.export.checkpoint import Checkpoint, open_checkpoint
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.fp16_limits import refuse_weights, scan_weights
 from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_rounded
 from omnivision.export.packages import needed
 from omnivision.export.reference import gather_questions, next_token, read_reference, write_reference
@@ -49,7 +50,7 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
         new_tokens: the longest greedy answer that travels with the export. The rest as fp16.export_fp16.
 
     Returns:
-        What verify_folder returns, and {"out", "writing_peak_bytes": of this process, the model in it}.
+        What verify_folder returns, and {"out", "writing_peak_bytes": of this process}.
 
     Raises:
         ConfigError: no checkpoint, out_dir exists, or an architecture that cannot be expressed. DataError: broken files,
@@ -66,16 +67,15 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
-        model, processor = load_checkpoint(source, torch.float32)
+        checkpoint = open_checkpoint(source)
         if "fp16" in variants:
-            refuse_weights(scan_weights(model), str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
-        write_reference(folder, model, processor, asked, new_tokens)
-        external = write_graphs(folder / "onnx", model, variants)
+            refuse_weights(scan_weights(checkpoint.tensors()), str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
+        external = write_graphs(folder / "onnx", checkpoint, variants)
+        write_reference(folder, checkpoint.running_model(), checkpoint.processor, asked, new_tokens)
+        if "fp16" in variants:
+            write_rounded(folder, _rounded(folder, checkpoint))
+        write_layout(folder, checkpoint, variants, external)
         peak = peak_bytes()
-        if "fp16" in variants:
-            write_rounded(folder, _rounded(folder, model, processor))
-        write_layout(folder, source, model, processor, variants, external)
-        del model
         manifest = {"format": FORMAT, "version": omnivision.__version__, "writing_peak_bytes": peak, "sha256": hashes_of(folder)}
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
@@ -84,14 +84,11 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
     return {**result, "out": str(out), "writing_peak_bytes": peak}
 
 
-def _rounded(folder: Path, model, processor) -> Iterator[list[float]]:
-    """Rounds the model's tables as store_fp16 stores them, and asks the reference's questions again."""
+def _rounded(folder: Path, checkpoint: Checkpoint) -> Iterator[list[float]]:
+    """Asks the reference's questions again of a model whose tables are rounded as store_fp16 stores them."""
     from omnivision.export.onnx_files.storage import is_large
 
-    with torch.no_grad():
-        for table in model.parameters():
-            if is_large(table):
-                table.copy_(table.half())
+    model = checkpoint.running_model(lambda values: values.half().float() if is_large(values) else values)
     for question, row in read_reference(folder):
-        _, logprobs_V = next_token(model, processor, question)
+        _, logprobs_V = next_token(model, checkpoint.processor, question)
         yield logprobs_V[row["top_ids"]].tolist()

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.onnx_files.graphs import graphs
 from omnivision.export.onnx_files.runner import SUFFIXES
 from omnivision.export.onnx_files.storage import store_fp16, store_int8
-from omnivision.model.modeling import OmniVisionForConditionalGeneration
 
 REWRITES = {"fp32": lambda graph: None, "fp16": store_fp16, "int8": store_int8}
 ONE_FILE = 1 << 28  # bytes of weights that a graph's own file holds: protobuf builds it in memory, and cannot pass 2 GiB
 
 
-def write_graphs(folder: Path, model: OmniVisionForConditionalGeneration, variants: list[str]) -> list[str]:
-    """Writes every graph in every variant; of the weights, one at a time is held in memory beside the model.
+def write_graphs(folder: Path, checkpoint: Checkpoint, variants: list[str]) -> list[str]:
+    """Writes every graph in every variant; of the weights, one at a time is held in memory.
 
     Args:
-        folder: the new folder. model: fp32; its linear layers are exchanged. variants: names of REWRITES.
+        folder: the new folder. variants: names of REWRITES.
 
     Returns:
         The files whose weights lie beside them, in a file of the same name with "_data".
@@ -29,7 +29,7 @@ def write_graphs(folder: Path, model: OmniVisionForConditionalGeneration, varian
     """
     folder.mkdir()
     external = []
-    for name, graph in graphs(model):
+    for name, graph in graphs(checkpoint):
         for variant in variants:
             one = graph.clone()
             REWRITES[variant](one)

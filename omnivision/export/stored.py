@@ -28,12 +28,14 @@ class StoredTensors:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}  # as safetensors calls them
         self._files: dict[str, Path] = {}
         for file in _files(folder):
             with self._open(file) as opened:
                 for name in opened.keys():
                     self._files[name] = file
-                    self.shapes[name] = tuple(opened.get_slice(name).get_shape())
+                    found = opened.get_slice(name)
+                    self.shapes[name], self.types[name] = tuple(found.get_shape()), found.get_dtype()
 
     def load(self, name: str) -> np.ndarray:
         """One tensor in fp32."""
