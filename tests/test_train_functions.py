@@ -13,6 +13,7 @@ from omnivision_train.data import Collator, Conversations
 from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer_arguments import training_arguments
 
+from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import Function, FunctionSet, functional_tokens, install_tokens, parse_calls
@@ -131,8 +132,6 @@ def test_rows_of_calls_need_functions(world, parts):
 
 
 def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory):
-    from omnivision import OmniVisionProcessor
-
     road = train_world.road(tmp_path_factory)
     before = OmniVisionProcessor.from_pretrained(road["dpo"]).tokenizer
     after = OmniVisionProcessor.from_pretrained(road["functions"]).tokenizer
@@ -141,6 +140,22 @@ def test_tokens_lie_in_spare_rows_and_the_table_keeps_its_size(tmp_path_factory)
     assert len(set(shapes.values())) == 1
     tokens = functional_tokens(after, FunctionSet.load(road["functions"]))
     assert (*tokens.functions, tokens.end) == tuple(range(len(before), len(before) + 4)) and len(after) <= shapes["dpo"][0]
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_the_tables_other_rows_can_be_held(world, tmp_path, zero_stage):
+    final = train_world.train(train_world.settings(world, tmp_path, "functions", train_table=False, zero_stage=zero_stage), "functions")
+    model, processor = (kind.from_pretrained(world.start("functions")) for kind in (OmniVisionForConditionalGeneration, OmniVisionProcessor))
+    tokens = install_tokens(model, processor.tokenizer, FunctionSet.from_json(world.folder / "functions.json")).tokens
+    before, after, table = model.state_dict(), train_world.weights(final), "model.language_model.embed_tokens.weight"
+    assert after[table].ne(before[table]).any(1).nonzero().flatten().tolist() == sorted((*tokens.functions, tokens.end))
+    inner = [name for name in after if "language_model.layers" in name and name.endswith("proj.weight")]
+    assert inner and all(not torch.equal(after[name], before[name]) for name in inner)
+
+
+def test_rows_that_are_held_cannot_decay(world, tmp_path):
+    with pytest.raises(ConfigError, match="decays rows that are to stay"):
+        train_world.train(train_world.settings(world, tmp_path, "functions", train_table=False, weight_decay=0.1), "functions")
 
 
 def test_earlier_rows_are_mixed_in(world, tmp_path):
@@ -163,8 +178,6 @@ def test_more_functions_for_a_trained_set(world, tmp_path):
     (tmp_path / "more.json").write_text(json.dumps([one.to_tool() for one in trained.extended([Function("sing", "Sing.")]).functions]))
     second = train_world.train(train_world.settings(world, tmp_path / "second", "functions", functions=str(tmp_path / "more.json"), **changes), "functions")
     assert FunctionSet.load(second).token("sing") == f"<nexa_{len(trained)}>"
-    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
-
     rows = []
     for final in (first, second):
         ids = functional_tokens(OmniVisionProcessor.from_pretrained(final).tokenizer, trained).functions

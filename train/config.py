@@ -145,6 +145,7 @@ class FunctionsConfig(StageConfig):
     functions: str = "functions.json"
     lr: float = 5e-5
     requests_per_row: int = 1  # requests about the same picture that share its image tokens in one conversation
+    train_table: bool = True  # the whole embedding table; false: of it only the rows of functional tokens
     token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
     lora_rank: int = 0  # of the adapters that then train alone, with the rows of functional tokens; 0: the whole model
     lora_alpha: int = 32  # adapters count lora_alpha / lora_rank times

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +41,23 @@ def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:
     """Labels that supervise nothing but the given ids."""
     kept = torch.isin(labels_BL, torch.tensor(ids, device=labels_BL.device))
     return labels_BL.masked_fill(~kept, IGNORE_INDEX)
+
+
+def hold_other_rows(model, config: FunctionsConfig, token_ids: Iterable[int]) -> None:
+    """Lets gradients reach only these rows of the table, and of a head of its own.
+
+    Every row is in the softmax, and AdamW makes a step of full size of the smallest gradient: a table of 49,152 words, most of which no request has,
+    drifts away from the words that the layers above know.
+
+    Raises:
+        ConfigError: weight decay, which moves rows without a gradient.
+    """
+    if config.weight_decay and config.optimizer == "adamw":
+        raise ConfigError(f"AdamW decays rows that are to stay, and weight_decay is {config.weight_decay:g}", "train_table: false",
+                          "Set weight_decay=0, optimizer=muon, which decays no tables, or train_table=true.")
+    ids = torch.tensor(sorted(token_ids))
+    for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
+        weight.register_hook(lambda grad_VD: torch.zeros_like(grad_VD).index_copy_(0, ids.to(grad_VD.device), grad_VD[ids]))
 
 
 def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int = 1, fits: Callable[[Row], bool] | None = None,
@@ -106,6 +123,8 @@ def functions(config: FunctionsConfig) -> Path:
         if config.lora_rank:
             lora.add_adapters(model, config, token_ids)
         stages.set_trainable(model, stage, main=run.main)
+        if not config.train_table and not config.lora_rank:  # adapters train these rows alone in any case
+            hold_other_rows(model, config, token_ids)
         cache = run_data.open_cache(config, model, processor)
 
         def fits(row: Row) -> bool:

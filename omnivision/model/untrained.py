@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -50,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the new folder; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="of what is new (0)")
     options = parser.parse_args(argv)
-    print(json.dumps(write(options.out, options.preset, options.vision, options.language, options.seed)))
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs
+        made = write(options.out, options.preset, options.vision, options.language, options.seed)
+    print(json.dumps(made))
     return 0
 
 
