@@ -156,6 +156,7 @@ def rehash(folder):
         (damage_template, "prompt has changed"),
         (damage_reference, "reference.jsonl:1"),
         (damage_dtype, "float32"),
+        (lambda folder: (folder / "reference" / "more.txt").touch(), "reference/more.txt is no part of the export"),
     ],
 )
 def test_a_damaged_export_does_not_verify(exported, tmp_path, damage, message):
@@ -239,6 +240,12 @@ def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
     assert model.dtype == torch.float16 and fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
     for layer, message in (("nothing", "no layer 'nothing'"), ("model.projector.act", "has no weights"), ("model.language_model.layers", "does not run itself")):
         refused(tmp_path / "other", ConfigError, message, checkpoint, keep=(layer,))
+
+
+def test_a_tied_head_is_kept_with_the_language_model(checkpoint, tmp_path, in_process):
+    refused(tmp_path / "out", ConfigError, "Give both: lm_head model.language_model", checkpoint, count=1, keep=("lm_head",))
+    fp16.export_fp16(checkpoint, tmp_path / "out", count=1, keep=("lm_head", "model.language_model"), scan_pictures=0)
+    assert load_file(tmp_path / "out" / "model.safetensors")["model.language_model.embed_tokens.weight"].dtype == torch.float32
 
 
 def test_kept_layers_have_to_fit_the_others(tmp_path, in_process):

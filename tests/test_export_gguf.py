@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
 from omnivision.export.checkpoint import Checkpoint
-from omnivision.export.folder import read_manifest
+from omnivision.export.folder import hashes_of, read_manifest
 from omnivision.export.gguf import export
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
 from omnivision.export.gguf.engine import Reply
@@ -214,11 +214,20 @@ def test_a_changed_file_does_not_verify(phone, tmp_path):
         verify.verify_folder(copy)
 
 
+def test_the_picture_file_can_be_smaller(raster, tmp_path, questions, in_process):
+    result = export.export_gguf(raster, tmp_path / "out", ["f16", "q4_k_m"], questions, count=3, new_tokens=3, picture_type="q5_0")
+    assert set(result["parts"]) == {"model-f16.gguf", "model-q4_k_m.gguf", "mmproj-f16.gguf", "mmproj-q5_0.gguf"}
+    tensors = fields(tmp_path / "out" / "mmproj-q5_0.gguf")[1]
+    assert {tensors[name].tensor_type.name for name in ("mm.1.weight", "v.blk.0.ffn_down.weight", "v.blk.1.attn_q.weight")} == {"Q5_0"}
+    assert 0.01 < result["quantizations"]["q4_k_m"]["embedding_relative"] < 0.2
+
+
 def test_layers_can_stay_in_fp32(raster, tmp_path, questions, in_process):
     export.export_gguf(raster, tmp_path / "out", ["f16"], questions, count=1, new_tokens=1 + 1, keep=("model.projector.linear_1",))
     tensors = fields(tmp_path / "out" / "mmproj-f16.gguf")[1]
     assert [tensors[f"mm.{one}.weight"].tensor_type.name for one in (1, 2)] == ["F32", "F16"]
-    refused(tmp_path / "other", ConfigError, "no layer 'nothing'", raster, keep=("nothing",))
+    for layer in ("nothing", "lm_head"):  # the head is the embeddings
+        refused(tmp_path / "other", ConfigError, f"no layer '{layer}' with weights of its own", raster, keep=(layer,))
 
 
 def test_only_one_tensor_stands_in_memory(raster, tmp_path, monkeypatch):
@@ -274,13 +283,20 @@ def test_the_client_is_a_command(tmp_path):
     ("blk.3.ffn_down.weight", (896, 4864), "q4_k_m", "Q4_K"),
     ("blk.5.ffn_down.weight", (896, 4864), "q4_k_m", "Q6_K"),
     ("blk.3.attn_q.weight", (896, 896), "q4_k_m", "Q5_0"),
-    ("v.blk.0.ffn_down.weight", (1152, 4320), "q4_k_m", "Q8_0"),
+    ("v.blk.0.ffn_down.weight", (1152, 4320), "q5_0", "Q5_0"),
+    ("mm.1.weight", (4096, 10368), "q4_0", "Q4_0"),
     ("v.blk.0.ffn_down.weight", (1152, 4304), "q8_0", "F16"),
     ("v.position_embd.weight", (729, 1152), "q8_0", "F32"),
     ("blk.0.attn_q.bias", (896,), "f16", "F32"),
 ])
 def test_types_are_llama_cpps_own_choice(name, shape, quantization, expected):
     assert gguf.GGMLQuantizationType(type_of(name, shape, quantization, 24)).name == expected
+
+
+def test_a_table_that_is_no_head_is_stored_as_any_other():
+    shape = (151936, 1024)
+    assert [gguf.GGMLQuantizationType(type_of(name, shape, "q4_k_m", 24, tied=tied)).name for name, tied in
+            (("token_embd.weight", True), ("token_embd.weight", False), ("output.weight", False))] == ["Q6_K", "Q4_K", "Q6_K"]
 
 
 @pytest.mark.parametrize("low, high", [(0, 9), (3, 250), (-17, 1003), (-5, -2), (99, 101), (5, 5)])
@@ -317,8 +333,11 @@ def test_answers_are_compared_by_hand():
     compare(Reply(2, [5, 7], [{5: -0.12, 6: -3.0}, {7: -0.5, 8: -0.55}], ""), row, LIMITS["f16"], found, asked)
     compare(Reply(3, [5, 8], [{5: -0.1, 6: -3.0}, {7: -0.5, 8: -0.55}], ""), row, LIMITS["f16"], found, asked)  # a tie
     compare(Reply(2, [6], [{5: -0.1, 6: -3.0}], ""), row, LIMITS["f16"], found, asked)
-    assert (found.questions, found.prompts_equal, found.answers_equal, found.ties) == (3, 2, 1, 1)
+    assert (found.questions, found.prompts_equal, found.answers_equal, found.ties, found.apart) == (3, 2, 1, 1, 1)
     assert found.logprob_diff == pytest.approx(0.02) and "token 0: [6] in place of 5" in found.first_apart
+    loose = Agreement()
+    compare(Reply(2, [6], [{5: -0.1, 6: -3.0}], ""), row, LIMITS["q4_k_m"], loose, asked)  # 2.9 apart: no tie, and allowed
+    assert (loose.ties, loose.apart, loose.first_apart) == (0, 1, "")
     compare(Reply(2, [5], [{5: float("nan"), 6: -3.0}], ""), row, LIMITS["f16"], found, asked)
     assert found.logprob_diff != found.logprob_diff
 
@@ -341,15 +360,18 @@ def test_a_report_measures_every_type_in_a_process_of_its_own(phone, capsys):
 def test_a_report_says_what_it_cannot_measure(phone, tmp_path):
     with pytest.raises(ConfigError, match="no export"):
         report(tmp_path)
-    manifest = {"sha256": {}, "format": "fp16 safetensors"}
-    (tmp_path / "export.json").write_text(json.dumps(manifest))
     shutil.copy(phone[0] / "reference.jsonl", tmp_path)
     shutil.copytree(phone[0] / "reference", tmp_path / "reference")
+    manifest = {"sha256": hashes_of(tmp_path), "format": "fp16 safetensors"}
+    (tmp_path / "export.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="no engine of its own"):
         report(tmp_path)
     files = {"f16": ["model-f16.gguf", "mmproj-f16.gguf"]}
     (tmp_path / "export.json").write_text(json.dumps({**manifest, "format": "gguf", "files": files, "picture": read_manifest(phone[0])["picture"]}))
     for name in files["f16"]:
         (tmp_path / name).write_bytes(b"no GGUF")
+    with pytest.raises(DataError, match="model-f16.gguf is no part of the export|mmproj-f16.gguf is no part of the export"):
+        report(tmp_path)
+    (tmp_path / "export.json").write_text(json.dumps({**read_manifest(tmp_path), "sha256": hashes_of(tmp_path)}))
     with pytest.raises(DataError, match="The engine did not answer"):
         report(tmp_path)

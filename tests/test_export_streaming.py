@@ -24,7 +24,7 @@ def nothing_is_small(monkeypatch):
         monkeypatch.setattr(module, "SMALL", 64)
 
 
-def held_bytes(model):
+def held_bytes(model):  # a tied table counts once
     return sum(4 * values.numel() for values in model.parameters() if not streaming.is_empty(values))
 
 
@@ -43,7 +43,7 @@ def test_a_streamed_model_answers_the_same(tmp_path, monkeypatch, held, tied):
         assert ids == expected_ids and len(steps) == len(expected)
         torch.testing.assert_close(torch.stack(steps), torch.stack(expected), rtol=0, atol=1e-5)
     small = sum(4 * values.numel() for values in model.parameters() if values.numel() <= 64)
-    assert held_bytes(model) <= held + small and (held < 1 << 30 or held_bytes(model) > 400_000)
+    assert 0.8 * min(held, 500_000) <= held_bytes(model) <= held + small
 
 
 def test_weights_that_nobody_read_are_seen():

@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 
 from omnivision.errors import ConfigError, DataError
 from omnivision.export.stored import StoredTensors
-from omnivision.export.streaming import SMALL, empty, is_empty, stream
+from omnivision.export.streaming import SMALL, empty, give_back_at_once, is_empty, stream
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 from omnivision.model.processing import OmniVisionProcessor
@@ -101,6 +101,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             that are no plain numbers.
     """
     folder = Path(folder)
+    give_back_at_once()
     checkpoint = Checkpoint(folder, open_config(folder), load_processor(folder), StoredTensors(folder))
     _refuse_what_is_not_whole(checkpoint)
     return checkpoint

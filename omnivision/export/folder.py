@@ -81,15 +81,18 @@ def read_manifest(folder: Path) -> dict:
 
 
 def check_hashes(folder: Path) -> dict:
-    """Every file must be as it was written: safetensors notices a cut file, not a flipped bit.
+    """Every file must be as it was written, and no other beside it: safetensors notices a cut file, not a flipped bit.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: no export. DataError: a file that is gone or has changed.
+        ConfigError: no export. DataError: a file that is gone, has changed or came later.
     """
     manifest = read_manifest(folder)
+    more = [name for path in all_files(folder) if (name := path.relative_to(folder).as_posix()) not in manifest["sha256"]]
+    if more:
+        raise DataError(f"{more[0]} is no part of the export ({len(more)} such files)", str(folder), "Move it elsewhere, or copy the export again.")
     for name, wanted in manifest["sha256"].items():
         path = folder / name
         if not path.is_file():

@@ -129,6 +129,9 @@ def _check_layers(model, keep: tuple[str, ...]) -> None:
     if unknown:
         raise ConfigError(f"there is no layer {unknown[0]!r}", "--keep-fp32", "Give names such as model.projector.linear_1.")
     idle = [layer for layer in keep if isinstance(known[layer], torch.nn.ModuleList) or not any(True for _ in known[layer].parameters())]
+    if model.config.tie_word_embeddings and "lm_head" in keep and "model.language_model" not in keep:
+        # what embeddings in fp32 give would meet blocks in FP16
+        raise ConfigError("the head's weights are those of the embeddings", "--keep-fp32 lm_head", "Give both: lm_head model.language_model.")
     if idle:
         raise ConfigError(f"{idle[0]!r} has no weights, or is a list of layers that does not run itself", "--keep-fp32", "Give the layer around it.")
 

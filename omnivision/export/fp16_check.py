@@ -14,7 +14,7 @@ from omnivision.export.checkpoint import AGAIN, load_processor, one_line
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.fp16_limits import is_kept
 from omnivision.export.reference import next_token, read_reference
-from omnivision.export.streaming import SMALL, stream
+from omnivision.export.streaming import SMALL, give_back_at_once, stream
 
 FORMAT = "fp16 safetensors"
 KEEP_MORE = "Keep the layers around them, or those that take what they give, in fp32 too (--keep-fp32)."
@@ -39,6 +39,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
     """
     folder = Path(folder)
     kept = check_hashes(folder).get("kept_in_fp32", [])
+    give_back_at_once()
     model, processor = _reloaded(folder)
     other = sorted({str(value.dtype) for name, value in model.named_parameters() if value.dtype != _type(name, kept)})
     if other:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omnivision.data.image import open_image
 from omnivision.errors import ConfigError, DataError
-from omnivision.export.folder import read_manifest
+from omnivision.export.folder import check_hashes
 from omnivision.export.reference import Question, read_reference
 
 HELP = "bytes, peak memory, time to the first token and decoding rate of an export in its engine"
@@ -43,10 +43,11 @@ def report(folder: str | Path) -> dict:
         {"format", "question", "types": {type: {"files": {name: bytes}, "disk_bytes", "peak_bytes", "seconds_to_first_token", "tokens_per_second"}}}
 
     Raises:
-        ConfigError: no export, or one that has no engine of its own (fp16). DataError: no question about a picture; the engine fails.
+        ConfigError: no export, or one that has no engine of its own (fp16). DataError: a file that changed; no question about a picture; the
+            engine fails.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
+    manifest = check_hashes(folder)
     question = next((one for one, _ in read_reference(folder) if one.image is not None), None)
     if question is None:
         raise DataError("The reference has no question about a picture", str(folder), "Export again with one.")

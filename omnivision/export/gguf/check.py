@@ -36,6 +36,7 @@ class Limit:
 
 # F16: what rounding and llama.cpp's table of GELU leave. The others are gates against files that are broken, not worse: a raster
 # model written as blocks is off by the largest number itself (measured 1.08 of it; q8_0 0.03).
+TIE = 0.1  # fp32's two best tokens closer than this are as good as one another: F16 may take either
 LIMITS = {"f16": Limit(5e-3, 0.2, 5e-2), "q8_0": Limit(math.inf, 0.2, 0.5), "q4_k_m": Limit(math.inf, 0.2, 2.0)}
 
 
@@ -46,7 +47,8 @@ class Agreement:
     questions: int = 0
     prompts_equal: int = 0
     answers_equal: int = 0
-    ties: int = 0  # answers that part where fp32's own two best tokens lie closer than twice the limit
+    ties: int = 0  # answers that part where fp32's own two best tokens lie closer than TIE
+    apart: int = 0  # all others that part; allowed where the two lie closer than twice the limit
     embedding_diff: float = 0.0
     embedding_relative: float = 0.0
     logprob_diff: float = 0.0
@@ -118,9 +120,9 @@ def compare(reply: Reply, row: dict, limit: Limit, agreement: Agreement, questio
             agreement.add_logprobs([abs(tops.get(token, lowest) - value) for token, value in zip(step["top_ids"], step["top_logprobs"])])
         if at >= len(reply.ids) or reply.ids[at] != step["id"]:
             gap = step["top_logprobs"][0] - step["top_logprobs"][1]
-            if gap <= 2 * limit.logprob:
-                agreement.ties += 1
-            elif not agreement.first_apart:
+            agreement.ties += gap <= TIE
+            agreement.apart += gap > TIE
+            if gap > 2 * limit.logprob and not agreement.first_apart:
                 agreement.first_apart = f"{question.text!r}, token {at}: {reply.ids[at: at + 1]} in place of {step['id']}"
             return
     agreement.answers_equal += 1
@@ -170,8 +172,8 @@ def show(result: dict) -> None:
     for name, parts in result["parts"].items():
         print(f"{name}: {', '.join(f'{part} {number:,}' for part, number in parts.items())} bytes")
     for quantization, found in result["quantizations"].items():
-        print(f"{quantization}: prompts equal {found['prompts_equal']}/{found['questions']}, answers equal {found['answers_equal']} "
-              f"(and {found['ties']} ties), image embeddings within {found['embedding_diff']:.2g}, "
+        print(f"{quantization}: prompts equal {found['prompts_equal']}/{found['questions']}, greedy answers equal {found['answers_equal']}, "
+              f"parted at a tie of fp32 {found['ties']}, parted elsewhere {found['apart']}; image embeddings within {found['embedding_diff']:.2g}, "
               f"log-probabilities within {found['logprob_diff']:.2g} (mean {found['mean_logprob_diff']:.2g})"
               + (f", calls under the grammar {found['calls']['valid']}/{found['calls']['asked']}" if found["calls"]["asked"] else ""))
     print(f"peak memory of the process that ran llama.cpp: {result['engine_peak_bytes'] / 2**20:,.0f} MiB")

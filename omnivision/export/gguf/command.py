@@ -8,7 +8,7 @@ from omnivision.export import fp16
 from omnivision.export.fp16_command import add_kept_and_license
 from omnivision.export.gguf.check import show
 from omnivision.export.gguf.export import export_gguf
-from omnivision.export.gguf.types import QUANTIZATIONS
+from omnivision.export.gguf.types import PICTURE_TYPES, QUANTIZATIONS
 
 HELP = "GGUF files that stock llama.cpp runs: a text file and a picture file"
 DESCRIPTION = (
@@ -26,10 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_kept_and_license(parser)
     parser.add_argument("--quantize", nargs="+", choices=QUANTIZATIONS, default=["f16"], metavar="TYPE",
                         help=f"types of the weights, a text file each: {', '.join(QUANTIZATIONS)} (default f16)")
+    parser.add_argument("--picture-type", choices=PICTURE_TYPES, default="q8_0", metavar="TYPE",
+                        help=f"of the picture file beside quantised text files: {', '.join(PICTURE_TYPES)} (default q8_0); beside f16 it is f16")
     parser.add_argument("--tokens", type=int, default=16, metavar="N", help="tokens of every reference answer (default 16)")
 
 
 def run(args: argparse.Namespace) -> dict:
     """Export as the flags say."""
     wanted = list(dict.fromkeys(args.quantize))
-    return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32), args.license)
+    return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32), args.license,
+                       args.picture_type)

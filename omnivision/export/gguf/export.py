@@ -33,12 +33,11 @@ from omnivision.model.configuration import OmniVisionConfig
 
 CLIENT = "client.py"
 PARTS = {"token_embd": "embeddings", "output.": "head", "v.": "tower", "mm.": "projector"}
-PICTURE_TYPE = {"f16": "f16", "q8_0": "q8_0", "q4_k_m": "q8_0"}  # a tower of 4 bits loses more than it saves
 
 
 def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[str], questions: str | Path | None = None,
                 image_root: str | Path | None = None, count: int = 24, new_tokens: int = 16, keep: tuple[str, ...] = (),
-                license_id: str = "other") -> dict:
+                license_id: str = "other", picture_type: str = "q8_0") -> dict:
     """Write GGUF files and prove them in llama.cpp.
 
     Args:
@@ -49,6 +48,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         new_tokens: greedy tokens of every reference answer.
         keep: checkpoint names of layers that stay in fp32.
         license_id: for the model card, the hub's identifier.
+        picture_type: of types.PICTURE_TYPES, for the picture file beside quantised text files; beside f16 it is f16.
 
     Returns:
         What verify_folder returns, and {"out", "writing_peak_bytes": of this process}.
@@ -62,9 +62,10 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
     with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
+        pictures = {one: one if one == "f16" else picture_type for one in quantizations}
         refuse_what_does_not_fit(open_config(source), str(source))
         checkpoint = open_checkpoint(source)
-        parts = _write_files(folder, checkpoint, quantizations, keep)
+        parts = _write_files(folder, checkpoint, pictures, keep)
         model = checkpoint.running_model()
         write_reference(folder, model, checkpoint.processor, asked, new_tokens)
         write_embeddings(folder, model, checkpoint.processor)
@@ -73,7 +74,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         manifest = {
             "format": FORMAT,
             "version": omnivision.__version__,
-            "files": {one: [text_name(one), picture_name(one)] for one in quantizations},
+            "files": {one: [text_name(one), picture_name(picture)] for one, picture in pictures.items()},
             "picture": picture_settings(checkpoint.config),
             "parts": parts,
             "writing_peak_bytes": peak,
@@ -90,7 +91,8 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
 
 def _figures(result: dict) -> list[str]:
     """What was measured, for the model card."""
-    return [f"{name} in llama.cpp on {found['questions']} questions: greedy answers equal to fp32 {found['answers_equal']} (ties {found['ties']}), "
+    return [f"{name} in llama.cpp on {found['questions']} questions: greedy answers equal to fp32 {found['answers_equal']}, parted at a tie "
+            f"of fp32 {found['ties']}, parted elsewhere {found['apart']}, "
             f"image embeddings within {found['embedding_diff']:.2g}, log-probabilities within {found['logprob_diff']:.2g}"
             for name, found in result["quantizations"].items()]
 
@@ -100,9 +102,9 @@ def text_name(quantization: str) -> str:
     return f"model-{quantization}.gguf"
 
 
-def picture_name(quantization: str) -> str:
+def picture_name(picture_type: str) -> str:
     """File of tower and projector."""
-    return f"mmproj-{PICTURE_TYPE[quantization]}.gguf"
+    return f"mmproj-{picture_type}.gguf"
 
 
 def picture_settings(config: OmniVisionConfig) -> dict:
@@ -111,16 +113,16 @@ def picture_settings(config: OmniVisionConfig) -> dict:
     return {"image_size": vision.image_size, "patch_size": vision.patch_size, "raster": config.projector_layout == "raster"}
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint, quantizations: list[str], keep: tuple[str, ...]) -> dict:
-    """Every file but the reference; returns bytes per part."""
+def _write_files(folder: Path, checkpoint: Checkpoint, pictures: dict[str, str], keep: tuple[str, ...]) -> dict:
+    """Every file but the reference; returns bytes per part. `pictures` says which picture file goes with a text file, by their types."""
     source, config, stored, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.stored, checkpoint.processor.tokenizer
     kept = _kept(checkpoint, keep)
     words = vocabulary(tokenizer, table_rows(stored))
     images, parts = checkpoint.processor.image_processor, {}
-    for one in quantizations:
+    for one in pictures:
         plan = write_text(folder / text_name(one), config, stored, words, one, source.resolve().name, kept)
         parts[text_name(one)] = _part_bytes(plan)
-    for one in dict.fromkeys(PICTURE_TYPE[one] for one in quantizations):
+    for one in dict.fromkeys(pictures.values()):
         plan = write_picture(folder / picture_name(one), config, stored, one, source.resolve().name, images.image_mean, images.image_std, kept)
         parts[picture_name(one)] = _part_bytes(plan)
     shutil.copyfile(tiles.__file__, folder / CLIENT)
@@ -139,7 +141,8 @@ def _kept(checkpoint: Checkpoint, layers: tuple[str, ...]) -> frozenset[str]:
     for layer in layers:
         found = {name for name in checkpoint.shapes if is_kept(name, (layer,))}
         if not found:
-            raise ConfigError(f"there is no layer {layer!r} with weights of its own", "--keep-fp32", "Give names such as model.projector.linear_1.")
+            remedy = "Give names such as model.projector.linear_1; a tied lm_head is kept with model.language_model.embed_tokens."
+            raise ConfigError(f"there is no layer {layer!r} with weights of its own", "--keep-fp32", remedy)
         kept |= found
     return frozenset(kept)
 

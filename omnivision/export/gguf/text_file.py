@@ -27,7 +27,7 @@ def write_text(file: Path, config: OmniVisionConfig, stored: StoredTensors, word
         keep: checkpoint names of tensors that stay in fp32.
     """
     text = config.text_config
-    plan = [Planned(ours, stored.shapes[theirs], _type(ours, theirs, stored, quantization, text.num_hidden_layers, keep), partial(stored.load, theirs))
+    plan = [Planned(ours, stored.shapes[theirs], _type(ours, theirs, config, stored, quantization, keep), partial(stored.load, theirs))
             for ours, theirs in text_names(text.num_hidden_layers, config.tie_word_embeddings).items()]
 
     def describe(writer) -> None:
@@ -48,9 +48,9 @@ def write_text(file: Path, config: OmniVisionConfig, stored: StoredTensors, word
     return plan
 
 
-def _type(ours: str, theirs: str, stored: StoredTensors, quantization: str, blocks: int, keep: frozenset[str]) -> int:
+def _type(ours: str, theirs: str, config: OmniVisionConfig, stored: StoredTensors, quantization: str, keep: frozenset[str]) -> int:
     kept = frozenset((ours,)) if theirs in keep else frozenset()
-    return type_of(ours, stored.shapes[theirs], quantization, blocks, kept)
+    return type_of(ours, stored.shapes[theirs], quantization, config.text_config.num_hidden_layers, kept, config.tie_word_embeddings)
 
 
 def table_rows(stored: StoredTensors) -> int:

@@ -10,34 +10,34 @@ import re
 from omnivision.export.gguf.packages import gguf
 
 QUANTIZATIONS = ("f16", "q8_0", "q4_k_m")
-FILE_TYPES = {"f16": 1, "q8_0": 7, "q4_k_m": 15}  # general.file_type
+PICTURE_TYPES = ("f16", "q8_0", "q5_0", "q4_0")
+FILE_TYPES = {"f16": 1, "q4_0": 2, "q8_0": 7, "q5_0": 8, "q4_k_m": 15}  # general.file_type
 # What q4_k_m falls back to where a row is no multiple of 256.
 SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 IN_FULL = ("v.patch_embd.weight", "v.position_embd.weight")  # small, and read in fp32
 
 
-def type_of(name: str, shape: tuple[int, ...], quantization: str, blocks: int, keep: frozenset[str] = frozenset()) -> int:
+def type_of(name: str, shape: tuple[int, ...], quantization: str, blocks: int, keep: frozenset[str] = frozenset(), tied: bool = True) -> int:
     """The GGMLQuantizationType of a tensor.
 
     Args:
         name: in GGUF.
         shape: rows first.
-        quantization: one of QUANTIZATIONS.
+        quantization: one of QUANTIZATIONS, or of PICTURE_TYPES.
         blocks: of the language model.
         keep: names that stay in fp32.
+        tied: whether the embeddings are the head too.
     """
     kinds = gguf().GGMLQuantizationType
     if len(shape) == 1 or name in IN_FULL or name in keep:
         return kinds.F32
-    return kinds[_fitting(_wanted(name, quantization, blocks), shape[-1])]
+    return kinds[_fitting(_wanted(name, quantization, blocks, tied), shape[-1])]
 
 
-def _wanted(name: str, quantization: str, blocks: int) -> str:
+def _wanted(name: str, quantization: str, blocks: int, tied: bool) -> str:
     if quantization != "q4_k_m":
         return quantization.upper()
-    if name.startswith(("v.", "mm.")):
-        return "Q8_0"
-    if name in ("token_embd.weight", "output.weight"):
+    if name == ("token_embd.weight" if tied else "output.weight"):
         return "Q6_K"
     block = re.fullmatch(r"blk\.(\d+)\.(attn_v|ffn_down)\.weight", name)
     return "Q6_K" if block and _more_bits(int(block[1]), blocks) else "Q4_K"

@@ -15,6 +15,7 @@ import onnx_ir as ir
 LEAST = 1024  # numbers in a table that is stored otherwise. Vectors stay in fp32: they are small, and rotary frequencies need it
 ZERO = 128  # the byte that stands for 0
 BLOCK = 32  # inputs of a product that share a scale
+SLAB = 4096  # rows that are converted at a time: an embedding table is half a gigabyte
 CONTRIB = "com.microsoft"  # onnxruntime's own operators
 FLOAT, HALF, BYTE = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8
 
@@ -51,8 +52,8 @@ def store_int8(model: ir.Model) -> None:
 def _store_blocks(graph: ir.Graph, table: ir.Value) -> None:
     inputs, outputs = table.const_value.shape
     shape = ir.Shape([outputs, -(-inputs // BLOCK), BLOCK])
-    packed = _weight(graph, table, "int8", BYTE, lambda values: _bytes(_in_blocks(values)), shape)
-    scale = _constant(graph, f"{table.name}_scale", _scales(_in_blocks(table.const_value.numpy()))[..., 0])
+    packed = _weight(graph, table, "int8", BYTE, lambda values_KN: _in_slabs(values_KN.T, lambda rows: _bytes(_in_blocks(rows))), shape)
+    scale = _constant(graph, f"{table.name}_scale", _in_slabs(table.const_value.numpy().T, lambda rows: _scales(_in_blocks(rows))[..., 0]))
     about = {"K": inputs, "N": outputs, "bits": 8, "block_size": BLOCK, "accuracy_level": 4}  # 4: whole numbers
     for node in table.consumers():
         _put(node, [ir.node("MatMulNBits", [node.inputs[0], packed, scale], about, domain=CONTRIB)])
@@ -60,8 +61,8 @@ def _store_blocks(graph: ir.Graph, table: ir.Value) -> None:
 
 
 def _store_rows(graph: ir.Graph, table: ir.Value) -> None:
-    packed = _weight(graph, table, "int8", BYTE, _bytes)
-    scale = _constant(graph, f"{table.name}_scale", _scales(table.const_value.numpy()))
+    packed = _weight(graph, table, "int8", BYTE, lambda rows: _in_slabs(rows, _bytes))
+    scale = _constant(graph, f"{table.name}_scale", _in_slabs(table.const_value.numpy(), _scales))
     zero = _constant(graph, f"{table.name}_zero", np.array(ZERO, np.float32))
     for node in table.consumers():
         rows, steps = (ir.node("Gather", [one, node.inputs[1]], {"axis": 0}) for one in (packed, scale))
@@ -81,10 +82,14 @@ def is_large(table: Any) -> bool:
     return len(table.shape) >= 2 and math.prod(table.shape) >= LEAST
 
 
-def _in_blocks(values_KN: np.ndarray) -> np.ndarray:
-    """A table (inputs, outputs) as (outputs, blocks, BLOCK), the last block filled up with zeros."""
-    rest = -values_KN.shape[0] % BLOCK
-    return np.pad(values_KN.T, ((0, 0), (0, rest))).reshape(values_KN.shape[1], -1, BLOCK)
+def _in_slabs(rows: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    return np.concatenate([convert(rows[start:start + SLAB]) for start in range(0, len(rows), SLAB)])
+
+
+def _in_blocks(rows_NK: np.ndarray) -> np.ndarray:
+    """Rows (outputs, inputs) as (outputs, blocks, BLOCK), the last block filled up with zeros."""
+    rest = -rows_NK.shape[1] % BLOCK
+    return np.pad(rows_NK, ((0, 0), (0, rest))).reshape(len(rows_NK), -1, BLOCK)
 
 
 def _scales(values: np.ndarray) -> np.ndarray:
@@ -94,7 +99,7 @@ def _scales(values: np.ndarray) -> np.ndarray:
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    steps = values / _scales(values)  # the one copy: an embedding table is half a gigabyte
+    steps = values / _scales(values)
     np.rint(steps, out=steps)
     np.clip(steps, -127, 127, out=steps)
     steps += ZERO
