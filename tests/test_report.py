@@ -193,6 +193,8 @@ def test_read_metrics_leaves_out_a_torn_last_line_only(tmp_path):
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_metrics(file) == [{"step": 1, "loss": 2.0}]
+    file.write_text('{"step": 1, "note": "a\u2028b\x85"}\n{"step": 2}\n', encoding="utf-8")
+    assert read_metrics(file) == [{"step": 1, "note": "a\u2028b\x85"}, {"step": 2}]
     file.write_text('{"step": 1,\n{"step": 2}\n')
     with pytest.raises(DataError, match=r"metrics\.jsonl:1"):
         read_metrics(file)

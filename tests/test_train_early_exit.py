@@ -8,7 +8,9 @@ import pytest
 import torch
 import train_world
 from model_parts import make_config, make_model
-from omnivision_train.activations import activation_bytes
+from omnivision_train import throughput
+from omnivision_train import trainer as trainer_module
+from omnivision_train.activations import Batch, activation_bytes
 from omnivision_train.config import SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.early_exit import check_early_exit, drop_layers, drop_rates, exit_weights, most_exits
@@ -126,3 +128,19 @@ def test_settings_that_make_no_sense(changes, message):
 def test_an_exit_beyond_the_layers_is_refused(world, start, tmp_path):
     with pytest.raises(ConfigError, match="has 3 layers"):
         train_world.train(train_world.settings(world, tmp_path, "sft", start, **{**EXITS, "exit_layer": 3}), "sft")
+
+
+def test_every_exit_that_is_on_counts_as_a_head(world, start, tmp_path, monkeypatch):
+    counted, of = [], throughput.Flops.of
+    monkeypatch.setattr(throughput.Flops, "of", lambda self, **seen: counted.append(seen["supervised"]) or of(self, **seen))
+    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    for name, exits in (("plain", {}), ("exits", {"exit_layer": 2, "exit_loss": 0.2, "exit_every": 1})):
+        train_world.train(train_world.settings(world, tmp_path / name, "sft", start, batch_size=12, max_steps=1, **exits), "sft")
+    assert counted[1] == 2 * counted[0] > 0  # of three layers: the exit after the first has weight 0
+
+
+def test_the_plan_refuses_an_exit_of_another_family():
+    config = make_config(text_config={"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 448})
+    for changes in ({"exit_layer": 1, "exit_loss": 0.2}, {"exit_loss": 0.2}):
+        with pytest.raises(ConfigError, match="GPT2Model has no `layers` and `norm`"):
+            activation_bytes(on_meta(config), SftConfig(**changes), "sft", "fp32", Batch(1, 128, 4))

@@ -19,7 +19,7 @@ import torch
 import train_world
 import workers
 
-from omnivision.runs import newest_checkpoint, verifies
+from omnivision.runs import newest_checkpoint, read_json, verifies
 
 # A log line spans a checkpoint, and the last step lies within an epoch (of 3 steps).
 STEPS = {"max_steps": 7, "save_steps": 2, "keep_checkpoints": 1, "log_steps": 3, "batch_size": 4}
@@ -210,6 +210,7 @@ def test_processes_and_zero_stage_may_change_between_two_starts(world, whole, tm
             process.kill()
         workers.finish(processes)
         assert newest_checkpoint(folder.parent, print) == folder
+        assert len({str(one["random"]["torch"]) for one in read_json(folder / "ranks.json")}) == ranks  # each draws its own dropout
     final = workers.run(replace(config, batch_size=2, zero_stage=2), "sft", 2)
     expected = numbers(whole(log_steps=1))
     assert [line["step"] for line in numbers(final)] == [1, 2, 3, 4, 5, 6, 7]

@@ -81,7 +81,7 @@ def test_operations_by_hand(world):
     block = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
     patch = 3 * tower.patch_size**2 * tower.hidden_size
     seen = throughput.Flops(model, encoded=False).of(pictures=1) - flops.of(pictures=1)
-    assert seen == 2 * patches * (block * tower.num_hidden_layers + patch)
+    assert seen == 2 * patches * (block * tower.num_hidden_layers + patch) == flops.of(uncached=1)
     model.requires_grad_(True)
     assert throughput.Flops(model, encoded=True).per_token == 6 * language
     assert throughput.Flops(model, encoded=True, reference=True).per_token == 8 * language

@@ -38,9 +38,13 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
 
     Args:
         model: on the meta device; it is changed. fused: attention keeps no scores, as on a GPU; else as `eager` does.
-    """
-    from omnivision_train.early_exit import most_exits  # its trainer counts here
 
+    Raises:
+        ConfigError: an early exit that the language model cannot have.
+    """
+    from omnivision_train.early_exit import check_exit, most_exits  # its trainer counts here
+
+    check_exit(model, config)
     trains = trained_parts(config, stage)
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
     for name, weight in model.named_parameters():

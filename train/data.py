@@ -181,12 +181,25 @@ class Collator:
         }
 
     def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """pixel_values (I, 3, H, W) or image_features (I, P, C) of all rows in order; nothing for a text-only batch."""
+        """pixel_values (I, 3, H, W) or image_features (I, P, C) of all rows in order, or of each a part; nothing for a text-only batch."""
         paths = [path for sample in samples for path in sample.images]
         if self.cache is not None:
-            return {"image_features": self.cache.get(paths).float() if paths else torch.zeros(0, *self.cache.shape)}
+            return self._features(paths) if paths else {"image_features": torch.zeros(0, *self.cache.shape)}
+        return {"pixel_values": self._all_pixels(paths)} if paths else {}
+
+    def _features(self, paths: Sequence[str | Packed]) -> dict[str, Tensor]:
+        """Features of the pictures that the cache has; of the others their pixels, and which they are: see encode_rest."""
+        kept = self.cache.kept(paths)
+        missing = [path for path, features_PC in zip(paths, kept, strict=True) if features_PC is None]
+        known = [features_PC for features_PC in kept if features_PC is not None]
+        found = {"image_features": torch.stack(known).float() if known else torch.zeros(0, *self.cache.shape)}
+        if missing:
+            found |= {"pixel_values": self._all_pixels(missing), "unencoded": torch.tensor([features_PC is None for features_PC in kept])}
+        return found
+
+    def _all_pixels(self, paths: Sequence[str | Packed]) -> Tensor:
         workers = 1 if get_worker_info() else cores()  # a loader's worker has company, and this process waits for its batch
-        return {"pixel_values": torch.cat(at_once(workers, self._pixels, paths))} if paths else {}
+        return torch.cat(at_once(workers, self._pixels, paths))
 
     def _pixels(self, path: str | Packed) -> Tensor:
         return self.processor.pixels([self.squashed.open(path) if self.squashed else open_image(path)])

@@ -21,9 +21,15 @@ class EarlyExitTrainer(StageTrainer):
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         if self.stage_config.exit_loss and model.training:
-            weights = exit_weights(self.stage_config, self.model.config.text_config.num_hidden_layers, self.state.global_step, self.state.max_steps)
-            inputs = {**inputs, "early_exits": weights}
+            inputs = {**inputs, "early_exits": self._exits()}
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def heads(self) -> int:
+        """The exits that are on at this step."""
+        return len(self._exits()) if self.stage_config.exit_loss else 1
+
+    def _exits(self) -> dict[int, float]:
+        return exit_weights(self.stage_config, self.model.config.text_config.num_hidden_layers, self.state.global_step, self.state.max_steps)
 
 
 def exit_weights(config: SftConfig, depth: int, step: int, steps: int) -> dict[int, float]:
@@ -92,16 +98,27 @@ def prepare(model: nn.Module, config: SftConfig) -> None:
     """Writes the exit into the model's config and starts to drop layers.
 
     Raises:
+        ConfigError: see check_exit.
+    """
+    check_exit(model, config)
+    if config.exit_layer is not None:
+        model.config.early_exit_layer = config.exit_layer
+    if config.layer_dropout:
+        drop_layers(model.model.language_model.layers, config.layer_dropout)
+
+
+def check_exit(model: nn.Module, config: StageConfig) -> None:
+    """Whether the model can have the exit and drop layers; settings without either ask nothing of it.
+
+    Raises:
         ConfigError: the language model has no layers and norm by these names, or not so many layers.
     """
-    if not config.layer_dropout and config.exit_layer is None:
+    exit_layer = getattr(config, "exit_layer", None)
+    if exit_layer is None and not (getattr(config, "layer_dropout", 0) or getattr(config, "exit_loss", 0)):
         return
     language = model.model.language_model
     if not hasattr(language, "layers") or not hasattr(language, "norm"):
         raise ConfigError(f"{type(language).__name__} has no `layers` and `norm`", "exit_layer, layer_dropout", "Use a language model of Llama's or Qwen2's form.")
-    if config.exit_layer is not None:
-        if not 0 < config.exit_layer < len(language.layers):
-            raise ConfigError(f"`exit_layer` is {config.exit_layer} and the language model has {len(language.layers)} layers", "exit_layer",
-                              f"Give 1 to {len(language.layers) - 1}.")
-        model.config.early_exit_layer = config.exit_layer
-    drop_layers(language.layers, config.layer_dropout)
+    if exit_layer is not None and not 0 < exit_layer < len(language.layers):
+        raise ConfigError(f"`exit_layer` is {exit_layer} and the language model has {len(language.layers)} layers", "exit_layer",
+                          f"Give 1 to {len(language.layers) - 1}.")

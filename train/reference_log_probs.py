@@ -28,6 +28,7 @@ from omnivision.data.parallel import cores, in_order
 from omnivision_train import precision
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import DpoConfig
+from omnivision_train.encoding import encode_rest
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
@@ -126,6 +127,7 @@ def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs:
         if bf16:
             batch |= {key: batch[key].bfloat16() for key in ("pixel_values", "image_features") if key in batch}
         with precision.cpu_autocast(config):
+            encode_rest(model, batch)
             log_probs_N = token_log_probs(model, batch, config.share, not config.needed_logits_only).cpu()
         slots = batch["slots"].cpu()
         for place, at in enumerate(numbers):

@@ -23,6 +23,7 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
+from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.precision import resolved
 
 MANIFEST = "data_manifest.json"
@@ -193,13 +194,20 @@ def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
 
 
 def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:
-    """Runs the tower on the rows' pictures that it has not seen."""
+    """Runs the tower on the rows' pictures that it has not seen.
+
+    Raises:
+        ConfigError: they do not all fit, and under ZeRO-3 the tower cannot run for the rest of one process' batch.
+    """
     if cache is None:
         return
     pictures = list(dict.fromkeys(locate(image, config.image_root) for row in rows for image in row.images))
     made = cache.fill(pictures, rank=int(os.environ.get("RANK", "0")), ranks=int(os.environ.get("WORLD_SIZE", "1")))
     if made:
         print(f"encoded {made} of {len(pictures)} pictures", file=sys.stderr)
+    if zero_settings(config)[0] == 3 and not all(gathered(cache.has_all(pictures))):
+        raise ConfigError(f"The features of {len(pictures)} pictures do not fit into the cache, and ZeRO-3 needs all of them", f"feature_cache: {config.feature_cache}",
+                          "Raise `cache_gib`, use zero_stage=2, or remove `feature_cache`.")
 
 
 def passes(config: StageConfig, rows: Iterable[Row]) -> list[float] | None:

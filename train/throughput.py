@@ -51,12 +51,17 @@ class Flops:
         self.per_token = 2 * (language * (forward + 1) + language_trained)
         self.per_supervised = 2 * (head * (forward + 1) + head_trained)
         self.per_picture = 2 * tokens * (projector * forward + 2 * projector_trained)
+        self.per_encoding = 2 * patches * (tower * forward + 2 * tower_trained)
         if not encoded:
-            self.per_picture += 2 * patches * (tower * forward + 2 * tower_trained)
+            self.per_picture += self.per_encoding
 
-    def of(self, tokens: int = 0, supervised: int = 0, pictures: int = 0) -> float:
-        """Operations of so many tokens (image tokens among them), of which the head sees some, and pictures."""
-        return self.per_token * tokens + self.per_supervised * supervised + self.per_picture * pictures
+    def of(self, tokens: int = 0, supervised: int = 0, pictures: int = 0, uncached: int = 0) -> float:
+        """Operations of so many tokens (image tokens among them) and pictures.
+
+        Args:
+            supervised: tokens that the head sees, counted once for each head that sees them. uncached: pictures that were not in the cache.
+        """
+        return self.per_token * tokens + self.per_supervised * supervised + self.per_picture * pictures + self.per_encoding * uncached
 
 
 def device_peak() -> float | None:

@@ -21,11 +21,13 @@ from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import zero_settings
+from omnivision_train.encoding import encode_rest
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
 from omnivision_train.throughput import Flops, device_peak
 
+OTHER_RANK = 1_000_003  # from one process' seed to the next one's: far from the seeds that people choose
 MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
 
 
@@ -37,9 +39,14 @@ class StageMixin:
     passes: list[float] | None = None  # over each file of the data in an epoch
     frozen: dict[str, torch.Tensor] | None  # what DeepSpeed's bf16 rounds though it does not train, kept by the first process
 
-    def compute_loss(self, *args, **kwargs):
+    def compute_loss(self, model, inputs, *args, **kwargs):
         with cpu_autocast(self.stage_config):
-            return super().compute_loss(*args, **kwargs)
+            encode_rest(self.model, inputs)
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def heads(self) -> int:
+        """How often the head runs on what is supervised, at this step."""
+        return 1
 
     def create_optimizer(self, model=None):
         if self.stage_config.optimizer == "muon" and self.optimizer is None:
@@ -89,8 +96,9 @@ class StageMixin:
     def training_step(self, model, inputs, num_items_in_batch=None):
         self._step_rows += inputs.pop("row_ids", [])
         self._seen["tokens"] += inputs.pop("num_tokens", 0)
-        self._seen["supervised"] += inputs.pop("num_supervised", 0)
-        self._seen["pictures"] += max([1, *(len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs)])  # a blank one for texts alone
+        self._seen["supervised"] += inputs.pop("num_supervised", 0) * self.heads()
+        self._seen["pictures"] += max(1, sum(len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs))  # a blank one for texts alone
+        self._seen["uncached"] += len(inputs["pixel_values"]) if "unencoded" in inputs else 0
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
@@ -290,6 +298,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         told.append(tensorboard(folder))
     for callback in (Log(folder, stage), *told, stop):
         trainer.add_callback(callback)
+    if rank := trainer.args.process_index:  # transformers gives all processes one seed: each draws its own dropout
+        torch.manual_seed(config.seed + OTHER_RANK * rank)
     newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:
         check_global_batch(trainer, newest)

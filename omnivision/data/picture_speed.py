@@ -29,6 +29,7 @@ from omnivision.data.image import open_image
 from omnivision.data.parallel import at_once, cores
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import read_rows
+from omnivision.statistics import median_interval
 
 SIZE, WIDTH, HEIGHT, QUALITY, SEED = 384, 640, 480, 90, 0
 BATCH = 8  # pictures at once where threads read them
@@ -159,9 +160,7 @@ def time_arms(file: Path, cache: Path, count: int, rounds: int, workers: int) ->
 
 def ratio(ours: Sequence[float], plain: Sequence[float]) -> tuple[float, float, float]:
     """The median of the rounds' ratios with its 95 % bootstrap interval."""
-    ratios = np.divide(ours, plain)
-    medians = np.median(np.random.default_rng(SEED).choice(ratios, (2000, len(ratios))), axis=1)
-    return float(np.median(ratios)), *(float(one) for one in np.percentile(medians, (2.5, 97.5)))
+    return median_interval(np.divide(ours, plain))
 
 
 def two_passes(speeds: dict[str, list[float]]) -> list[float]:

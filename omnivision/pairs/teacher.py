@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -10,6 +9,7 @@ from typing import NamedTuple, Protocol
 from omnivision.data.pictures import Packed
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
+from omnivision.runs import read_json_lines
 
 RIGHT, CORRECTED, UNMENDED = "right", "corrected", "unmended"
 
@@ -98,7 +98,6 @@ def read_truths(world: Path, images: Iterable[str]) -> dict[str, object]:
         file = world / "truth" / f"{split}.jsonl"
         if not file.is_file():
             raise DataError(f"The truth of the split `{split}` is missing", str(file), "Build the world with `omnivision data world`, or name a --teacher.")
-        for line in file.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in read_json_lines(file):
             truths[row["image"]] = truth_from_row(row)
     return truths

@@ -129,7 +129,7 @@ def read_metrics(file: str | Path) -> list[dict[str, Any]]:
     file = Path(file)
     if not file.is_file():
         raise DataError("no metrics file", str(file), "Run the stage first.")
-    lines = file.read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # texts may hold line separators of Unicode
     rows = []
     for number, line in enumerate(lines, 1):
         try:
