@@ -25,7 +25,7 @@ from omnivision.constants import IGNORE_INDEX
 from omnivision_train.language_text import DRILLS, TOGETHER, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, device, fit, leave_group, moved, open_run, open_tokenizer, source_of
 
 WEIGHTS = "model.safetensors"
 
@@ -63,17 +63,18 @@ def plan_embeddings(table: nn.Embedding, ids_BSK: Tensor, weights_BSK: Tensor) -
 
 def blurred(plans_BSD: Tensor, most: float) -> Tensor:
     """Plans with Gaussian noise, of another strength for every sequence: a young projector's output is no clean plan."""
-    strength_B11 = most * torch.rand(len(plans_BSD), 1, 1)
+    strength_B11 = most * torch.rand(len(plans_BSD), 1, 1, device=plans_BSD.device)
     return plans_BSD + strength_B11 * torch.randn_like(plans_BSD)
 
 
 def losses(model: Qwen2ForCausalLM, batch: dict[str, Tensor], config: LanguageConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """(mean cross-entropy, that and the share of supervised tokens predicted right by name) with plans in the image's place."""
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
+    batch = moved(batch)
+    with torch.autocast(device(), dtype=torch.bfloat16, enabled=config.bf16):
         table = model.get_input_embeddings()
         embeds_BLD = table(batch["input_ids"])
         plans_BSD = blurred(plan_embeddings(table, batch["plan_ids_BSK"], batch["plan_weights_BSK"]), config.blur)
-        embeds_BLD = embeds_BLD.masked_scatter(batch["image_BL"].unsqueeze(-1), plans_BSD)
+        embeds_BLD = embeds_BLD.masked_scatter(batch["image_BL"].unsqueeze(-1), plans_BSD.to(embeds_BLD.dtype))
         hidden_BLD = model.model(inputs_embeds=embeds_BLD, attention_mask=batch["attention_mask"]).last_hidden_state
         target_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
         supervised = target_BL != IGNORE_INDEX
@@ -144,6 +145,7 @@ def train(config: LanguageConfig) -> Path:
     """Pretrains and writes the folder in transformers' layout; returns it."""
     with open_run(config) as newest:
         model, tokenizer, files = build(config, newest)
+        model.to(device())
         recipe = Pretraining(
             name="language", module=model, steps=config.steps, files=files,
             optimizer=MuonAdamW(model.named_parameters(), config.lr, weight_decay=config.weight_decay),

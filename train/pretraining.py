@@ -114,6 +114,16 @@ def open_run(config: PretrainingConfig) -> Iterator[Path | None]:
         yield newest
 
 
+def device() -> str:
+    """Where a recipe trains: a GPU where there is one. Its data are drawn on the CPU, so that `workers` decide how fast it is there."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def moved(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with its tensors on the device."""
+    return {key: value.to(device()) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
 def source_of(config: PretrainingConfig, newest: Path | None, weights: str) -> Path | None:
     """The folder that weights and tokenizer come from: the checkpoint, else `start`; None for fresh ones.
 

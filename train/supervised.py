@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from transformers import TrainerCallback
 
 from omnivision.data.rows import Row
 from omnivision.runs import newest_checkpoint
@@ -15,17 +18,17 @@ from omnivision_train.trainer import StageTrainer, fit
 from omnivision_train.trainer_arguments import training_arguments
 
 
-def align(config: AlignConfig) -> Path:
+def align(config: AlignConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Stage 1: the projector learns to speak in the language model's embeddings, from captions."""
-    return _supervised(config, "align")
+    return _supervised(config, "align", callbacks)
 
 
-def sft(config: SftConfig) -> Path:
+def sft(config: SftConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Stage 2: projector and language model learn to answer questions about pictures."""
-    return _supervised(config, "sft")
+    return _supervised(config, "sft", callbacks)
 
 
-def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
+def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence[TrainerCallback]) -> Path:
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)  # first: it checks the settings before weights load
         if stage == "sft":
@@ -46,7 +49,8 @@ def _supervised(config: AlignConfig | SftConfig, stage: str) -> Path:
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(processor, cache, run_data.open_squashed(config, processor))
-        trainer = (early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer)(model=model, args=arguments, train_dataset=samples, data_collator=collator)
+        kind = early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer
+        trainer = kind(model=model, args=arguments, train_dataset=samples, data_collator=collator, callbacks=list(callbacks))
         trainer.passes = run_data.passes(config, rows)
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)

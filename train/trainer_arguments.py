@@ -11,6 +11,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from omnivision.errors import ConfigError
 from omnivision_train import precision
+from omnivision_train.compiled import check_compile
 from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
@@ -19,6 +20,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' arguments of a stage."""
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
+    check_compile(config)
     check_dashboard(config)
     made = TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,

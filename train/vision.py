@@ -24,7 +24,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, device, fit, leave_group, moved, open_run, open_tokenizer, source_of
 from omnivision_train.vision_pairs import SIDE, WindowBatches
 
 WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"
@@ -60,7 +60,7 @@ class RegionTrainer(nn.Module):
         x_BTC = trunk.patch_embed.proj(pixels_BCHW).flatten(2).transpose(1, 2)
         side = pixels_BCHW.shape[-1] // tower.TRUNK_SHAPE["patch_size"]
         grid_11PC = trunk.pos_embed.view(SIDE, SIDE, -1)
-        offsets = torch.arange(side)
+        offsets = torch.arange(side, device=corner_B2.device)
         rows = (corner_B2[:, :1] + offsets)[:, :, None]
         columns = (corner_B2[:, 1:] + offsets)[:, None, :]
         x_BTC = x_BTC + grid_11PC[rows, columns].flatten(1, 2)
@@ -72,7 +72,7 @@ class RegionTrainer(nn.Module):
 
         pixels_BCHW = batch["pixels_BCHW"].float().div_(127.5).sub_(1.0)
         patches_BTC = self.patches_BTC(pixels_BCHW, batch["corner_B2"])
-        with torch.autocast("cpu", enabled=False):  # the sparse product has no bf16 backward
+        with torch.autocast(pixels_BCHW.device.type, enabled=False):  # the sparse product has no bf16 backward
             pooled_RC = torch.sparse.mm(batch["pool_RT"], patches_BTC.flatten(0, 1).float())
         region_RC = F.normalize(self.region_map(pooled_RC).float(), dim=-1)
         text_RC = self.clip.encode_text(tokens_RL, normalize=True).float()
@@ -100,7 +100,7 @@ def build(config: VisionConfig, newest: Path | None = None):
     trunk = clip.visual.trunk
     trunk.init_weights("")
     for block in trunk.blocks:
-        block.attn.fused_attn = False  # explicit attention trains 1.4x faster on CPUs at these lengths
+        block.attn.fused_attn = torch.cuda.is_available()  # explicit attention trains 1.4x faster on CPUs at these lengths
     module = RegionTrainer(clip)
     if source:
         load(module, source)
@@ -132,6 +132,7 @@ def train(config: VisionConfig) -> Path:
     """Runs both parts and writes the folder in open_clip's layout; returns it."""
     with open_run(config) as newest:
         module, tokenizer, files = build(config, newest)
+        module.to(device())
         recipe = Pretraining(
             name="vision", module=module, steps=config.steps + config.whole_steps, files=files,
             optimizer=MuonAdamW(module.named_parameters(), config.lr, config.lr / 2, config.weight_decay, in_block),
@@ -154,11 +155,11 @@ def batches(config: VisionConfig, first: int) -> Iterator[dict]:
 
 def losses(module: RegionTrainer, tokenizer, batch: dict, config: VisionConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, its parts by name) of one batch."""
-    tokens_RL = tokenize(tokenizer, batch["texts"], config)
-    captions = batch["captions"]
-    caption_tokens = tokenize(tokenizer, captions, config) if captions[0] is not None else None
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bf16):
-        region, words = module(batch, tokens_RL, caption_tokens)
+    where, captions = device(), batch["captions"]
+    tokens_RL = tokenize(tokenizer, batch["texts"], config).to(where)
+    caption_tokens = tokenize(tokenizer, captions, config).to(where) if captions[0] is not None else None
+    with torch.autocast(where, dtype=torch.bfloat16, enabled=config.bf16):
+        region, words = module(moved(batch), tokens_RL, caption_tokens)
     if words is None:
         return region, {"region_loss": region}
     return region + config.caption_weight * words, {"region_loss": region, "caption_loss": words}

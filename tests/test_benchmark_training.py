@@ -1,0 +1,125 @@
+"""The benchmark of the stages beside TRL: what it compares, counts and refuses, without its processes."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from omnivision_train.benchmark import measure
+from omnivision_train.benchmark.arm import LLAVA, OURS, STOCK, Arm, Paced
+from omnivision_train.benchmark.main import LEVERS, compared, fp32, parser, stage_report
+from omnivision_train.benchmark.material import prepare, word_list, write_rows
+from omnivision_train.benchmark.measure import AGREE, gate, timed
+from transformers import AutoTokenizer, TrainerState
+
+from omnivision.errors import ConfigError
+from omnivision.model.build import WEIGHTS
+from omnivision.runs import read_json_lines
+
+ARM = Arm(OURS, OURS, "sft", "f", "m", "tiny", 8, "fp32")
+ARMS = [ARM, replace(ARM, name=STOCK, trainer=STOCK)]
+
+
+class Fake:
+    """An arm that took these seconds and logged these numbers."""
+
+    def __init__(self, arm: Arm, logged=()) -> None:
+        self.logged, self.seconds = list(logged), 1.0 if arm.trainer == OURS else 2.0
+
+    def ready(self) -> float:
+        return 10.0
+
+    def steps(self, number: int) -> dict:
+        return {"logged": self.logged, "seconds": self.seconds, "cpu": self.seconds}
+
+    def end(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize("off, step, agrees", [(0.5, 0, True), (2, 0, False), (2, 1, True), (float("nan"), 0, False)])
+def test_arms_that_do_not_train_the_same_are_not_timed(monkeypatch, off, step, agrees):
+    line = {"loss": 0.7, "grad_norm": 0.5}
+    logged = {STOCK: [line] * 3, OURS: [{**line, "loss": 0.7 + off * AGREE["cpu"] if number == step else 0.7} for number in range(3)]}
+    monkeypatch.setattr(measure, "Process", lambda arm: Fake(arm, logged[arm.trainer]))
+    if agrees:
+        assert [stock for _, stock in gate(*ARMS)] == logged[STOCK]
+    else:
+        with pytest.raises(SystemExit, match="ours and stock TRL do not train the same: step 1, loss"):
+            gate(*ARMS)
+
+
+def one_round(ours: float, stock: float, others: float) -> dict:
+    """A round in which the arms took so many seconds."""
+    return {"arms": [{"seconds": seconds, "cpu": seconds, "logged": []} for seconds in (ours, stock)], "others": others}
+
+
+@pytest.mark.parametrize("others, steady, told", [((0.0, 0.9), "2.00 (2.00 to 2.00)", "1 of 2 rounds were quiet."),
+                                                  ((0.9, 0.9), "5.00 (2.00 to 8.00)", "0 of 2 rounds were quiet; none, so all count")])
+def test_only_quiet_rounds_count(others, steady, told):
+    options = parser().parse_args(["--epochs", "3", "--rows", "160", "--steps", "4"])
+    found = {"rounds": [one_round(4.0, 8.0, others[0]), one_round(1.0, 8.0, others[1])], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    said = stage_report("sft", ARMS, found, options)
+    assert steady in said and told in said
+    if others[0] == 0.0:  # 64 samples a round: 16 and 8 a second, a job of 480 in 20 + 30 and 10 + 60 seconds
+        assert "| ours | 16.00 | 20.0 | 50.0 | 1.00 | 1 |" in said
+        assert "| stock TRL | 8.00 | 10.0 | 70.0 | 2.00 | 2.00 (2.00 to 2.00) | 2.00 | 1.40 | 2.00 |" in said
+
+
+def test_arms_take_turns_and_a_machine_that_does_not_tell_its_load_is_not_called_quiet(monkeypatch):
+    monkeypatch.setattr(measure, "Process", Fake)
+    monkeypatch.setattr(measure.Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
+    found = timed(ARMS, rounds=2, steps=4)
+    assert [[arm["seconds"] for arm in one["arms"]] for one in found["rounds"]] == [[2.0, 4.0]] * 2  # two turns each
+    assert "0 of 2 rounds were quiet" in stage_report("sft", ARMS, found, parser().parse_args([]))
+
+
+def test_an_arm_steps_when_it_is_told_to(monkeypatch):
+    said = io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
+    paced = Paced(said)
+    paced.on_step_begin(None, TrainerState(global_step=0), None)
+    paced.on_log(None, TrainerState(global_step=2), None, {"loss": 0.7, "epoch": 1.0})  # a log line covers two steps
+    paced.on_step_begin(None, TrainerState(global_step=2), None)
+    with pytest.raises(SystemExit):  # its input ends
+        paced.on_log(None, TrainerState(global_step=4), None, {"loss": 0.6, "epoch": 1.0})
+    ready, steps, end = map(json.loads, said.getvalue().splitlines())
+    assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7}, {"loss": 0.6}] and end["peak_gib"] > 0
+
+
+@pytest.mark.parametrize("stage", ["align", "sft", "dpo"])
+def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp_path, stage):
+    for words in ([], ["--levers"], ["--also", "compile=true", "feature_cache=null"]):
+        arms = compared(tmp_path, tmp_path / "arms-0", stage, parser().parse_args(words))
+        every = [*arms, *map(fp32, arms)]
+        assert arms[0].name == OURS and len({arm.folder for arm in every}) == len(every)
+        for arm in every:
+            arm.config()
+        if words == ["--levers"]:
+            assert all(arm.config() != replace(arms[0].config(), out=arm.folder) for arm in arms[1:]) and len(arms) == 1 + len(LEVERS[stage])
+        else:
+            assert [arm.trainer for arm in arms if arm.trainer != OURS] == [STOCK] + [LLAVA] * (stage == "sft")
+    assert arms[1].config().compile and arms[2].config().feature_cache is None
+
+
+def test_pairs_differ_in_one_word_and_rows_in_length(tmp_path):
+    words = word_list(AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language"))
+    write_rows(tmp_path, 40, 20, words)
+    rows, pairs = read_json_lines(tmp_path / "rows.jsonl"), read_json_lines(tmp_path / "pairs.jsonl")
+    lengths = {len(row["turns"][1]["text"].split()) for row in rows}
+    assert min(lengths) >= 10 and max(lengths) <= 30 and len(lengths) > 10
+    for row, pair in zip(rows, pairs, strict=True):
+        chosen, rejected = pair["chosen"].split(), pair["rejected"].split()
+        assert row["turns"][1]["text"] == pair["chosen"] and row["images"] == pair["images"]
+        assert sum(one != other for one, other in zip(chosen, rejected, strict=True)) == 1
+
+
+def test_material_of_another_comparison_is_not_used(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "material.json").write_text(json.dumps({"preset": "tiny", "rows": 160, "words": 60}))
+    prepare(out, parser().parse_args([]))
+    assert [path.name for path in out.iterdir()] == ["material.json"]  # used as it is
+    with pytest.raises(ConfigError, match="does not hold the material of this comparison"):
+        prepare(out, parser().parse_args(["--words", "61"]))

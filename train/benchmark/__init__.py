@@ -1,0 +1,1 @@
+"""How fast the stages are beside stock TRL, on equal work."""

@@ -1,0 +1,118 @@
+"""One arm: a trainer in a process of its own, which steps when it is told to.
+
+It reads a number of steps a line from stdin, and answers with a line of JSON; at the end of its input it tells its peak memory and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from transformers import TrainerCallback
+
+from omnivision.memory import peak_gib
+from omnivision_train.config import AlignConfig, DpoConfig, SftConfig, StageConfig
+
+CONFIGS: dict[str, type[StageConfig]] = {"align": AlignConfig, "sft": SftConfig, "dpo": DpoConfig}
+OURS, STOCK, LLAVA = "ours", "stock TRL", "stock TRL, LLaVA"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm trains, as the parent says it."""
+
+    name: str
+    trainer: str  # OURS; STOCK: TRL's on the same model; LLAVA: TRL's on transformers' LLaVA, a token for every patch
+    stage: str
+    folder: str  # its own, so that nothing is cached before
+    material: str
+    preset: str
+    batch_size: int
+    precision: str
+    log_steps: int = 1
+    workers: int = 0
+    changes: dict | None = None  # keys of the stage's config, for ours
+
+    def config(self) -> StageConfig:
+        """The stage's settings; frozen features are cached, since a job has several epochs."""
+        kept = {"feature_cache": f"{self.folder}/features"} | ({"reference_cache": f"{self.folder}/reference"} if self.stage == "dpo" else {})
+        rows = f"{self.material}/{'pairs' if self.stage == 'dpo' else 'rows'}.jsonl"
+        first = {"preset": self.preset, "vision": f"{self.material}/vision", "language": f"{self.material}/language"}
+        begin = first if self.stage == "align" else {"start": f"{self.material}/{self.stage}-start"}
+        return CONFIGS[self.stage](**{
+            "out": self.folder, **begin, "data": [rows], "image_root": f"{self.material}/photos", "batch_size": self.batch_size, "precision": self.precision,
+            "workers": self.workers, "epochs": 1e6, "lr": 1e-4, "schedule": "constant", "warmup": 0.0, "log_steps": self.log_steps, "save_steps": 10**9,
+            **kept, **(self.changes or {})})
+
+
+class Paced(TrainerCallback):
+    """Waits before a step for the number of steps to make, and tells what they took; the number is a multiple of the steps of a log line."""
+
+    def __init__(self, answers: TextIO) -> None:
+        self.answers, self.left, self.logged, self.step = answers, 0, [], 0
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if self.left == 0:
+            self.step = state.global_step
+            self.answer(ready=True)
+            self.wait()
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        self.logged.append({key: logs[key] for key in ("loss", "grad_norm", "peak_share", "data_wait") if key in logs})
+        self.left, self.step = self.left - (state.global_step - self.step), state.global_step
+        if self.left == 0:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.answer(seconds=time.perf_counter() - self.began, cpu=_cpu_seconds() - self.cpu, logged=self.logged)
+            self.wait()
+
+    def wait(self) -> None:
+        """For a number of steps; ends the process where none comes."""
+        line = sys.stdin.readline()
+        if not line:
+            self.answer(peak_gib=peak_gib())
+            raise SystemExit(0)
+        self.left, self.logged, self.began, self.cpu = int(line), [], time.perf_counter(), _cpu_seconds()
+
+    def answer(self, **said) -> None:
+        """One line."""
+        self.answers.write(json.dumps(said) + "\n")
+        self.answers.flush()
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def run(arm: Arm) -> None:
+    """Trains until the input ends."""
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)  # libraries print to stdout; the parent reads answers only
+        paced = Paced(answers)
+        if arm.trainer == OURS:
+            run_ours(arm, paced)
+        else:
+            from omnivision_train.benchmark.stock import run_stock
+
+            run_stock(arm, paced)
+
+
+def run_ours(arm: Arm, paced: Paced) -> None:
+    """The stage as it is."""
+    from omnivision_train.dpo import dpo
+    from omnivision_train.supervised import align, sft
+
+    {"align": align, "sft": sft, "dpo": dpo}[arm.stage](arm.config(), callbacks=[paced])
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    run(Arm(**{field.name: given[field.name] for field in fields(Arm)}))

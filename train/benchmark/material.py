@@ -1,0 +1,72 @@
+"""What all arms train on: a start with random weights, photos, and rows of one question and one answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import torch
+
+from omnivision.errors import ConfigError
+from omnivision.runs import read_json, write_hand_over, write_json
+
+PROMPT = "Describe the image."
+
+
+def prepare(out: Path, options: argparse.Namespace) -> None:
+    """Writes vision/, language/, sft-start/ and dpo-start/ of the preset's shape, photos/, and rows.jsonl and pairs.jsonl about them.
+
+    Answers are random words, half to one and a half times `options.words` of them; those of a pair differ in one word.
+
+    Raises:
+        ConfigError: the folder has the material of another comparison.
+    """
+    wanted, note = {key: getattr(options, key) for key in ("preset", "rows", "words")}, out / "material.json"
+    if note.is_file() and read_json(note) == wanted:
+        return
+    if out.exists():
+        raise ConfigError("The folder exists, and does not hold the material of this comparison", str(out), "Give another --out, or remove it.")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipVisionModel
+
+    from omnivision.data.picture_speed import make_photos
+    from omnivision.model.build import WEIGHTS, build_model
+    from omnivision.presets import preset_config
+
+    photos = out / "photos"
+    photos.mkdir(parents=True)
+    make_photos(photos, options.rows)
+    shape, words = preset_config(options.preset), AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language")
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a billion random numbers
+        SiglipVisionModel._from_config(shape.vision_config).save_pretrained(out / "vision")
+        AutoModelForCausalLM.from_config(shape.text_config).save_pretrained(out / "language")
+    words.save_pretrained(out / "language")
+    model, processor = build_model(shape, vision=str(out / "vision"), language=str(out / "language"))
+    for stage, before in (("sft", "align"), ("dpo", "sft")):
+        for part in (model, processor):
+            part.save_pretrained(out / f"{stage}-start")
+        write_hand_over(out / f"{stage}-start", before, None)
+    write_rows(out, options.rows, options.words, word_list(words))
+    write_json(note, wanted)
+
+
+def word_list(tokenizer) -> list[str]:
+    """Lower-case words of a tokenizer that are one token each after a blank."""
+    pieces = (tokenizer.decode([token]) for token in range(len(tokenizer)))
+    return sorted({piece.strip() for piece in pieces if piece.startswith(" ") and piece.strip().isascii() and piece.strip().isalpha() and piece.islower()})
+
+
+def write_rows(out: Path, rows: int, mean: int, words: list[str]) -> None:
+    """rows.jsonl: conversations; pairs.jsonl: the same answers, and each with one word replaced."""
+    rng = random.Random(0)
+    with (out / "rows.jsonl").open("w") as conversations, (out / "pairs.jsonl").open("w") as pairs:
+        for number in range(rows):
+            answer = rng.choices(words, k=rng.randint(mean - mean // 2, mean + mean // 2))
+            edited, place = list(answer), rng.randrange(len(answer))
+            edited[place] = rng.choice([word for word in words if word != answer[place]])
+            about = {"id": str(number), "images": [f"{number}.jpg"]}
+            turns = [{"role": "user", "text": PROMPT, "loss": False}, {"role": "assistant", "text": " ".join(answer), "loss": True}]
+            conversations.write(json.dumps({**about, "turns": turns}) + "\n")
+            pairs.write(json.dumps({**about, "prompt": PROMPT, "chosen": " ".join(answer), "rejected": " ".join(edited)}) + "\n")

@@ -1,0 +1,77 @@
+"""First whether two arms train the same, then how long all of them take, in turn."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from omnivision_train.benchmark.arm import Arm
+from omnivision_train.benchmark.process import Process
+
+AGREE = {"cpu": 1e-5, "cuda": 1e-4}  # relative, of the first step; a GPU's kernels add in many orders
+LATER = 1e-3  # of the two steps after it: AdamW divides by small gradients
+WARM_UP = 2  # rounds that do not count
+
+
+def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
+    """Three steps of both, in fp32: what they logged.
+
+    Raises:
+        SystemExit: losses or gradient norms do not agree; nothing is timed then.
+    """
+    processes, logged = [Process(arm) for arm in (one, other)], []
+    for process in processes:
+        process.ready()
+        logged.append(process.steps(3)["logged"])
+        process.end()
+    steps, first_step = list(zip(*logged, strict=True)), AGREE["cuda" if torch.cuda.is_available() else "cpu"]
+    for number, (first, second) in enumerate(steps):
+        for key in ("loss", "grad_norm"):
+            if not abs(first[key] - second[key]) <= (LATER if number else first_step) * max(abs(first[key]), 1.0):
+                raise SystemExit(f"{one.name} and {other.name} do not train the same: step {number + 1}, {key} {first[key]} and {second[key]}")
+    return steps
+
+
+def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) -> dict:
+    """Seconds of every round, preparation and memory of all arms.
+
+    Args:
+        steps: of a turn; every arm has two turns a round, in the order A B C C B A. together: arms prepare at the same time, which
+            is quicker, but their preparation is then no measure.
+    """
+    processes, preparation = [], []
+    for arm in arms:
+        processes.append(Process(arm))
+        if not together:
+            preparation.append(processes[-1].ready())
+    if together:
+        preparation = [process.ready() for process in processes]
+    found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
+    return {"rounds": found[WARM_UP:], "preparation": preparation, "peak_gib": [process.end() for process in processes]}
+
+
+def one_round(processes: Sequence[Process], steps: int) -> dict:
+    """Wall and CPU seconds of each arm, what each logged, and how many cores others used meanwhile."""
+    began, before = time.perf_counter(), _busy_seconds()
+    found = [{"seconds": 0.0, "cpu": 0.0, "logged": []} for _ in processes]
+    turns = [*range(len(processes)), *reversed(range(len(processes)))]
+    for turn in turns:
+        said = processes[turn].steps(steps)
+        for key in found[turn]:
+            found[turn][key] += said[key]
+    ours = sum(one["cpu"] for one in found)
+    return {"arms": found, "others": (_busy_seconds() - before - ours) / (time.perf_counter() - began)}
+
+
+def _busy_seconds() -> float:
+    """What all processes of the machine have computed since it started; NaN where that is not told: no round is quiet then."""
+    try:
+        user, nice, system, _idle, _wait, irq, soft, steal = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
+    except (OSError, ValueError):
+        return math.nan
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")

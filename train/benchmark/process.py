@@ -1,0 +1,49 @@
+"""A running arm, as its parent sees it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from omnivision_train.benchmark.arm import Arm
+
+
+class Process:
+    """Starts an arm; `ready` waits until it is about to make its first step, and returns the seconds that took."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.arm, self.began = arm, time.perf_counter()
+        folder = Path(arm.folder)
+        folder.mkdir()
+        self.log = folder / "log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "omnivision_train.benchmark.arm", json.dumps(asdict(arm))], text=True,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+
+    def ready(self) -> float:
+        """Seconds from its start to its first step."""
+        self._answer()
+        return time.perf_counter() - self.began
+
+    def steps(self, number: int) -> dict:
+        """Makes so many steps; returns their wall and CPU seconds and what was logged."""
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> float:
+        """Its peak memory in GiB."""
+        self.process.stdin.close()
+        peak = self._answer()["peak_gib"]
+        self.process.wait()
+        return peak
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The arm {self.arm.name!r} has ended before its time; {self.log} says why: {self.log.read_text()[-2000:]}")
+        return json.loads(line)

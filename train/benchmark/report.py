@@ -1,0 +1,45 @@
+"""What was measured, as tables."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from omnivision.statistics import median_interval
+
+TRUSTED = 0.15  # cores that others may use in a round that counts
+COLUMNS = ("run", "samples/s", "preparation (s)", "whole job (s)", "peak memory (GiB)", "steady: times (95 %)", "by CPU time", "whole job: times", "memory: times")
+
+
+def rows(found: dict, job: int, samples: Sequence[int]) -> tuple[list[dict], int]:
+    """(a row for each arm, how many rounds were quiet); every arm is compared with the first.
+
+    Args:
+        found: of `timed`. job: samples of the whole job. samples: of each arm in a round.
+    """
+    quiet = [one for one in found["rounds"] if one["others"] <= TRUSTED]
+    rounds, lines = quiet or found["rounds"], []
+    for at, (preparation, peak) in enumerate(zip(found["preparation"], found["peak_gib"], strict=True)):
+        runs = [one["arms"][at] for one in rounds]
+        speed = samples[at] / statistics.median(run["seconds"] for run in runs)
+        as_much = samples[0] / samples[at]
+        ratios = [as_much * one["arms"][at]["seconds"] / one["arms"][0]["seconds"] for one in rounds]
+        cpu = statistics.median(as_much * one["arms"][at]["cpu"] / one["arms"][0]["cpu"] for one in rounds)
+        told = [line["peak_share"] for run in runs for line in run["logged"] if "peak_share" in line]
+        lines.append({"speed": speed, "preparation": preparation, "job": preparation + job / speed, "peak": peak, "steady": median_interval(ratios), "cpu": cpu,
+                      "share": statistics.median(told) if told else None})
+    return lines, len(quiet)
+
+
+def table(names: Sequence[str], lines: Sequence[dict]) -> list[str]:
+    """Markdown; how many times the first arm is better than each other one."""
+    shares = any(line["share"] is not None for line in lines)
+    head = [*COLUMNS, *(["share of the data sheet's peak"] if shares else [])]
+    made = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, line in zip(names, lines, strict=True):
+        steady, low, high = line["steady"]
+        times = [f"{steady:.2f} ({low:.2f} to {high:.2f})", f"{line['cpu']:.2f}", f"{line['job'] / lines[0]['job']:.2f}", f"{line['peak'] / lines[0]['peak']:.2f}"]
+        cells = [name, f"{line['speed']:.2f}", f"{line['preparation']:.1f}", f"{line['job']:.1f}", f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
+        cells += ([f"{line['share']:.1%}" if line["share"] is not None else "–"] if shares else [])
+        made.append("| " + " | ".join(cells) + " |")
+    return made

@@ -1,0 +1,74 @@
+"""TRL's trainers as they are, on the rows of the other arms in their order."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from omnivision.runs import read_json_lines
+from omnivision_train.benchmark.arm import LLAVA, Arm, Paced
+from omnivision_train.benchmark.material import PROMPT
+from omnivision_train.data import Order
+from omnivision_train.precision import resolved
+from omnivision_train.stages import open_model, set_trainable
+
+
+def run_stock(arm: Arm, paced: Paced) -> None:
+    """SFTTrainer or DPOTrainer with its own collator, loss and loop, no DeepSpeed; for dpo a second model is its reference."""
+    from datasets import Dataset, Image
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    config, preference = arm.config(), arm.stage == "dpo"
+    os.environ.setdefault("WORLD_SIZE", "1")
+    model, processor = open_model(config, arm.stage)
+    set_trainable(model, arm.stage)
+    if arm.trainer == LLAVA:
+        model, processor = llava(model, processor, arm.stage)
+
+    class Stock(DPOTrainer if preference else SFTTrainer):
+        """In the order of the other arms."""
+
+        def _get_train_sampler(self, train_dataset=None):
+            return Order(len(self.train_dataset), arm.batch_size, self.args.seed)
+
+    rows = [stock_row(row, processor, f"{arm.material}/photos") for row in read_json_lines(Path(config.data[0]))]
+    arguments = (DPOConfig if preference else SFTConfig)(
+        output_dir=f"{arm.folder}/stock", per_device_train_batch_size=arm.batch_size, num_train_epochs=config.epochs, learning_rate=config.lr,
+        lr_scheduler_type=config.schedule, max_length=None, bf16=resolved(config) == "bf16", use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
+        save_strategy="no", report_to="none", logging_steps=arm.log_steps, seed=config.seed, weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm, disable_tqdm=True, dataloader_num_workers=arm.workers, **({"beta": config.beta} if preference else {}))
+    reference = {"ref_model": copy.deepcopy(model).requires_grad_(False).eval()} if preference else {}
+    data = Dataset.from_list(rows).cast_column("images", [Image()])
+    Stock(model=model, args=arguments, train_dataset=data, processing_class=processor, callbacks=[paced], **reference).train()
+
+
+def stock_row(row: dict, processor, photos: str) -> dict[str, Any]:
+    """A row in TRL's plain format: rendered by the template, and without the line end that it writes after an answer, which we do not train on."""
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}
+    answers = {"completion": row["turns"][1]["text"]} if "turns" in row else {side: row[side] for side in ("chosen", "rejected")}
+    return {"prompt": processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False),
+            **{key: f"{answer}<|im_end|>" for key, answer in answers.items()}, "images": [f"{photos}/{image}" for image in row["images"]]}
+
+
+def llava(model, processor, stage: str) -> tuple[nn.Module, Any]:
+    """transformers' LLaVA with the tower and the language model of ours: 729 image tokens, a projector of its own."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    theirs = LlavaForConditionalGeneration(LlavaConfig(
+        vision_config=model.config.vision_config, text_config=model.config.text_config, image_token_index=model.config.image_token_id,
+        vision_feature_select_strategy="full", vision_feature_layer=model.config.vision_feature_layer, image_seq_length=model.config.patch_grid**2,
+        tie_word_embeddings=model.config.tie_word_embeddings))
+    inner = theirs.model
+    inner.vision_tower, inner.language_model = model.model.vision_tower, model.model.language_model
+    theirs.lm_head = model.lm_head
+    if not torch.cuda.is_available():
+        theirs.set_attn_implementation(model.config._attn_implementation)
+    for part, trains in ((inner.vision_tower, False), (inner.multi_modal_projector, True), (inner.language_model, stage != "align")):
+        part.requires_grad_(trains)
+    return theirs, LlavaProcessor(processor.image_processor, processor.tokenizer, patch_size=model.config.vision_config.patch_size,
+                                  vision_feature_select_strategy="full", chat_template=processor.chat_template, image_token=processor.image_token)
