@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from omnivision.constants import VISION_END
+from omnivision.data.parallel import at_once, cores
 from omnivision.data.pictures import Packed
 from omnivision.model.conversation import encode_conversation
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
@@ -42,7 +43,10 @@ def encode_images(model: OmniVisionForConditionalGeneration, processor: OmniVisi
     """
     batches = [images[i:i + batch_size] for i in range(0, len(images), batch_size)]
     tower = model.model.vision_tower
-    done = [model.model.get_vision_features(processor.pixels(batch).to(tower.device, tower.dtype)) for batch in batches]
+    done = []
+    for batch in batches:
+        pixels_ICHW = torch.cat(at_once(cores(), lambda image: processor.pixels([image]), batch))
+        done.append(model.model.get_vision_features(pixels_ICHW.to(tower.device, tower.dtype)))
     return torch.cat(done)
 
 

@@ -172,12 +172,11 @@ class Collator:
                 "num_supervised": sum(label != IGNORE_INDEX for s in samples for label in s.labels)}
 
     def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
-        """input_ids, labels, attention_mask. Shape (B, L)."""
+        """input_ids, labels. Shape (B, L). No mask: what is padded stands behind all that it could be seen by."""
         longest, pad = bucket(max(map(len, ids))), self.processor.tokenizer.pad_token_id
         return {
             "input_ids": torch.tensor([row + [pad] * (longest - len(row)) for row in ids]),
             "labels": torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in labels]),
-            "attention_mask": torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids]),
         }
 
     def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -192,7 +191,7 @@ class Collator:
         kept = self.cache.kept(paths)
         missing = [path for path, features_PC in zip(paths, kept, strict=True) if features_PC is None]
         known = [features_PC for features_PC in kept if features_PC is not None]
-        found = {"image_features": torch.stack(known).float() if known else torch.zeros(0, *self.cache.shape)}
+        found = {"image_features": torch.stack(known) if known else torch.zeros(0, *self.cache.shape)}
         if missing:
             found |= {"pixel_values": self._all_pixels(missing), "unencoded": torch.tensor([features_PC is None for features_PC in kept])}
         return found

@@ -18,6 +18,7 @@ from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
 from omnivision_train.activations import Batch
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
+from omnivision_train.compiled import compile_layers
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import zero_settings
@@ -291,6 +292,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     trainer.frozen = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()
                       if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
     checkpoint.clear_leftovers(folder / "checkpoints")
+    if config.compile:
+        compile_layers(trainer.model)
     stop = StopOnSignal()
     trainer.remove_callback(PrinterCallback)  # Log says it
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
