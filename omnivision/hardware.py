@@ -1,13 +1,17 @@
-"""Which arithmetic a machine is good at: asked of processor and GPU, never assumed."""
+"""What a machine has and is good at: asked of processor, system and GPU, never assumed."""
 
 from __future__ import annotations
 
+import math
+import os
+import time
 from pathlib import Path
 
 import torch
 
-CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO, STAT = Path("/proc/cpuinfo"), Path("/proc/stat")
 CPU_BF16 = {"amx_bf16", "avx512_bf16"}  # Linux' names of what multiplies bf16 matrices
+QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))  # of a container: "200000 100000", or the first alone
 
 
 def cpu_flags() -> set[str]:
@@ -30,3 +34,39 @@ def fast_precision() -> str:
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if cpu_has_bf16() else "fp32"
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: a container's share of the machine's time counts, which torch does not know of."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(here, _quota())))
+
+
+def _quota() -> float:
+    for file in QUOTAS:
+        try:
+            words = file.read_text().split()
+            if words[0].isdigit():  # neither "max" nor -1
+                return int(words[0]) / int(words[1] if len(words) > 1 else file.with_name("cpu.cfs_period_us").read_text())
+        except (OSError, ValueError, IndexError, ZeroDivisionError):
+            continue
+    return math.inf
+
+
+def busy_cores(seconds: float = 0.1) -> float:
+    """Cores that all processes of the machine together use, meanwhile; 0 where the system does not tell."""
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    passed = sum(after) - sum(before)
+    if passed <= 0:
+        return 0.0
+    idle = after[3] + after[4] - before[3] - before[4]  # and waiting for a disk
+    return (1 - idle / passed) * (os.cpu_count() or 1)
+
+
+def _ticks() -> list[int]:
+    try:
+        return [int(word) for word in STAT.read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError):
+        return [0] * 8

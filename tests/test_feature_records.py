@@ -81,6 +81,17 @@ def test_odd_lines_are_passed_over(tmp_path, damage):
     assert None not in opened(tmp_path).read([f"k{number}" for number in range(6)]) and not wrong(tmp_path, range(6))
 
 
+def test_a_line_that_names_anothers_record_is_found_out(tmp_path, capsys):
+    add_all(tmp_path, range(3))
+    index = opened(tmp_path).index
+    lines = index.read_text().replace("k1", "k9").replace("k2", "k1").replace("k9", "k2")
+    index.write_text(lines)
+    assert [raw is None for raw in opened(tmp_path).read(["k0", "k1", "k2"])] == [False, True, True]
+    assert "left out and made anew" in capsys.readouterr().err
+    add_all(tmp_path, range(3))
+    assert not wrong(tmp_path, range(3)) and len(opened(tmp_path)) == 3
+
+
 def test_files_that_were_made_anew_under_a_reader(tmp_path):
     add_all(tmp_path, range(10))
     reader = opened(tmp_path)

@@ -243,6 +243,7 @@ def test_what_runs_once(parts, pairs, monkeypatch):
 def test_cached_features_and_pixels_give_the_same_log_probs(parts, pairs, tmp_path):
     model, _, processor = parts
     cache = FeatureCache(tmp_path / "features", model, processor)
+    cache.fill([image for pair in pairs for image in pair.images])
     with torch.no_grad():
         pixels, _ = read(model, processor, pairs, "edit")
         cached, batch = read(model, processor, pairs, "edit", cache=cache)

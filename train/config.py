@@ -19,7 +19,7 @@ ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in 
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "feature_cache", "picture_cache",
-    "cache_gib", "precompute_reference", "reference_cache", "share", "needed_logits_only",
+    "cache_gib", "attention", "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
 
@@ -73,6 +73,7 @@ class StageConfig:
     max_length: int = 2048
     group_by_length: bool = True  # batches of rows of like length; not in dpo
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    attention: Literal["auto", "eager", "sdpa"] = "auto"  # by device, precision and length, see attention.py
     gradient_checkpointing: bool = False
     compile: bool = False  # layers through torch.compile: the first steps take minutes, later ones less
     zero_stage: Literal[0, 1, 2, 3] = 1

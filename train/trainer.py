@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from omnivision.memory import peak_gib
 from omnivision.runs import newest_checkpoint, read_json
 from omnivision_train import checkpoint
 from omnivision_train.activations import Batch
+from omnivision_train.attention import set_attention
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.compiled import compile_layers
 from omnivision_train.config import StageConfig
@@ -275,6 +277,11 @@ def out_of_memory(config: StageConfig, stage: str) -> PlanError:
                      f"Start the same command with {less_memory(config)}; it goes on from its last checkpoint.")
 
 
+def usual_length(samples, largest: Batch) -> float:
+    """Tokens of the median row; of pairs, whose rows are laid out batch by batch, of the longest."""
+    return statistics.median(samples.lengths()) if hasattr(samples, "lengths") else largest.length
+
+
 def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str, largest: Batch, held_out=None) -> None:
     """Trains, from the newest checkpoint that verifies where there is one.
 
@@ -291,6 +298,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     trainer.stage_config, trainer.processor = config, processor
     trainer.frozen = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()
                       if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
+    set_attention(trainer.model, config, usual_length(trainer.train_dataset, largest))
     checkpoint.clear_leftovers(folder / "checkpoints")
     if config.compile:
         compile_layers(trainer.model)

@@ -31,6 +31,7 @@ ART = {  # package: (a file it has to carry, what for)
 }
 STAND_INS = {"tiny-vision": "open_clip_model.safetensors", "tiny-language": "model.safetensors"}
 STALE_LOCK_SECONDS = 900
+SIDE = 1024  # of the matrices whose product is timed
 
 
 class Check(NamedTuple):
@@ -63,7 +64,7 @@ def main(argv: list[str]) -> int:
 def examine() -> list[Check]:
     """All checks, cheap ones first; a check that breaks is itself a finding."""
     found: list[Check] = []
-    for check in (python, packages, torch_build, processor, memory, disk, torchvision, deepspeed, compiler, extensions, art, stand_ins, hub):
+    for check in (python, packages, torch_build, processor, chosen, crowd, memory, disk, torchvision, deepspeed, compiler, extensions, art, stand_ins, hub):
         found += _guarded(check)
     return found
 
@@ -135,19 +136,44 @@ def torch_build() -> Iterator[Check]:
 def processor() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check("cores", "ok" if cores > 1 else "note", str(cores), "" if cores > 1 else "The quickstart is measured on two.")
-    flags = _cpu_flags()
-    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    fast = {"avx512_bf16", "amx_bf16"} & set(known)
-    yield Check("bf16 on CPU", "ok" if fast else "note", f"{'fast' if fast else 'slow, fp32 is used'} ({', '.join(known) or 'no flags known'})")
+    from omnivision.hardware import cpu_flags, cpu_has_bf16
+
+    known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
+    fp32, bf16 = _product_rate("float32"), _product_rate("bfloat16")
+    fine = cpu_has_bf16() == (bf16 > fp32)
+    yield Check("bf16 on CPU", "ok" if fine else "note",
+                f"{', '.join(known) or 'no flags known'}; a product of {SIDE} x {SIDE} just now: fp32 {fp32:,.0f}, bf16 {bf16:,.0f} GFLOP/s",
+                "" if fine else f"The flags say otherwise: try precision={'bf16' if bf16 > fp32 else 'fp32'}.")
 
 
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return set()
-    line = next((line for line in text.splitlines() if line.startswith(("flags", "Features"))), "")
-    return set(line.partition(":")[2].split())
+def _product_rate(kind: str) -> float:
+    """GFLOP a second of a product of matrices, the best of five."""
+    import torch
+
+    one = torch.randn(SIDE, SIDE).to(getattr(torch, kind))
+    times = []
+    for _ in range(6):  # the first one warms up
+        began = time.perf_counter()
+        one @ one
+        times.append(time.perf_counter() - began)
+    return 2 * SIDE**3 / min(times[1:]) / 1e9
+
+
+def chosen() -> Iterator[Check]:
+    """What a stage with its defaults does on this machine, and how to say otherwise."""
+    from omnivision_train.choices import choices
+
+    for choice in choices():
+        yield Check(f"chosen: {choice.name}", "ok", f"{choice.value} ({choice.why}; by hand: {choice.key})")
+
+
+def crowd() -> Iterator[Check]:
+    import torch
+
+    from omnivision_train.choices import crowded
+
+    if said := None if torch.cuda.is_available() else crowded(torch.get_num_threads()):
+        yield Check("company", "note", said)
 
 
 def memory() -> Iterator[Check]:

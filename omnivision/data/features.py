@@ -106,7 +106,10 @@ class FeatureCache:
             if new and self.records.has_room(len(new)):
                 self.records.add(new)
             self._tell_missing(self._by_key(missing))
-        return torch.stack([found[str(path)] for path in paths])
+        features_NPC = torch.empty(len(paths), *self.shape, dtype=torch.float16)
+        for row_PC, path in zip(features_NPC, paths, strict=True):  # autocast on a CPU would refuse to stack fp16
+            row_PC.copy_(found[str(path)])
+        return features_NPC
 
     def features(self, paths: Sequence[Source], model=None, processor=None) -> list[Tensor]:
         """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
 
+from omnivision.hardware import usable_cores
+
 AHEAD = 32  # things under way or waiting for each thread
 
 
 def cores() -> int:
-    """Cores of this process: those of the machine, shared among the processes that a launcher started on it."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Cores of this process: those that it may use, shared among the processes that a launcher started here."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def at_once(workers: int, function: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
