@@ -192,4 +192,6 @@ def test_berkeley_functions_get_checked_rows(official_data):
     functions, _ = bfcl.read(official_data / "bfcl")
     small = FunctionSet(functions.functions[:60])
     sieve = Sieve(Checks(small))
-    assert sieve.take_all(template_rows(small, 3, 0, languages=("en", "zh")), "train", "single") == 180 and not sieve.refused
+    rows = template_rows(small, 3, 0, languages=("en", "zh"))
+    assert sieve.take_all(rows, "train", "single") == len(rows) == 180 and not sieve.refused
+    assert {row["calls"][0]["name"] for row in rows} == {function.name for function in small.functions if function.name != "irrelevant"}

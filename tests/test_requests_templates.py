@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 
 import bfcl
 import pytest
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from omnivision.functions import Function, FunctionSet, parse_calls, target_ids
 from omnivision.requests.composed import parallel_rows
-from omnivision.requests.drawing import HELD_OUT, TRAIN, Drawing, side
+from omnivision.requests.drawing import HELD_OUT, TRAIN, Drawing, Undrawable, side
 from omnivision.requests.same import normalised
 from omnivision.requests.sentences import BORDER
 from omnivision.requests.templates import template_rows
-from omnivision.requests.wording import deeds
+from omnivision.requests.wording import deeds, labels
 
 TICKET = {"type": "object", "properties": {
     "city": {"type": "string"}, "seats": {"type": "integer", "minimum": 1, "maximum": 6}, "price": {"type": "number", "exclusiveMinimum": 0, "maximum": 90},
@@ -73,6 +74,39 @@ def test_seed_decides_all_and_a_larger_set_keeps_its_rows(tickets):
     ("Weather of a city.", (False, "weather of a city")), ("List of flights.", (False, "list of flights"))])
 def test_descriptions_become_deeds_or_things(description, deed):
     assert deeds(Function("x", description), "en")[0] == deed
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("calculate_triangle_area", (True, "计算三角形面积")), ("area_of_circle", (False, "圆的面积")), ("find_a_hotel_by_city", (True, "查找酒店")),
+    ("get_number_of_rooms", (True, "获取房间数量")), ("books_search", (True, "搜索书籍")), ("weather.forecast", (False, "天气预报")), ("orders", (False, "订单"))])
+def test_names_in_chinese(name, said):
+    assert deeds(Function(name, "Whatever it does."), "zh") == [said]
+
+
+@pytest.mark.parametrize("name", ["find_wug", "wug", "get_nearby", "calculate_area_of_wug"])
+def test_names_that_are_not_chinese_throughout_are_none(name):
+    with pytest.raises(Undrawable, match="no Chinese words"):
+        deeds(Function(name, "Whatever it does."), "zh")
+
+
+@pytest.mark.parametrize(("name", "said"), [("to", "收件人"), ("to_currency", "目标货币"), ("from_city", "原城市"), ("startDate", "开始日期"), ("x", "x"), ("num_guests", "客人数量"), ("num1", "数字1"), ("数量", "数量")])
+def test_arguments_in_chinese(name, said):
+    assert labels(Function("f", "", {"type": "object", "properties": {name: {"type": "string"}}}), name, "zh") == [said]
+
+
+def test_chinese_requests_are_chinese_throughout_or_not_made(tickets):
+    wug = {"type": "object", "properties": {"wug": {"type": "integer"}}, "required": ["wug"]}
+    functions = FunctionSet((*tickets.functions, Function("find_wug", "Find a wug.", TICKET), Function("set_seat", "Set the seat.", wug)))
+    rows = template_rows(functions, 40, 0, languages=("en", "zh"))
+    chinese = [row for row in rows if row["language"] == "zh"]
+    assert {row["calls"][0]["name"] for row in chinese} == {"book_ticket", "list_trains"}
+    assert {row["calls"][0]["name"] for row in rows} == {"book_ticket", "list_trains", "find_wug", "set_seat"}
+    for row in chinese:
+        texts = re.findall(r'"((?:[^"\\]|\\.)*)"', json.dumps(row["calls"], ensure_ascii=False))
+        rest = row["request"]
+        for text in sorted(texts, key=len, reverse=True):
+            rest = rest.replace(text, "")
+        assert not re.search("[A-Za-z]", rest), row
 
 
 def test_a_text_of_two_scripts_stands_in_its_request_as_it_is():

@@ -6,6 +6,8 @@ import random
 import re
 
 from omnivision.functions import Function
+from omnivision.requests import chinese
+from omnivision.requests.drawing import Undrawable
 from omnivision.requests.language import CHINESE
 from omnivision.requests.words import tables, words_of
 
@@ -21,16 +23,20 @@ NO_LABEL = re.compile(r"\b(?:default|optional|e\.g|if|whether|format|can be|shou
 def deeds(function: Function, language: str) -> list[tuple[bool, str]]:
     """What a function does, in several wordings: (whether it is a deed, "calculate the area", or a thing, "the area of a triangle").
 
-    A Chinese wording needs a Chinese description; else it is made of the name, and its verb alone is Chinese ("计算 triangle area").
+    A Chinese wording is a Chinese description, or else made of the name.
+
+    Raises:
+        Undrawable: neither gives one that is Chinese throughout.
     """
     sentence = ABOUT_ITSELF.sub("", FIRST_SENTENCE.split(function.description.strip(), maxsplit=1)[0].strip()).strip(" .。")
     last = words_of(function.name.rpartition(".")[2])
     name = " ".join(last if len(last) > 1 else words_of(function.name))
     if CHINESE.search(sentence):
         return [(True, sentence)]
-    wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one and (one == name or language == "en"))
-    found = [_deed(one) for one in wordings]
-    return [(is_deed, _with_chinese_verb(one) if language == "zh" and is_deed else one) for is_deed, one in dict.fromkeys(found)]
+    if language == "zh":
+        return [_chinese_deed(name)]
+    wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one)
+    return list(dict.fromkeys(_deed(one) for one in wordings))
 
 
 def _deed(sentence: str) -> tuple[bool, str]:
@@ -67,22 +73,41 @@ def infinitive(verb: str) -> str:
     return verb
 
 
-def _with_chinese_verb(deed: str) -> str:
-    verb, _, rest = deed.partition(" ")
-    return f"{tables()['zh_verbs'].get(verb, verb + ' ')}{rest and ' '}{rest}".replace("  ", " ").strip()
+def _chinese_deed(name: str) -> tuple[bool, str]:
+    words = name.split()
+    if words[-1] in tables()["zh_verbs"] and words[0] not in chinese.verbs():
+        words = [words[-1], *words[:-1]]  # books_search
+    verb, rest = words[0], words[1:]
+    is_deed = verb in chinese.verbs() and rest[:1] != ["of"]
+    said = chinese.phrase(rest if is_deed else words)
+    if said is None or not (said or is_deed):
+        raise Undrawable(f"{name!r} has no Chinese words")
+    return is_deed, (chinese.verbs()[verb] if is_deed else "") + said
 
 
 def labels(function: Function, name: str, language: str) -> list[str]:
-    """What an argument is called: the words of its name, and those of its description where they are few."""
+    """What an argument is called: the words of its name, and those of its description where they are few.
+
+    Raises:
+        Undrawable: it has no Chinese name.
+    """
     words = words_of(name) or (name,)
     described = str(_property(function, name).get("description", ""))
     first = FIRST_SENTENCE.split(described.strip(), maxsplit=1)[0].strip(" .。")
     is_label = first and len(first.split()) <= LONGEST_LABEL and not NO_LABEL.search(first)
     if language == "zh":
-        told = [first] if is_label and CHINESE.search(first) else []
-        return told or ["".join(tables()["zh_labels"][word] for word in words) if all(word in tables()["zh_labels"] for word in words) else " ".join(words)]
+        return [first] if is_label and CHINESE.search(first) else [_chinese_label(words)]
     plain = [" ".join(words)]
     return plain + [re.sub(r"^(?:The|An?)\s", lambda match: match[0].lower(), first)] if is_label and re.match(r"(?:The|An?)\s", first) else plain
+
+
+def _chinese_label(words: tuple[str, ...]) -> str:
+    if any(CHINESE.search(word) for word in words):
+        return "".join(words)
+    found = tables()["zh_labels"].get(words[0]) if len(words) == 1 else None
+    if label := found or chinese.phrase(words):
+        return label
+    raise Undrawable(f"the argument {' '.join(words)!r} has no Chinese words")
 
 
 def _property(function: Function, name: str) -> dict:
@@ -114,9 +139,15 @@ def said(value: object, language: str, rng: random.Random, inside: bool = False,
         head = (", " if english else "、").join(items[:-1])
         return f"{head}{' and ' if english else '和'}{items[-1]}" if head else items[-1]
     if isinstance(value, dict):
-        whole = (", " if english else "，").join(f"{' '.join(words_of(key)) or key} {said(one, language, rng, inside=True)}" for key, one in value.items())
+        whole = (", " if english else "，").join(f"{_key(key, english)} {said(one, language, rng, inside=True)}" for key, one in value.items())
         return f"({whole})" if inside or not whole else whole
     return str(value)
+
+
+def _key(key: str, english: bool) -> str:
+    """What a part of an object is called; keys are as often data as names, so that one without Chinese words stays as it is."""
+    words = words_of(key)
+    return " ".join(words) or key if english else chinese.phrase(words) or key
 
 
 def preposition(name: str, value: object, language: str) -> str | None:
