@@ -100,10 +100,10 @@ def test_a_misspelt_key_of_any_stage_is_found_before_the_first_runs(world, tmp_p
 
 def test_pairs_stand_between_sft_and_dpo_and_flags_go_to_every_stage(tmp_path):
     entries = [{"stage": "align"}, {"stage": "sft"}, {"stage": "pairs", "data": "world/dpo.jsonl"}, {"stage": "dpo"}]
-    links = read_links(ChainConfig("runs/x", entries, {"feature_cache": "cache"}), tmp_path, ["sft.lr=3e-6", "pairs.limit=7"], ["--num_gpus", "8"])
+    links = read_links(ChainConfig("runs/x", entries, {"feature_cache": "cache", "cache_gib": 5.0}), tmp_path, ["sft.lr=3e-6", "pairs.limit=7"], ["--num_gpus", "8"])
     assert [link.stage for link in links] == ["align", "sft", "pairs", "dpo"]
     assert links[2].command[3:] == ["data", "pairs", "--model", "runs/x/sft/final", "--data", "world/dpo.jsonl", "--image-root", ".",
-                                    "--feature-cache", "cache", "--limit", "7", "--out", "runs/x/pairs.jsonl"]
+                                    "--feature-cache", "cache", "--cache-gib", "5.0", "--limit", "7", "--out", "runs/x/pairs.jsonl"]
     assert links[3].config.data == ["runs/x/pairs.jsonl"] and links[3].config.start == "runs/x/sft/final" and links[3].before is links[1]
     assert links[1].config.lr == 3e-6 and links[1].command[-3:] == ["--", "--num_gpus", "8"]
 

@@ -63,7 +63,7 @@ def batch_of(world, processor) -> dict:
 
 @torch.no_grad()
 def logits(model, batch) -> torch.Tensor:
-    return model.eval()(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values")}).logits
+    return model.eval()(**{key: batch[key] for key in ("input_ids", "pixel_values")}).logits
 
 
 def test_only_targets_and_rows_of_functional_tokens_change(world, final):
@@ -116,7 +116,7 @@ def test_the_head_reads_the_trained_rows(world, tied):
     assert not unexpected and missing == (["lm_head.weight"] if tied else [])
     assert torch.allclose(logits(model, batch), logits(merged, batch), atol=1e-4)
     asked = {**batch, "input_ids": batch["input_ids"].masked_fill(torch.isin(batch["input_ids"], torch.tensor(ids)), 0)}  # only the head sees them
-    model(**{key: asked[key] for key in ("input_ids", "attention_mask", "pixel_values", "labels")}).loss.backward()
+    model(**{key: asked[key] for key in ("input_ids", "pixel_values", "labels")}).loss.backward()
     of_head = list(gradients.values())[-1].grad
     assert of_head[sorted(ids).index(ids[0])].abs().sum() > 0
 
@@ -153,7 +153,7 @@ def test_rows_read_apart_are_as_pefts_own(world):
             if not own and "forward_adapters" in vars(module):
                 del module.forward_adapters
         batch = batch_of(world, processor)
-        model(**{key: batch[key] for key in ("input_ids", "attention_mask", "pixel_values", "labels")}).loss.backward()
+        model(**{key: batch[key] for key in ("input_ids", "pixel_values", "labels")}).loss.backward()
         found.append([logits(model, batch), *(p.grad for p in lora.adapter_parameters(model).values())])
     assert len(found[0]) == 14 and all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
 

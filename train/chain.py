@@ -45,6 +45,7 @@ class PairsConfig:
     data: str
     image_root: str = "."
     feature_cache: str | None = None
+    cache_gib: float | None = None
     most_edited: float | None = None
     limit: int | None = None
 

@@ -106,7 +106,9 @@ class _Speaker:
 
         self.model = OmniVisionForConditionalGeneration.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = OmniVisionProcessor.from_pretrained(folder)
-        self.cache = FeatureCache(options.feature_cache, self.model, self.processor, fast_precision()) if options.feature_cache else None
+        self.cache = None
+        if options.feature_cache:
+            self.cache = FeatureCache(options.feature_cache, self.model, self.processor, fast_precision(), options.cache_gib)
         self.options = options
 
     def answers(self, tasks: list[Task]) -> list[str]:

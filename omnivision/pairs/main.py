@@ -23,6 +23,7 @@ from typing import Any
 
 from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
+from omnivision.data.room import MOST_GIB
 from omnivision.data.rows import Row, read_rows
 from omnivision.endpoint import Client, Ledger
 from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
@@ -130,6 +131,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
     model = arguments.add_argument_group("the model's answers")
     model.add_argument("--feature-cache", metavar="DIR", help="cached features of the frozen tower")
+    model.add_argument("--cache-gib", type=within("--cache-gib", float, 0), default=MOST_GIB, metavar="GIB",
+                       help="the most that the cache may hold (default %(default)s)")
     model.add_argument("--max-new-tokens", type=within("--max-new-tokens", int, 1), default=64)
     model.add_argument("--temperature", type=within("--temperature", float, 0), default=0.0, help="0 (default): the most likely answer")
     model.add_argument("--samples", type=within("--samples", int, 1), default=1, metavar="N", help="answers to each question")
