@@ -367,7 +367,7 @@ def test_a_report_says_what_it_cannot_measure(phone, tmp_path):
     with pytest.raises(ConfigError, match="no engine of its own"):
         report(tmp_path)
     files = {"f16": ["model-f16.gguf", "mmproj-f16.gguf"]}
-    (tmp_path / "export.json").write_text(json.dumps({**manifest, "format": "gguf", "files": files, "picture": read_manifest(phone[0])["picture"]}))
+    (tmp_path / "export.json").write_text(json.dumps({**manifest, "format": "gguf", "files": files, "parts": {}, "picture": read_manifest(phone[0])["picture"]}))
     for name in files["f16"]:
         (tmp_path / name).write_bytes(b"no GGUF")
     with pytest.raises(DataError, match="model-f16.gguf is no part of the export|mmproj-f16.gguf is no part of the export"):

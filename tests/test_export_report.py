@@ -24,7 +24,7 @@ def test_code_that_came_with_an_export_is_not_run(tmp_path, monkeypatch):
         return {"peak_bytes": 5, "seconds_to_first_token": 1.0, "tokens_per_second": 2.0}
 
     monkeypatch.setattr(report, "_said", said)
-    found = report._onnx(tmp_path, {}, Question("--json is what?", tmp_path / "a.png"))
+    found = report._onnx(tmp_path, Question("--json is what?", tmp_path / "a.png"))
     assert found["fp32"]["files"] == {"onnx/vision_encoder.onnx": 4}
     options = runner._options(asked[0][1:])
     assert asked[0][0] == runner.__file__ and options.folder == str(tmp_path) and options.question == "--json is what?" and options.json

@@ -154,3 +154,22 @@ def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:
         if stored.types[name] not in REAL_TYPES:
             what = f"{name} is stored as {stored.types[name]}, expected {', '.join(REAL_TYPES)}"
             raise DataError(what, where, "Give the checkpoint before it was quantised.")
+    _refuse_other_parts(checkpoint)
+
+
+def _refuse_other_parts(checkpoint: Checkpoint) -> None:
+    """Tokenizer and image processor must be the model's: with others it stops in the middle of a question, or answers nonsense."""
+    config, processor = checkpoint.config, checkpoint.processor
+    ids = processor.tokenizer.get_vocab().values()
+    sides = {"ids of the tokenizer": (max(ids, default=-1) < config.text_config.vocab_size, max(ids, default=-1), config.text_config.vocab_size),
+             "image tokens": (processor.image_seq_length == config.image_seq_length, processor.image_seq_length, config.image_seq_length),
+             "id of the image token": (processor.image_token_id == config.image_token_id, processor.image_token_id, config.image_token_id),
+             "height of a picture": (_height(processor) == config.vision_config.image_size, _height(processor), config.vision_config.image_size)}
+    for what, (fits, found, expected) in sides.items():
+        if not fits:
+            raise DataError(f"{what}: {found} in the processor's files, {expected} in config.json", str(checkpoint.folder),
+                            "Take tokenizer, processor and config.json of the same checkpoint.")
+
+
+def _height(processor: OmniVisionProcessor) -> int | None:
+    return processor.image_processor.size.get("height")

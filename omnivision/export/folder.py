@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ from omnivision.export.reference import PICTURE_FOLDER
 from omnivision.runs import file_hash
 
 MANIFEST = "export.json"
-DISK_FULL = 28  # errno ENOSPC
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_IN_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
@@ -46,9 +48,12 @@ def whole_or_nothing(out: Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a full disk; safetensors says so in words only."""
+    """Whether an error, or what caused it, is a disk, a quota or a file that may not grow; safetensors says so in words only."""
     while error is not None:
-        if getattr(error, "errno", None) == DISK_FULL or "No space left on device" in str(error):
+        said = str(error)
+        if getattr(error, "errno", None) in FULL or any(words in said for words in FULL_IN_WORDS):
+            return True
+        if isinstance(error, OSError) and error.errno is None and " requested and " in said:  # numpy, of a write that fell short
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -75,6 +80,8 @@ def read_manifest(folder: Path) -> dict:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(manifest["sha256"], dict):
             raise TypeError("sha256 is no object")
+        if not isinstance(manifest["format"], str):
+            raise TypeError("format is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError("no export", str(file), "Give a folder that `omnivision export` wrote.") from error
     return manifest

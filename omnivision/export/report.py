@@ -55,12 +55,13 @@ def report(folder: str | Path) -> dict:
     if measure is None:
         raise ConfigError(f"An export of the kind {manifest['format']!r} has no engine of its own", str(folder),
                           "Give an export of gguf or onnx; `omnivision bench` measures a checkpoint.")
-    return {"format": manifest["format"], "question": question.text, "types": measure(folder, manifest, question)}
+    return {"format": manifest["format"], "question": question.text, "types": measure(folder, question)}
 
 
-def _gguf(folder: Path, manifest: dict, question: Question) -> dict[str, dict]:
-    from omnivision.export.gguf.check import prepared_picture
+def _gguf(folder: Path, question: Question) -> dict[str, dict]:
+    from omnivision.export.gguf.check import checked_manifest, prepared_picture
 
+    manifest = checked_manifest(folder)
     found = {}
     with tempfile.TemporaryDirectory() as room:
         picture = Path(room) / "picture.png"
@@ -71,14 +72,15 @@ def _gguf(folder: Path, manifest: dict, question: Question) -> dict[str, dict]:
     return found
 
 
-def _onnx(folder: Path, manifest: dict, question: Question) -> dict[str, dict]:
+def _onnx(folder: Path, question: Question) -> dict[str, dict]:
     from omnivision.export.onnx_files import runner
+    from omnivision.export.onnx_files.check import named_variants
 
     found = {}
     with tempfile.TemporaryDirectory() as room:
         picture = Path(room) / "picture.png"
         open_image(question.image).save(picture)
-        for name in json.loads((folder / runner.SETTINGS).read_text(encoding="utf-8"))["variants"]:
+        for name in named_variants(folder):
             files = [one.relative_to(folder).as_posix() for one in sorted((folder / "onnx").iterdir()) if _variant(one) == name]
             # the runner from here: what stands in the folder as run.py is whatever came with it
             said = _said([runner.__file__, "--folder", str(folder), "--variant", name, "--image", str(picture), "--json", "--", question.text],

@@ -54,7 +54,7 @@ def check_of(folder: str | Path) -> ModuleType:
     Raises:
         ConfigError: no export, or of an unknown kind.
     """
-    kind = read_manifest(Path(folder)).get("format")
+    kind = read_manifest(Path(folder))["format"]
     if kind not in CHECKS:
         what = f"an export of the kind {kind!r}; known are {', '.join(CHECKS)}"
         raise ConfigError(what, str(Path(folder) / MANIFEST), "Export again, or use the version that wrote it.")

@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from omnivision.data.image import open_image
 from omnivision.errors import DataError
-from omnivision.export.folder import check_hashes, count_bytes, print_bytes
+from omnivision.export.folder import MANIFEST, check_hashes, count_bytes, print_bytes
 from omnivision.export.gguf.calls import count_calls
 from omnivision.export.gguf.embeddings import read_embeddings
 from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
@@ -82,7 +82,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         ConfigError: no export. DataError: a file that changed or does not load, no questions.
     """
     folder = Path(folder)
-    manifest = check_hashes(folder)
+    manifest = checked_manifest(folder)
     rows = list(read_reference(folder))
     if not rows:
         raise DataError("the reference is empty", str(folder), "Export again with at least one question.")
@@ -100,6 +100,24 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
             found[quantization] = {**agreement.result(), "calls": vars(calls)}
     peak = peak_bytes()
     return {"bytes": count_bytes(folder), "parts": manifest["parts"], "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
+
+
+def checked_manifest(folder: Path) -> dict:
+    """What an export says of itself: every file as it was written, and pairs of text and picture file among them.
+
+    Raises:
+        ConfigError: no export. DataError: a file that changed, or no such pairs.
+    """
+    manifest = check_hashes(folder)
+    files, picture, parts = (manifest.get(name) for name in ("files", "picture", "parts"))
+    if not (isinstance(files, dict) and files and all(name in LIMITS and _is_pair(pair, manifest["sha256"]) for name, pair in files.items())
+            and isinstance(picture, dict) and {"image_size", "patch_size", "raster"} <= set(picture) and isinstance(parts, dict)):
+        raise DataError("it does not say which files make a pair, or how pictures are prepared", str(folder / MANIFEST), "Export again.")
+    return manifest
+
+
+def _is_pair(pair: object, known: Collection[str]) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) and name in known for name in pair)
 
 
 def prepared_picture(question: Question, settings: dict):

@@ -57,17 +57,30 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
     if not rows:
         raise DataError("the reference is empty", str(folder), "Export again with at least one question.")
     engine = needed("onnxruntime", "export verify")
-    from omnivision.export.onnx_files.runner import SETTINGS
-
-    variants = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["variants"]
-    if not variants:
-        raise DataError("the export names no variant", str(folder / SETTINGS), "Export again.")
+    variants = named_variants(folder)
     return {
         "bytes": count_bytes(folder),
         "questions": len(rows),
         "engine": f"onnxruntime {engine.__version__}",
         "variants": {name: _compare(_runner(folder, name), rows, _expected(folder, name, rows)) for name in variants},
     }
+
+
+def named_variants(folder: Path) -> list[str]:
+    """The variants that an export holds.
+
+    Raises:
+        DataError: the runner's settings are missing or broken, or name none or others than there are.
+    """
+    from omnivision.export.onnx_files.runner import SETTINGS
+
+    try:
+        variants = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["variants"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError("the runner's settings are missing or broken", str(folder / SETTINGS), "Export again.") from error
+    if not isinstance(variants, list) or not variants or not set(map(str, variants)) <= set(GATES):
+        raise DataError("the export names no variant", str(folder / SETTINGS), "Export again.")
+    return variants
 
 
 def _runner(folder: Path, variant: str) -> Runner:
