@@ -101,12 +101,11 @@ def test_batches_are_padded_on_the_right_and_pictures_in_order(world, model):
     processor = model[1]
     made = samples(world, processor, [row(PAIRS[:1]), row(PAIRS, ("images/3.png",)), row(PAIRS[:1], ())])
     batch = Collator(processor)([made[0], made[1], made[2]])
-    lengths = [len(made[i].input_ids) for i in range(3)]
-    longest = batch["input_ids"].shape[1]
-    assert batch["attention_mask"].sum(1).tolist() == lengths and longest >= max(lengths)
-    for mask, length in zip(batch["attention_mask"].tolist(), lengths, strict=True):
-        assert mask == [1] * length + [0] * (longest - length)
-    assert (batch["labels"][batch["attention_mask"] == 0] == IGNORE_INDEX).all()
+    longest, pad = batch["input_ids"].shape[1], processor.tokenizer.pad_token_id
+    assert longest >= max(len(sample.input_ids) for sample in made) and "attention_mask" not in batch
+    for ids, labels, sample in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), made, strict=True):
+        padding = longest - len(sample.input_ids)
+        assert ids == sample.input_ids + [pad] * padding and labels == sample.labels + [IGNORE_INDEX] * padding
     alone = [Collator(processor)([made[i]])["pixel_values"] for i in (0, 1)]
     assert torch.equal(batch["pixel_values"], torch.cat(alone))
     assert "pixel_values" not in Collator(processor)([made[2]])
