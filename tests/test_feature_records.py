@@ -26,12 +26,10 @@ def record(number: int) -> np.ndarray:
     return np.full(SIZE, number % 251, dtype=np.uint8)
 
 
-def add_all(folder, numbers, pause=0.0):
-    records = opened(folder)
-    for number in numbers:
-        if f"k{number}" not in records:
-            records.add({f"k{number}": record(number)})
-        time.sleep(pause)
+def add_all(folder, numbers, most_gib=1.0, batch=1):
+    records, numbers = opened(folder, most_gib), list(numbers)
+    for start in range(0, len(numbers), batch):
+        records.add({f"k{number}": record(number) for number in numbers[start : start + batch]})
 
 
 def started(*arguments):
@@ -68,6 +66,14 @@ def test_processes_killed_at_any_moment_leave_whole_records(tmp_path):
     assert len(opened(tmp_path)) > 20  # they have come to something
     add_all(tmp_path, range(400))
     assert None not in opened(tmp_path).read([f"k{number}" for number in range(400)])
+
+
+def test_processes_together_keep_to_the_limit(tmp_path):
+    most = 50 * SIZE / 2**30
+    processes = [started(tmp_path, range(100 * at, 100 * at + 100), most, 7) for at in range(3)]
+    for process in processes:
+        process.join()
+    assert len(opened(tmp_path)) == 50 and opened(tmp_path).data.stat().st_size == 50 * SIZE and not wrong(tmp_path, range(300))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\n", b"{}\n", b"[1]\n", b"\xff\xfe\n", b'{"key": ["a"], "record": 0, "crc32": 1}\n',

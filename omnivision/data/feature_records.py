@@ -12,6 +12,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.size, self._room, self._told = folder, size, room, False
         self.data, self.index = folder / "features.bin", folder / "index.jsonl"
-        self._lock = FileLock(folder / "lock")  # for the moments in which the files grow
+        self._lock = FileLock(room.folder / "lock")  # for the moments in which files grow: one limit counts them all
         self._forget_all()
         self.refresh()
 
@@ -46,9 +47,9 @@ class Records:
         """Bytes of this and its neighbours."""
         return sum(path.stat().st_size for path in self._room.folder.glob(f"*/{self.data.name}"))
 
-    def has_room(self, records: int) -> bool:
-        """Whether so many more may be added."""
-        return records * self.size <= self._room.left(self.used())
+    def room(self) -> int:
+        """How many more records may be added."""
+        return max(0, self._room.left(self.used()) // self.size)
 
     def refresh(self) -> None:
         """Reads what has been added to the index since, by this process or another."""
@@ -76,8 +77,8 @@ class Records:
                 found.append(self._checked(key, data) if key in self._places else None)
         return found
 
-    def add(self, records: Mapping[str, np.ndarray]) -> None:
-        """Adds records by key.
+    def add(self, records: Mapping[str, np.ndarray]) -> int:
+        """Adds records by key, those that nobody else has added and as many as there is room for; returns how many.
 
         Raises:
             ResumableError: they could not be written; what was there before is whole.
@@ -85,11 +86,14 @@ class Records:
         try:
             with self._lock:
                 self.refresh()
-                lines = self._write_records(records, self._cut())
+                first = self._cut()
+                new = ((key, record) for key, record in records.items() if key not in self._places)
+                lines = self._write_records(dict(islice(new, self.room())), first)
                 self._write_lines(lines)
         except OSError as error:
             raise ResumableError(f"Features could not be written: {error}", str(self.folder), "Make room, then start the same command again.") from error
         self.refresh()
+        return len(lines)
 
     def _write_records(self, records: Mapping[str, np.ndarray], first: int) -> list[dict]:
         lines = []

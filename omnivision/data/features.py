@@ -71,11 +71,9 @@ class FeatureCache:
             for batch in (*batches[rank::ranks], *reversed(others)):
                 self.records.refresh()
                 batch = [key for key in batch if key not in self.records]
-                if batch and not self.records.has_room(len(batch)):
-                    break
+                batch = batch[: self.records.room()] if batch else batch
                 if batch:
-                    self.records.add(dict(zip(batch, self._computed([sources[key] for key in batch]), strict=True)))
-                    made += len(batch)
+                    made += self.records.add(dict(zip(batch, self._computed([sources[key] for key in batch]), strict=True)))
                     if progress:
                         progress(len(batch))
         self._tell_missing(sources)
@@ -101,10 +99,7 @@ class FeatureCache:
         if missing:
             computed = self._computed(missing)
             found |= dict(zip(map(str, missing), map(torch.from_numpy, computed), strict=True))
-            self.records.refresh()
-            new = {self._key(path): made for path, made in zip(missing, computed, strict=True) if self._key(path) not in self.records}
-            if new and self.records.has_room(len(new)):
-                self.records.add(new)
+            self.records.add(dict(zip(map(self._key, missing), computed, strict=True)))
             self._tell_missing(self._by_key(missing))
         features_NPC = torch.empty(len(paths), *self.shape, dtype=torch.float16)
         for row_PC, path in zip(features_NPC, paths, strict=True):  # autocast on a CPU would refuse to stack fp16
