@@ -8,7 +8,8 @@ import torch
 from omnivision import hardware
 
 
-@pytest.mark.parametrize(("text", "found"), [("processor : 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n", True), ("flags : avx512_bf16\n", True), ("flags : avx512f avx2\n", False),
+@pytest.mark.parametrize(("text", "found"), [("processor : 0\nflags\t\t: fpu avx2 amx_bf16 amx_tile\n", True), ("flags : avx512_bf16\n", True),
+                                             ("flags : avx512f avx2\n", False),
                                              ("Features : fp asimd\n", False), ("model name : amx_bf16\n", False), ("", False)])
 def test_bf16_of_a_processor_is_read_from_its_flags(tmp_path, monkeypatch, text, found):
     (tmp_path / "cpuinfo").write_text(text)
@@ -24,8 +25,9 @@ def test_a_gpu_that_emulates_bf16_has_none(monkeypatch):
     assert hardware.fast_precision() == "fp32"
 
 
-@pytest.mark.parametrize(("files", "cores"), [({"cpu.max": "150000 100000"}, 2), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "20000 100000"}, 1), ({}, 8),
-                                              ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3), ({"cpu.cfs_quota_us": "-1"}, 8), ({"cpu.max": ""}, 8)])
+@pytest.mark.parametrize(("files", "cores"), [({"cpu.max": "150000 100000"}, 2), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "20000 100000"}, 1),
+                                              ({}, 8), ({"cpu.max": ""}, 8), ({"cpu.cfs_quota_us": "-1"}, 8),
+                                              ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3)])
 def test_a_containers_share_of_time_counts_as_cores(tmp_path, monkeypatch, files, cores):
     for name, text in files.items():
         (tmp_path / name).write_text(text)

@@ -60,7 +60,8 @@ def test_stages_learn_the_same_with_either_kernel(world, tmp_path, monkeypatch):
     assert used[0] == 0 and 80 < used[1] < 100  # before the data are known, and by the median row
 
 
-@pytest.mark.parametrize(("environment", "config", "found"), [({}, {}, 3), ({"OMP_NUM_THREADS": "5"}, {}, None), ({"LOCAL_WORLD_SIZE": "3"}, {}, 1), ({"OMP_NUM_THREADS": "5"}, {"threads": 2}, 2)])
+@pytest.mark.parametrize(("environment", "config", "found"), [({}, {}, 3), ({"OMP_NUM_THREADS": "5"}, {}, None),
+                                                            ({"LOCAL_WORLD_SIZE": "3"}, {}, 1), ({"OMP_NUM_THREADS": "5"}, {"threads": 2}, 2)])
 def test_threads_are_cores_that_may_be_used(monkeypatch, environment, config, found):
     for name in ("OMP_NUM_THREADS", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
