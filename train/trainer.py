@@ -51,6 +51,10 @@ class StageMixin:
         """How often the head runs on what is supervised, at this step."""
         return 1
 
+    def floating_point_ops(self, inputs) -> int:
+        """Nothing: transformers would go over all parameters at every step; Flops has counted them once."""
+        return 0
+
     def create_optimizer(self, model=None):
         if self.stage_config.optimizer == "muon" and self.optimizer is None:
             named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
