@@ -119,7 +119,7 @@ def _figures(result: dict, manifest: dict) -> list[str]:
         f"largest activation over {activations['pictures']} pictures: {activations['largest']:.4g} in {activations['layer']} (FP16 ends at 65504)",
         f"largest weight: {weights['largest']:.4g} in {weights['tensor']}; {weights['flushed_to_zero']} weights became zero",
         f"layers kept in fp32: {', '.join(manifest['kept_in_fp32']) or 'none'}",
-        f"bytes of the weights: {result['bytes']['model.safetensors']:,}" if "model.safetensors" in result["bytes"] else "weights in several files",
+        f"bytes of the weights: {result['bytes'][WHOLE]:,}",
     ]
 
 
