@@ -1,0 +1,44 @@
+"""Layers through torch.compile train as they do without it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import train_world
+from omnivision_train.compiled import check_compile, compile_layers
+from omnivision_train.config import SftConfig
+
+from omnivision.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return train_world.world(tmp_path_factory)
+
+
+@pytest.mark.parametrize("changes, refused", [({"zero_stage": 3}, True), ({"deepspeed": {"zero_optimization": {"stage": 3}}}, True), ({"zero_stage": 2}, False)])
+def test_layers_whose_weights_are_parted_are_not_compiled(changes, refused):
+    check_compile(SftConfig(**changes))  # not asked for
+    if refused:
+        with pytest.raises(ConfigError, match="ZeRO-3 parts their weights"):
+            check_compile(SftConfig(compile=True, **changes))
+    else:
+        check_compile(SftConfig(compile=True, **changes))
+
+
+def test_every_layer_is_compiled_and_the_weights_keep_their_names(world):
+    model, _ = train_world.build(world)
+    names = list(model.state_dict())
+    compile_layers(model)
+    layers = [*model.model.vision_tower.encoder.layers, *model.model.language_model.layers]
+    assert layers and all(layer._compiled_call_impl is not None for layer in layers) and list(model.state_dict()) == names
+
+
+@pytest.mark.slow  # needs a C++ compiler
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_compiled_layers_train_the_same(world, tmp_path, stage):
+    finals = [train_world.train(train_world.settings(world, tmp_path / str(compiled), stage, compile=compiled, max_steps=4), stage) for compiled in (False, True)]
+    plain, compiled = map(train_world.losses, finals)
+    torch.testing.assert_close(torch.tensor(compiled), torch.tensor(plain), rtol=1e-4, atol=1e-5)
+    before, after = map(train_world.weights, finals)
+    assert before.keys() == after.keys() and all(torch.allclose(before[name], after[name], rtol=1e-2, atol=1e-3) for name in before)
