@@ -89,6 +89,13 @@ class OmniVisionConfig(PreTrainedConfig):
                              f"so it must lie between {-depth} and -1.")
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers', without the places that config and parts were read from: a checkpoint goes to other machines."""
+        found = super().to_dict()
+        for one in (found, *(found[part] for part in self.sub_configs)):
+            one.pop("_name_or_path", None)
+        return found
+
     @property
     def patch_grid(self) -> int:
         """Patches along one side (27 for all presets); the patch convolution drops a rest of less than one patch."""
