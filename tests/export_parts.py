@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from model_parts import CONTROL, make_model, make_tokenizer
+from safetensors.torch import load_file, save_file
 
 from omnivision import OmniVisionProcessor
 from omnivision.constants import IMAGE_TOKEN
@@ -27,3 +28,12 @@ def save_checkpoint(folder: Path, functions: FunctionSet, control: list[str] = C
         part.save_pretrained(folder)
     functions.save(folder)
     return folder
+
+
+def stored(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    """What changes the tensors of a saved checkpoint's one file."""
+    def edit(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return edit

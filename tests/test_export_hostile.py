@@ -50,15 +50,6 @@ def edited(name, change):
     return edit
 
 
-def stored(change):
-    """Changes the tensors."""
-    def edit(folder):
-        tensors = load_file(folder / "model.safetensors")
-        change(tensors)
-        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    return edit
-
-
 def in_shards(folder):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -89,8 +80,8 @@ def other_tokenizer(folder):
     (with_a_cut_shard, "weights cannot be read"),
     (lambda folder: os.truncate(folder / "model.safetensors", 5), "weights cannot be read"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "weights cannot be read"),
-    (stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].long()})), f"{BIAS} is stored as I64"),
-    (stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].to(torch.float8_e4m3fn)})), f"{BIAS} is stored as F8_E4M3"),
+    (export_parts.stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].long()})), f"{BIAS} is stored as I64"),
+    (export_parts.stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].to(torch.float8_e4m3fn)})), f"{BIAS} is stored as F8_E4M3"),
     (edited("config.json", lambda config: [config]), "config.json"),
     (edited("config.json", lambda config: config.pop("model_type") and None), "config.json"),
     (edited("config.json", lambda config: config.pop("text_config") and None), "tensors are missing"),
@@ -129,7 +120,7 @@ TARGETS = {"fp16": lambda source, out: export_fp16(source, out, count=1, scan_pi
 @pytest.mark.parametrize("target", TARGETS)
 def test_numbers_that_are_not_finite_are_refused(checkpoint, tmp_path, monkeypatch, target):
     monkeypatch.setattr(writing, "graphs", lambda checkpoint: [])  # tracing takes seconds and sees no numbers
-    stored(lambda tensors: tensors["model.projector.linear_2.weight"].fill_(float("nan")))(checkpoint)
+    export_parts.stored(lambda tensors: tensors["model.projector.linear_2.weight"].fill_(float("nan")))(checkpoint)
     with pytest.raises(DataError, match="not finite|non-finite"):
         TARGETS[target](checkpoint, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final"]
