@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 import train_world
+from omnivision_train.data import Collator
 from PIL import Image
 
 from omnivision.data import room
@@ -262,3 +265,13 @@ def test_processes_take_their_shares_and_what_is_left_of_the_others(tmp_path, mo
     assert one.fill(paths, batch_size=2, rank=0, ranks=2, progress=between) == 4
     check(one, model, paths)
     assert len(one.records) == 6 and one.records.data.stat().st_size == 6 * one.records.size
+
+
+def test_a_loaders_worker_that_is_started_anew_reads_and_gets_no_model(tmp_path, model, paths):
+    cache = FeatureCache(tmp_path, *model)
+    cache.fill(paths[:4])
+    sent = pickle.dumps(Collator(model[1], cache))
+    again = pickle.loads(sent).cache
+    assert again._model is None and len(sent) < 100_000
+    assert all(map(torch.equal, again.kept(paths[:4]), cache.kept(paths[:4]))) and again.kept(paths[4:]) == [None, None]
+    assert again.records.add({"another": torch.zeros(cache.shape, dtype=torch.float16).numpy()}) == 1  # with a lock of its own

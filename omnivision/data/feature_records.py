@@ -33,7 +33,6 @@ class Records:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.size, self._room, self._told = folder, size, room, False
         self.data, self.index = folder / "features.bin", folder / "index.jsonl"
-        self._lock = FileLock(room.folder / "lock")  # for the moments in which files grow: one limit counts them all
         self._forget_all()
         self.refresh()
 
@@ -84,7 +83,7 @@ class Records:
             ResumableError: they could not be written; what was there before is whole.
         """
         try:
-            with self._lock:
+            with self._lock():
                 self.refresh()
                 first = self._cut()
                 new = ((key, record) for key, record in records.items() if key not in self._places)
@@ -94,6 +93,10 @@ class Records:
             raise ResumableError(f"Features could not be written: {error}", str(self.folder), "Make room, then start the same command again.") from error
         self.refresh()
         return len(lines)
+
+    def _lock(self) -> FileLock:
+        """For the moments in which files grow: one limit counts them all. A lock that is kept could not go to a loader's worker that is started anew."""
+        return FileLock(self._room.folder / "lock")
 
     def _write_records(self, records: Mapping[str, np.ndarray], first: int) -> list[dict]:
         lines = []
@@ -149,7 +152,7 @@ class Records:
         if not self._told:
             print(f"A damaged record is left out and made anew ({self.data}, number {number})", file=sys.stderr)
         self._told = True
-        with self._lock:
+        with self._lock():
             self.refresh()
             if self._places.get(key, (None,))[0] == number:
                 self._write_lines([{"key": key, "record": None, "crc32": None}])

@@ -53,6 +53,10 @@ class FeatureCache:
         self._model, self._processor, self._precision = model, processor, precision
         self._keys: dict[str, tuple[tuple, str]] = {}  # picture's name -> (what tells that a file has changed, key of its bytes)
 
+    def __getstate__(self) -> dict:
+        """For a loader's worker that is started anew, as on macOS, or on Linux from Python 3.14 on: it reads, and needs no copy of the model."""
+        return {**self.__dict__, "_model": None, "_processor": None}
+
     def fill(self, paths: Sequence[Source], batch_size: int = 16, progress: Callable[[int], None] | None = None,
              rank: int = 0, ranks: int = 1) -> int:
         """Computes what is missing while there is room; returns how many pictures that were.
