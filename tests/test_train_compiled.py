@@ -7,6 +7,7 @@ import torch
 import train_world
 from omnivision_train.compiled import check_compile, compile_layers
 from omnivision_train.config import SftConfig
+from transformers import GPT2Config, GPT2Model
 
 from omnivision.errors import ConfigError
 
@@ -32,6 +33,13 @@ def test_every_layer_is_compiled_and_the_weights_keep_their_names(world):
     compile_layers(model)
     layers = [*model.model.vision_tower.encoder.layers, *model.model.language_model.layers]
     assert layers and all(layer._compiled_call_impl is not None for layer in layers) and list(model.state_dict()) == names
+
+
+def test_layers_by_another_name_are_told_with_what_to_do(world):
+    model, _ = train_world.build(world)
+    model.model.language_model = GPT2Model(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1))
+    with pytest.raises(ConfigError, match="GPT2Model has no `layers`.*compile=false"):
+        compile_layers(model)
 
 
 @pytest.mark.slow  # needs a C++ compiler

@@ -20,8 +20,15 @@ def check_compile(config: StageConfig) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compiles the layers of tower and language model in place; lengths differ from batch to batch, pictures do not."""
+    """Compiles the layers of tower and language model in place; lengths differ from batch to batch, pictures do not.
+
+    Raises:
+        ConfigError: the language model has no layers by this name.
+    """
+    language = model.model.language_model
+    if not hasattr(language, "layers"):
+        raise ConfigError(f"{type(language).__name__} has no `layers`", "compile: true", "Use a language model of Llama's or Qwen2's form, or compile=false.")
     for block in model.model.vision_tower.encoder.layers:
         block.compile(dynamic=False)
-    for layer in model.model.language_model.layers:
+    for layer in language.layers:
         layer.compile(dynamic=True)
