@@ -10,7 +10,7 @@ from omnivision_train import trainer as trainer_module
 from omnivision_train.activations import FUSED, Batch, Counter, activation_bytes
 from omnivision_train.config import AlignConfig, DpoConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
-from omnivision_train.memory import on_meta
+from omnivision_train.memory import held_with_batch, on_meta
 
 from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.errors import PlanError
@@ -74,6 +74,16 @@ def test_activations_grow_with_rows_and_length_and_shrink_with_checkpointing():
     assert count(SftConfig, "sft", 4, 256, vision_lr=1e-6) > 1.3 * one
     assert count(AlignConfig, "align", 4, 256) < one < count(DpoConfig, "dpo", 4, 256, share="none")
     assert count(DpoConfig, "dpo", 4, 256) < 0.6 * count(DpoConfig, "dpo", 4, 256, share="none", needed_logits_only=False)
+
+
+def test_eager_attention_is_planned_with_its_scores():
+    def planned(**changes) -> int:
+        held = held_with_batch(on_meta(preset_config("968m")), SftConfig(**changes), "sft", "bf16", 1, Batch(4, 512, 200))
+        return sum(one.activations for one in held)
+
+    rows, heads, layers = 4, 14, 24
+    assert planned(attention="sdpa") == planned()
+    assert planned(attention="eager") - planned() > 2 * layers * rows * heads * 512**2  # bytes of the scores in bf16
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

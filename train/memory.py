@@ -95,7 +95,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
 def held_with_batch(model, config: StageConfig, stage: str, precision: str, ranks: int, batch: Batch) -> list[Held]:
     """The same of a model on the meta device, with the activations of one batch on a GPU."""
     held = held_by_parts(count_parts(model), config, stage, precision, ranks)
-    activations = activation_bytes(model, config, stage, precision, batch)
+    activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention != "eager")
     return [replace(one, activations=activations.get(one.name, 0)) for one in held]
 
 
