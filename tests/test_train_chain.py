@@ -127,6 +127,9 @@ def test_pairs_of_another_model_are_made_again(tmp_path):
     assert not chain_module.is_finished(link)  # nobody knows what made it
     chain_module.write_json(chain_module.pairs_note(link), chain_module.made_from(link))
     assert chain_module.is_finished(link)
+    assert "--cache-gib" in (more := chain_module._pairs_link({"data": "rows.jsonl", "cache_gib": 5.0}, {}, [], sft, link.result)).command
+    assert chain_module.is_finished(more)  # how much a cache may hold changes no answer
+    assert not chain_module.is_finished(chain_module._pairs_link({"data": "rows.jsonl", "limit": 5}, {}, [], sft, link.result))
     (final / "omnivision.json").write_text("another")
     assert not chain_module.is_finished(link)
 

@@ -27,6 +27,7 @@ from omnivision.runs import HAND_OVER, file_hash, read_hand_over, read_json, wri
 from omnivision_train.config import FOLLOWS, MAY_CHANGE, StageConfig
 
 PAIRS = "pairs"
+CACHE_LIMIT = "--cache-gib"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,8 +150,10 @@ def pairs_note(link: Link) -> Path:
 
 
 def made_from(link: Link) -> dict:
-    """What the pairs of this chain are made from: the model's hand-over note and the command's words."""
-    return {"model": file_hash(link.before.result / HAND_OVER), "words": link.command[3:]}
+    """What the pairs of this chain are made from: the model's hand-over note and the command's words, without how much a cache may hold."""
+    words = link.command[3:]
+    at = words.index(CACHE_LIMIT) if CACHE_LIMIT in words else len(words)
+    return {"model": file_hash(link.before.result / HAND_OVER), "words": words[:at] + words[at + 2 :]}
 
 
 def is_finished(link: Link) -> bool:
