@@ -9,7 +9,7 @@ import torch
 import train_world
 from model_parts import make_model
 from omnivision_cli.doctor import examine
-from omnivision_train import attention, attention_speed, choices
+from omnivision_train import attention, attention_speed, choices, pair_trainer, reference_log_probs
 from omnivision_train.config import SftConfig
 
 from omnivision.errors import ConfigError
@@ -58,6 +58,16 @@ def test_stages_learn_the_same_with_either_kernel(world, tmp_path, monkeypatch):
     found = [train_world.losses(train_world.train(train_world.settings(world, tmp_path / kernel, "sft", attention=kernel), "sft")) for kernel in ("eager", "sdpa")]
     assert found[0] == pytest.approx(found[1], abs=1e-4)
     assert used[0] == 0 and 80 < used[1] < 100  # before the data are known, and by the median row
+
+
+@pytest.mark.parametrize("precompute", [True, False])
+def test_the_reference_computes_with_the_policys_kernels(world, tmp_path, monkeypatch, precompute):
+    monkeypatch.setattr(attention, "SHORT", 1)  # rows are long
+    used, asked = [], pair_trainer.token_log_probs
+    for module in (pair_trainer, reference_log_probs):
+        monkeypatch.setattr(module, "token_log_probs", lambda model, *more: used.append(kernels_of(getattr(model, "module", model))) or asked(model, *more))
+    train_world.train(train_world.settings(world, tmp_path, "dpo", precision="bf16", precompute_reference=precompute, max_steps=1), "dpo")
+    assert len(used) > 1 and set(used) == {("sdpa", "sdpa")}
 
 
 @pytest.mark.parametrize(("environment", "config", "found"), [({}, {}, 3), ({"OMP_NUM_THREADS": "5"}, {}, None),

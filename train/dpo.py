@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from omnivision_train import run_data, stages
+from omnivision_train.attention import set_attention
 from omnivision_train.config import DpoConfig
 from omnivision_train.pair_loss import check_share
 from omnivision_train.pair_trainer import PairTrainer
@@ -35,6 +36,8 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         run_data.fill_cache(cache, config, rows + held_out)
         collator = PairCollator(processor, cache, run_data.open_squashed(config, processor),
                                 share=config.share, edit_weight=config.edit_weight, whole_chosen=config.sft_weight > 0)
+        largest = collator.largest(pairs.samples, config.batch_size)
+        set_attention(model, config, largest.length)  # here already: the reference has to compute as the policy will
         reference = None
         if config.precompute_reference:
             kept = Path(config.reference_cache) if config.reference_cache else run.folder / "reference"
@@ -44,5 +47,5 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         trainer = PairTrainer(model=model, args=arguments, train_dataset=pairs, data_collator=collator, callbacks=list(callbacks),
                               config=config, reference=reference)
         trainer.passes = run_data.passes(config, pairs.samples)
-        fit(trainer, config, processor, run.folder, stage, collator.largest(pairs.samples, config.batch_size), told)
+        fit(trainer, config, processor, run.folder, stage, largest, told)
         return stages.finish(run, config, model, processor, trainer.save_model)
