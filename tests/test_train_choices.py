@@ -102,6 +102,8 @@ def test_doctor_says_what_was_chosen_why_and_how_to_choose_otherwise(monkeypatch
     for name in ("precision", "attention of the tower", "attention of the language model", "threads", "processes"):
         assert found[f"chosen: {name}"].status == "ok" and "by hand: " in found[f"chosen: {name}"].value
     assert "GFLOP/s" in found["bf16 on CPU"].value
+    monkeypatch.setattr("omnivision.hardware.usable_cores", lambda: 1)  # a container's share
+    assert next(check for check in doctor.processor() if check.name == "cores")[:3] == ("cores", "note", "1")
     monkeypatch.setattr(doctor, "_product_rate", lambda kind: {"float32": 100.0, "bfloat16": 10.0}[kind])
     monkeypatch.setattr("omnivision.hardware.cpu_has_bf16", lambda: True)
     check = {check.name: check for check in examine()}["bf16 on CPU"]

@@ -134,10 +134,10 @@ def torch_build() -> Iterator[Check]:
 
 
 def processor() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Check("cores", "ok" if cores > 1 else "note", str(cores), "" if cores > 1 else "The quickstart is measured on two.")
-    from omnivision.hardware import cpu_flags, cpu_has_bf16
+    from omnivision.hardware import cpu_flags, cpu_has_bf16, usable_cores
 
+    cores = usable_cores()
+    yield Check("cores", "ok" if cores > 1 else "note", str(cores), "" if cores > 1 else "The quickstart is measured on two.")
     known = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in cpu_flags()]
     fp32, bf16 = _product_rate("float32"), _product_rate("bfloat16")
     fine = cpu_has_bf16() == (bf16 > fp32)
