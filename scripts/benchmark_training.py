@@ -16,4 +16,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except OmniError as error:
-        sys.exit(report(describe(error), "--json" in sys.argv))
+        sys.exit(report(describe(error), as_json=False))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+from omnivision_train.benchmark import arm as arm_module
 from omnivision_train.benchmark import measure
 from omnivision_train.benchmark.arm import LLAVA, OURS, STOCK, Arm, Paced
 from omnivision_train.benchmark.main import LEVERS, compared, fp32, parser, stage_report
@@ -86,6 +89,22 @@ def test_an_arm_steps_when_it_is_told_to(monkeypatch):
         paced.on_log(None, TrainerState(global_step=4), None, {"loss": 0.6, "epoch": 1.0})
     ready, steps, end = map(json.loads, said.getvalue().splitlines())
     assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7}, {"loss": 0.6}] and end["peak_gib"] > 0
+
+
+def test_what_a_loaders_processes_compute_counts_while_they_run_and_after():
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
+    before = arm_module._cpu_seconds()
+    loader = subprocess.Popen([sys.executable, "-S", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    loader.stdout.readline()
+    assert arm_module._cpu_seconds() - before >= 0.45
+    loader.communicate("\n")
+    assert arm_module._cpu_seconds() - before >= 0.45
+
+
+def test_loaders_that_read_ahead_are_told():
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    said = [stage_report("sft", ARMS, found, parser().parse_args(words)) for words in ([], ["--workers", "2"])]
+    assert ["Loaders read on while an arm waits" in one for one in said] == [False, True]
 
 
 @pytest.mark.parametrize("stage", ["align", "sft", "dpo"])

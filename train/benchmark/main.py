@@ -98,8 +98,9 @@ def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.
     lines, quiet = rows(measured, options.epochs * options.rows, [2 * options.steps * arm.config().batch_size for arm in arms])
     told = f"{quiet} of {len(measured['rounds'])} rounds were quiet" + ("" if quiet else "; none, so all count and nothing is shown")
     changed = f" ({', '.join(options.change)})" if options.change else ""
+    ahead = " Loaders read on while an arm waits for its turn, so that reading pictures costs it less than in a run." if options.workers else ""
     return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines), "",
-                      f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation. {told}."])
+                      f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation. {told}.{ahead}"])
 
 
 def device() -> str:
