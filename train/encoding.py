@@ -29,6 +29,6 @@ def encode_rest(model, batch: dict[str, Any]) -> None:
     made = model.model.get_vision_features(batch.pop("pixel_values").to(tower.dtype))
     known = batch["image_features"]
     features_IPC = known.new_empty(len(missing_I), *made.shape[1:])
-    features_IPC[missing_I] = made.half().to(known.dtype)  # rounded as the cache has them: where a picture lies changes nothing
+    features_IPC[missing_I] = made.half().to(known.dtype)  # rounded as the cache has them; on a GPU bf16 weights made them
     features_IPC[~missing_I] = known
     batch["image_features"] = features_IPC
