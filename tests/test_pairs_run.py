@@ -63,6 +63,14 @@ def test_answers_are_given_once(folder, model, monkeypatch):
     assert len(asked) == len(lines) + 1  # the header is no answer
 
 
+def test_a_full_feature_cache_takes_no_more_and_says_so(folder, model, capsys):
+    cached = ("--feature-cache", str(folder / "features"), "--limit", "3", "--most-edited", "1")
+    full = run(options(folder, model, *cached, "--cache-gib", "1e-7"))
+    assert "is full" in capsys.readouterr().err and not any(path.stat().st_size for path in (folder / "features").glob("*/features.bin"))
+    shutil.rmtree(folder / "pairs.work", ignore_errors=True)
+    assert run(options(folder, model, *cached))["outcomes"] == full["outcomes"] and any((folder / "features").glob("*/features.bin"))
+
+
 def test_a_picture_that_was_replaced_is_asked_about_again(folder, model, monkeypatch):
     """Its rows, and no others; and what a kill may cost is little."""
     shutil.copytree(folder / "world", folder / "own", symlinks=False)

@@ -9,6 +9,7 @@ import torch
 import train_world
 from omnivision_train import throughput
 from omnivision_train import trainer as trainer_module
+from omnivision_train.run_data import open_squashed
 
 from omnivision.errors import ConfigError
 
@@ -64,6 +65,11 @@ def test_a_record_that_is_damaged_meanwhile_is_made_in_the_step(world, whole, tm
     capsys.readouterr()
     same(train_world.train(train_world.settings(world, tmp_path / "again", "sft", feature_cache=str(tmp_path / "features")), "sft"), whole("sft"))
     assert capsys.readouterr().err.count("left out and made anew") == 1
+
+
+def test_the_limit_holds_for_squashed_pictures_too(world, tmp_path):
+    config = train_world.settings(world, tmp_path, "align", picture_cache=str(tmp_path), cache_gib=3.0)
+    assert open_squashed(config, train_world.build(world)[1]).room.most_gib == 3.0
 
 
 def test_zero_three_wants_all_features_or_none(world, tmp_path):
