@@ -275,3 +275,11 @@ def test_a_loaders_worker_that_is_started_anew_reads_and_gets_no_model(tmp_path,
     assert again._model is None and len(sent) < 100_000
     assert all(map(torch.equal, again.kept(paths[:4]), cache.kept(paths[:4]))) and again.kept(paths[4:]) == [None, None]
     assert again.records.add({"another": torch.zeros(cache.shape, dtype=torch.float16).numpy()}) == 1  # with a lock of its own
+
+
+def test_each_process_begins_with_its_share_and_then_helps(tmp_path, model, paths, monkeypatch):
+    begun, computed = [], FeatureCache._computed
+    monkeypatch.setattr(FeatureCache, "_computed", lambda self, sources: begun.append(paths.index(sources[0]) // 2) or computed(self, sources))
+    for rank in range(2):
+        assert FeatureCache(tmp_path / str(rank), *model).fill(paths, batch_size=2, rank=rank, ranks=2) == 6  # the other does nothing
+    assert begun == [0, 2, 1] + [1, 2, 0]
