@@ -7,6 +7,8 @@ import torch
 import train_world
 from omnivision_train.compiled import check_compile, compile_layers
 from omnivision_train.config import SftConfig
+from torch import nn
+from torch._dynamo.utils import counters
 from transformers import GPT2Config, GPT2Model
 
 from omnivision.errors import ConfigError
@@ -40,6 +42,20 @@ def test_layers_by_another_name_are_told_with_what_to_do(world):
     model.model.language_model = GPT2Model(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ConfigError, match="GPT2Model has no `layers`.*compile=false"):
         compile_layers(model)
+
+
+def test_the_tower_is_not_compiled_anew_for_every_number_of_pictures(world, monkeypatch):
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **more: compiled(self, backend="eager", **more))  # needs no C++ compiler
+    torch._dynamo.reset()
+    counters.clear()
+    model, _ = train_world.build(world)
+    compile_layers(model)
+    side = model.config.vision_config.image_size
+    with torch.no_grad():
+        for pictures in range(1, 7):
+            model.model.get_vision_features(torch.zeros(pictures, 3, side, side))
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3
 
 
 @pytest.mark.slow  # needs a C++ compiler

@@ -20,7 +20,8 @@ def check_compile(config: StageConfig) -> None:
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compiles the layers of tower and language model in place; lengths differ from batch to batch, pictures do not.
+    """Compiles the layers of tower and language model in place; lengths differ from batch to batch, the number of pictures does
+    where rows have several, or a cache has a part of them.
 
     Raises:
         ConfigError: the language model has no layers by this name.
@@ -29,6 +30,6 @@ def compile_layers(model: nn.Module) -> None:
     if not hasattr(language, "layers"):
         raise ConfigError(f"{type(language).__name__} has no `layers`", "compile: true", "Use a language model of Llama's or Qwen2's form, or compile=false.")
     for block in model.model.vision_tower.encoder.layers:
-        block.compile(dynamic=False)
+        block.compile()  # once more, for any number, when another one comes
     for layer in language.layers:
         layer.compile(dynamic=True)
