@@ -36,6 +36,11 @@ def fast_precision() -> str:
     return "bf16" if cpu_has_bf16() else "fp32"
 
 
+def device() -> str:
+    """cuda where there is a GPU, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def usable_cores() -> int:
     """Cores that this process may use: a container's share of the machine's time counts, which torch does not know of."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -63,6 +68,12 @@ def busy_cores(seconds: float = 0.1) -> float:
         return 0.0
     idle = after[3] + after[4] - before[3] - before[4]  # and waiting for a disk
     return (1 - idle / passed) * (os.cpu_count() or 1)
+
+
+def busy_seconds() -> float:
+    """What all processes of the machine have computed since it started; NaN where the system does not tell."""
+    ticks = _ticks()
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") if any(ticks) else math.nan
 
 
 def _ticks() -> list[int]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from omnivision_train.benchmark import arm as arm_module
@@ -72,7 +73,7 @@ def test_only_quiet_rounds_count(others, steady, told):
 
 def test_arms_take_turns_and_a_machine_that_does_not_tell_its_load_is_not_called_quiet(monkeypatch):
     monkeypatch.setattr(measure, "Process", Fake)
-    monkeypatch.setattr(measure.Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
     found = timed(ARMS, rounds=2, steps=4)
     assert [[arm["seconds"] for arm in one["arms"]] for one in found["rounds"]] == [[2.0, 4.0]] * 2  # two turns each
     assert "0 of 2 rounds were quiet" in stage_report("sft", ARMS, found, parser().parse_args([]))

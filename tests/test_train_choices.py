@@ -77,7 +77,7 @@ def test_threads_are_cores_that_may_be_used(monkeypatch, environment, config, fo
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(choices, "usable_cores", lambda: 3)
+    monkeypatch.setattr("omnivision.data.parallel.usable_cores", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 64)  # torch counts the machine's
     assert choices.threads(SftConfig(**config)) == found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import cache
 
 import pytest
 import torch
@@ -24,13 +25,10 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(world, tmp_path_factory):
     """final/ of a stage with all its features in a cache."""
-    made = {}
-
+    @cache
     def find(stage):
-        if stage not in made:
-            out = tmp_path_factory.mktemp(f"whole-{stage}")
-            made[stage] = train_world.train(train_world.settings(world, out, stage, feature_cache=str(out / "features")), stage)
-        return made[stage]
+        out = tmp_path_factory.mktemp(f"whole-{stage}")
+        return train_world.train(train_world.settings(world, out, stage, feature_cache=str(out / "features")), stage)
 
     return find
 

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from omnivision.hardware import fast_precision
+from omnivision.hardware import device, fast_precision
 from omnivision.presets import preset_config
 from omnivision.statistics import median_interval
 
@@ -57,7 +57,7 @@ def seconds(module: nn.Module, step: Callable[[], None], kernel: str, precision:
     module.set_attn_implementation(kernel)
     on_gpu, clock = torch.cuda.is_available(), time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()
-    with torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext():
+    with torch.autocast(device(), dtype=torch.bfloat16) if precision == "bf16" else nullcontext():
         step()
     if on_gpu:
         torch.cuda.synchronize()
@@ -70,9 +70,9 @@ def language(options: argparse.Namespace, length: int, padded: bool) -> tuple[nn
 
     shape = preset_config(options.preset).text_config
     shape.num_hidden_layers, shape.layer_types, shape.vocab_size = 1, shape.layer_types[:1], 8
-    model = AutoModel.from_config(shape).to(_device()).train()
-    embeds_BLD = torch.randn(options.rows, length, shape.hidden_size, device=_device(), requires_grad=True)
-    mask_BL = torch.ones(options.rows, length, dtype=torch.long, device=_device())
+    model = AutoModel.from_config(shape).to(device()).train()
+    embeds_BLD = torch.randn(options.rows, length, shape.hidden_size, device=device(), requires_grad=True)
+    mask_BL = torch.ones(options.rows, length, dtype=torch.long, device=device())
     mask_BL[::2, length - int(PADDED * length) :] = 0
 
     def step() -> None:
@@ -87,9 +87,9 @@ def tower(options: argparse.Namespace, trained: bool) -> tuple[nn.Module, Callab
 
     shape = preset_config(options.preset).vision_config
     shape.num_hidden_layers = 1
-    model = SiglipVisionModel(shape).to(_device()).requires_grad_(trained)
+    model = SiglipVisionModel(shape).to(device()).requires_grad_(trained)
     block = model.encoder.layers[0]
-    hidden_IPC = torch.randn(options.rows, (shape.image_size // shape.patch_size) ** 2, shape.hidden_size, device=_device(), requires_grad=trained)
+    hidden_IPC = torch.randn(options.rows, (shape.image_size // shape.patch_size) ** 2, shape.hidden_size, device=device(), requires_grad=trained)
 
     def step() -> None:
         out_IPC = block(hidden_IPC, attention_mask=None)
@@ -97,10 +97,6 @@ def tower(options: argparse.Namespace, trained: bool) -> tuple[nn.Module, Callab
             out_IPC.float().sum().backward()
 
     return model, step
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

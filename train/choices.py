@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from omnivision.data.parallel import cores
 from omnivision.hardware import CPU_BF16, busy_cores, cpu_flags, usable_cores
 from omnivision_train.attention import SHORT, kernels
 from omnivision_train.config import StageConfig
@@ -38,7 +39,7 @@ def threads(config: StageConfig) -> int | None:
     """
     if config.threads or "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available():
         return config.threads
-    return min(torch.get_num_threads(), max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(torch.get_num_threads(), cores())
 
 
 def crowded(threads_here: int) -> str | None:
@@ -79,9 +80,9 @@ def _threads(config: StageConfig) -> Choice:
 
 
 def _processes() -> Choice:
-    cores = usable_cores()
+    here = usable_cores()
     if torch.cuda.is_available():
         return Choice("processes", str(torch.cuda.device_count()), "one a GPU, by the launcher", "-- --num_gpus N")
     why = "another number is another global batch" + ("; small models are faster with one process a core, as long as batch_size x accumulation x "
-                                                      f"processes stays: processes={cores}" if cores > 1 else "")
+                                                      f"processes stays: processes={here}" if here > 1 else "")
     return Choice("processes", "1", why, "processes=N")

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.constants import IGNORE_INDEX
+from omnivision.hardware import device
 from omnivision_train.language_text import DRILLS, TOGETHER, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, device, fit, leave_group, moved, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, moved, open_run, open_tokenizer, source_of
 
 WEIGHTS = "model.safetensors"
 

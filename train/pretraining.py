@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, DivergedError
+from omnivision.hardware import device
 from omnivision.runs import HAND_OVER, RunLock, environment, newest_checkpoint, remove, write_json, write_text
 from omnivision_train.checkpoint import clear_leftovers
 from omnivision_train.config import check_numbers
@@ -114,13 +115,8 @@ def open_run(config: PretrainingConfig) -> Iterator[Path | None]:
         yield newest
 
 
-def device() -> str:
-    """Where a recipe trains: a GPU where there is one. Its data are drawn on the CPU, so that `workers` decide how fast it is there."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def moved(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch with its tensors on the device."""
+    """A batch with its tensors on the GPU, where there is one. It was drawn on the CPU, so that `workers` decide how fast a recipe is there."""
     return {key: value.to(device()) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
+from omnivision.hardware import device
 from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, device, fit, leave_group, moved, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, moved, open_run, open_tokenizer, source_of
 from omnivision_train.vision_pairs import SIDE, WindowBatches
 
 WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"

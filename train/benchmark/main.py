@@ -17,9 +17,9 @@ from omnivision_train.benchmark.measure import gate, timed
 from omnivision_train.benchmark.report import rows, table
 
 PEERS = {"trl": STOCK, "llava": LLAVA}
+SUPERVISED = {"no feature cache": {"feature_cache": None}, "rows of any length": {"group_by_length": False}, "fp32": {"precision": "fp32"}}
 LEVERS = {  # of ours, each in the position where it does nothing
-    "align": {"no feature cache": {"feature_cache": None}, "rows of any length": {"group_by_length": False}, "fp32": {"precision": "fp32"}},
-    "sft": {"no feature cache": {"feature_cache": None}, "rows of any length": {"group_by_length": False}, "fp32": {"precision": "fp32"}},
+    "align": SUPERVISED, "sft": SUPERVISED,
     "dpo": {"no feature cache": {"feature_cache": None}, "the prompt shared": {"share": "prompt"}, "nothing shared": {"share": "none"},
             "all logits": {"needed_logits_only": False}, "a second model": {"precompute_reference": False}, "fp32": {"precision": "fp32"}},
 }

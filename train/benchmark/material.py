@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from omnivision.errors import ConfigError
+from omnivision.hardware import device
 from omnivision.runs import read_json, write_hand_over, write_json
 
 PROMPT = "Describe the image."
@@ -39,7 +40,7 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
     make_photos(photos, options.rows)
     shape, words = preset_config(options.preset), AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language")
     torch.manual_seed(0)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a billion random numbers
+    with torch.device(device()):  # a billion random numbers
         SiglipVisionModel._from_config(shape.vision_config).save_pretrained(out / "vision")
         AutoModelForCausalLM.from_config(shape.text_config).save_pretrained(out / "language")
     words.save_pretrained(out / "language")

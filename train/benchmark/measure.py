@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-
+from omnivision.hardware import busy_seconds, device
 from omnivision_train.benchmark.arm import Arm
 from omnivision_train.benchmark.process import Process
 
@@ -29,7 +25,7 @@ def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
         process.ready()
         logged.append(process.steps(3)["logged"])
         process.end()
-    steps, first_step = list(zip(*logged, strict=True)), AGREE["cuda" if torch.cuda.is_available() else "cpu"]
+    steps, first_step = list(zip(*logged, strict=True)), AGREE[device()]
     for number, (first, second) in enumerate(steps):
         for key in ("loss", "grad_norm"):
             if not abs(first[key] - second[key]) <= (LATER if number else first_step) * max(abs(first[key]), 1.0):
@@ -57,7 +53,7 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) 
 
 def one_round(processes: Sequence[Process], steps: int) -> dict:
     """Wall and CPU seconds of each arm, what each logged, and how many cores others used meanwhile."""
-    began, before = time.perf_counter(), _busy_seconds()
+    began, before = time.perf_counter(), busy_seconds()
     found = [{"seconds": 0.0, "cpu": 0.0, "logged": []} for _ in processes]
     turns = [*range(len(processes)), *reversed(range(len(processes)))]
     for turn in turns:
@@ -65,13 +61,4 @@ def one_round(processes: Sequence[Process], steps: int) -> dict:
         for key in found[turn]:
             found[turn][key] += said[key]
     ours = sum(one["cpu"] for one in found)
-    return {"arms": found, "others": (_busy_seconds() - before - ours) / (time.perf_counter() - began)}
-
-
-def _busy_seconds() -> float:
-    """What all processes of the machine have computed since it started; NaN where that is not told: no round is quiet then."""
-    try:
-        user, nice, system, _idle, _wait, irq, soft, steal = map(int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9])
-    except (OSError, ValueError):
-        return math.nan
-    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+    return {"arms": found, "others": (busy_seconds() - before - ours) / (time.perf_counter() - began)}
