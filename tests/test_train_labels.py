@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import time
@@ -9,12 +10,15 @@ import time
 import pytest
 import torch
 import train_world
-from omnivision_train import data
+from omnivision_train import data, run_data, trainer
 from omnivision_train.data import Collator, Conversations
+from omnivision_train.encoding import as_pixels
+from safetensors.torch import load_file
 from train_world import conversation
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.image import open_image
+from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
 
@@ -144,3 +148,43 @@ def test_one_batch_of_four_is_four_of_one(world, tmp_path):
     after = list(map(train_world.weights, runs))
     for name in after[0]:
         assert torch.allclose(after[0][name], after[1][name], atol=2e-4), name
+
+
+def test_pictures_in_bytes_become_the_same_pixels_on_the_device(world, model, tmp_path):
+    made = samples(world, model[1], [row(images=(f"images/{number}.png",)) for number in range(3)])
+    plain = Collator(model[1])(made)
+    kept = ResizedCache(tmp_path, model[1].image_processor.size["height"])
+    for squashed in (None, kept, kept):  # the third from the disk
+        batch = Collator(model[1], squashed=squashed, as_bytes=True)(made)
+        assert batch["pixel_values"].dtype == torch.uint8 and batch["pixel_values"].nbytes * 4 == plain["pixel_values"].nbytes
+        as_pixels(model[0], model[1], batch)
+        assert torch.equal(batch["pixel_values"], plain["pixel_values"])
+    as_pixels(model[0], model[1], plain)  # floats stay
+    assert torch.equal(batch["pixel_values"], plain["pixel_values"])
+    no_pictures = Collator(model[1], as_bytes=True)([samples(world, model[1], [row(images=())])[0]])
+    as_pixels(model[0], model[1], no_pictures)
+    assert "pixel_values" not in no_pictures
+
+
+def test_a_processor_that_does_more_than_squash_sends_no_bytes(world, model):
+    processor = copy.deepcopy(model[1])
+    processor.image_processor.do_center_crop = True
+    assert not processor.squashes_only
+    with pytest.raises(ValueError, match="use pixels"):
+        processor.squashed(open_image(world.folder / "images/0.png"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_stage_learns_the_same_from_bytes(world, tmp_path, monkeypatch, stage):
+    def trained(name):
+        folder = train_world.train(train_world.settings(world, tmp_path / name, stage, max_steps=2), stage)
+        return load_file(next(folder.rglob("model.safetensors")))
+
+    floats = trained("floats")
+    seen = []
+    real = trainer.as_pixels
+    monkeypatch.setattr(trainer, "as_pixels", lambda model, processor, batch: seen.append(getattr(batch.get("pixel_values"), "dtype", None)) or real(model, processor, batch))
+    monkeypatch.setattr(run_data, "device", lambda: "cuda")
+    in_bytes = trained("bytes")
+    assert torch.uint8 in seen and set(seen) <= {torch.uint8, None}  # None: a batch of texts alone
+    assert all(torch.equal(floats[name], in_bytes[name]) for name in floats)

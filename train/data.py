@@ -159,6 +159,7 @@ class Collator:
 
     Args:
         processor: of the model. cache: features of the frozen tower. squashed: pictures as the tower takes them, kept on disk.
+        as_bytes: pictures stay uint8, to be normalised on the device (see encoding.as_pixels): a quarter of the bytes to send there.
 
     `row_ids`, `num_tokens` and `num_supervised` are for messages and meters; the trainers take them out before the model sees the batch.
     """
@@ -166,6 +167,7 @@ class Collator:
     processor: object
     cache: FeatureCache | None = None
     squashed: ResizedCache | None = None
+    as_bytes: bool = False
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples),
@@ -202,4 +204,5 @@ class Collator:
         return torch.cat(at_once(workers, self._pixels, paths))
 
     def _pixels(self, path: str | Packed) -> Tensor:
-        return self.processor.pixels([self.squashed.open(path) if self.squashed else open_image(path)])
+        picture = self.squashed.open(path) if self.squashed else open_image(path)
+        return self.processor.squashed(picture) if self.as_bytes else self.processor.pixels([picture])

@@ -1,4 +1,4 @@
-"""The tower on what a batch's pictures lack: those whose features lie in no cache."""
+"""What happens to a batch's pictures on its device: bytes become pixels, and the tower runs on those whose features lie in no cache."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Any
 import torch
 
 from omnivision.errors import ResumableError
+
+
+def as_pixels(model, processor, batch: dict[str, Any]) -> None:
+    """Puts pixels, in the tower's type, in the place of a batch's pictures in bytes (see Collator.as_bytes); others stay as they are."""
+    pictures_ICHW = batch.get("pixel_values")
+    if pictures_ICHW is not None and pictures_ICHW.dtype == torch.uint8:
+        batch["pixel_values"] = processor.leveled(pictures_ICHW).to(next(model.model.vision_tower.parameters()).dtype)
 
 
 @torch.no_grad()

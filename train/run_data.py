@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omnivision.data.features import FeatureCache
 from omnivision.data.fitting import Unsupervised
@@ -20,6 +21,7 @@ from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError
+from omnivision.hardware import device
 from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
@@ -191,6 +193,12 @@ def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
     """The cache of squashed pictures, where the config asks for one."""
     side = processor.image_processor.size["height"]
     return ResizedCache(config.picture_cache, side, config.cache_gib) if config.picture_cache else None
+
+
+def pictures(config: StageConfig, processor, cache: FeatureCache | None) -> dict[str, Any]:
+    """How a stage's collator reads pictures: its arguments."""
+    on_gpu = device() == "cuda"
+    return {"processor": processor, "cache": cache, "squashed": open_squashed(config, processor), "as_bytes": on_gpu and processor.squashes_only}
 
 
 def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:

@@ -24,7 +24,7 @@ from omnivision_train.compiled import compile_layers
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import zero_settings
-from omnivision_train.encoding import encode_rest
+from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
@@ -44,6 +44,7 @@ class StageMixin:
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         with cpu_autocast(self.stage_config):
+            as_pixels(self.model, self.processor, inputs)
             encode_rest(self.model, inputs)
             return super().compute_loss(model, inputs, *args, **kwargs)
 

@@ -84,8 +84,7 @@ class OmniVisionProcessor(ProcessorMixin):
         """Model-ready pixels (I, 3, size, size) of pictures or of image files: bit for bit the image processor's, in less time."""
         opened = [open_image(image) if isinstance(image, str | Path | Packed) else image for image in images]
         theirs = self.image_processor
-        usual = theirs.do_convert_rgb and theirs.do_resize and theirs.do_rescale and theirs.do_normalize
-        if not (opened and usual and not (theirs.do_center_crop or theirs.do_pad) and all(_is_plain_rgb(image) for image in opened)):
+        if not (opened and self.squashes_only and all(_is_plain_rgb(image) for image in opened)):
             return theirs(opened, return_tensors="pt")["pixel_values"]
         height, width = theirs.size["height"], theirs.size["width"]
         levels_CL, pixels_ICHW = _levels(theirs), np.empty((len(opened), 3, height, width), dtype=np.float32)
@@ -94,6 +93,30 @@ class OmniVisionProcessor(ProcessorMixin):
             for channel in range(3):
                 np.take(levels_CL[channel], squashed_HWC[..., channel], out=pixels_CHW[channel], mode="clip")
         return torch.from_numpy(pixels_ICHW)
+
+    @property
+    def squashes_only(self) -> bool:
+        """Whether a picture's pixels are those of a squashed one, each level turned into a number of its own."""
+        theirs = self.image_processor
+        wanted = theirs.do_convert_rgb and theirs.do_resize and theirs.do_rescale and theirs.do_normalize
+        return bool(wanted and not (theirs.do_center_crop or theirs.do_pad))
+
+    def squashed(self, image: Image.Image) -> Tensor:
+        """A picture (RGB) as the tower's size and still in bytes, a quarter of the pixels' memory. Shape (1, 3, size, size), uint8.
+
+        Raises:
+            ValueError: the image processor does more than that, see squashes_only.
+        """
+        theirs = self.image_processor
+        if not self.squashes_only:
+            raise ValueError("The image processor crops, pads or leaves a step out: use pixels().")
+        small = image.resize((theirs.size["width"], theirs.size["height"]), theirs.resample)
+        return torch.from_numpy(np.asarray(small).transpose(2, 0, 1).copy())[None]
+
+    def leveled(self, squashed_ICHW: Tensor) -> Tensor:
+        """The pixels of squashed pictures, on their device: bit for bit those of pixels(). Shape as given, fp32."""
+        levels_CL = torch.from_numpy(_levels(self.image_processor)).to(squashed_ICHW.device)
+        return torch.stack([levels[squashed_ICHW[:, channel].int()] for channel, levels in enumerate(levels_CL)], dim=1)
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, *, tokenize: bool = False,
                             add_generation_prompt: bool = False, continue_final_message: bool = False,
