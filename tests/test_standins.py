@@ -113,7 +113,7 @@ def answers_from_plans(make_lesson, count: int) -> list[bool]:
     while group := list(islice(encoded, 8)):
         batch = stream.collate(group)
         embeds = table(batch["input_ids"])
-        embeds = embeds.masked_scatter(batch["image_BL"].unsqueeze(-1), plan_embeddings(table, batch["plan_ids_BSK"], batch["plan_weights_BSK"]))
+        embeds = embeds.masked_scatter(batch["image_BL"].unsqueeze(-1), plan_embeddings(table.weight, batch["plan_ids_BSK"], batch["plan_weights_BSK"]))
         chosen = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits[:, :-1].argmax(-1)
         for row, labels in zip(chosen.tolist(), batch["labels"][:, 1:].tolist(), strict=True):
             found += answers_right(row, labels)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from omnivision_train.language import blurred, matching_heads, plan_embeddings
-from omnivision_train.language_text import COLUMNS, FADING, FINE, LEAST, PLACE, ROWS, STRIPS, plan
-from omnivision_train.vision_pairs import SIDE, STRIP, Window, part_of
+from omnivision_train.language_text import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
+from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, part_of, place_of
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.world.truth import Region
@@ -42,20 +42,20 @@ def test_a_strip_says_where_its_content_lies():
     found = plan([Region(BOX, "cat", "object")], WORDS.__getitem__, random.Random(0))
     x, y = ((2 + 8) / 2 + 0.5) / SIDE, 3.5 / SIDE  # columns 2 to 8 of row 3
     said = words_of(found, 9)
-    assert said[1] == said[3] == PLACE and 2 not in said and 4 not in said  # the top left third
+    assert said[1] == said[3] == THIRD and 2 not in said and 4 not in said  # the top left third
     column, row = 9 * x - 0.5, 9 * y - 0.5  # 1.33 and 0.67: between b and c, between j and k
     expected = {"b": 2 - column, "c": column - 1, "j": 1 - row, "k": row}
     assert {letter: said[ord(letter)] for letter in expected} == pytest.approx({k: FINE * v for k, v in expected.items()})
     assert sum(said.get(ord(letter), 0) for letter in COLUMNS + ROWS) == pytest.approx(2 * FINE)
     middle = plan([Region((80, 88, 136, 128), "cat", "object")], WORDS.__getitem__, random.Random(0))
-    assert words_of(middle, 40)[5] == 2 * PLACE  # in both directions
+    assert words_of(middle, 40)[5] == 2 * THIRD  # in both directions
     assert not words_of(found, 0) and not words_of(found, STRIPS - 1)  # what shows nothing says nothing
 
 
 def test_the_order_of_digits_shows():
     table = torch.nn.Embedding(128, 8)
     plans = [plan([Region(BOX, text, "text")], WORDS.__getitem__, random.Random(0)) for text in ("42", "24")]
-    one, two = (plan_embeddings(table, torch.from_numpy(p.ids_SK)[None], torch.from_numpy(p.weights_SK)[None]) for p in plans)
+    one, two = (plan_embeddings(table.weight, torch.from_numpy(p.ids_SK)[None], torch.from_numpy(p.weights_SK)[None]) for p in plans)
     assert not torch.allclose(one[0, 9], two[0, 9], atol=1e-3)
     by_hand = sum(weight * table.weight[word] for word, weight in words_of(plans[0], 9).items())
     assert torch.allclose(one[0, 9], by_hand, atol=1e-6)
@@ -64,6 +64,33 @@ def test_the_order_of_digits_shows():
 def test_missed_regions_leave_nothing():
     found = plan([Region(BOX, "cat", "object")], WORDS.__getitem__, random.Random(0), missed=1.0)
     assert not found.weights_SK.any()
+
+
+def test_a_mistaken_strip_says_another_thing_of_the_same_kind():
+    regions = [Region(BOX, "red cat", "object"), Region(BOX, "Anna", "text"), Region(BOX, "red bar", "mark")]
+    rng = random.Random(0)
+    others = [{taken_for(rng, region, regions[:1]) for _ in range(200)} for region in regions]
+    assert "red cat" not in others[0] and all(label.startswith("red ") for label in others[0]) and len(others[0]) > 10
+    assert len(others[1]) > 10 and others[2] == {"red bar"}
+    ids = {}
+    tokenize = lambda text: [ids.setdefault(word, 200 + len(ids)) for word in text.split()]  # noqa: E731
+    clear = plan(regions[:1], tokenize, random.Random(1))
+    wrong = plan(regions[:1], tokenize, random.Random(1), mistaken=1.0)
+    assert np.allclose(clear.weights_SK.sum(1), wrong.weights_SK.sum(1))  # as much is said, of other things
+    said = {word for strip in range(STRIPS) for word in words_of(wrong, strip)} - {word for strip in range(STRIPS) for word in words_of(clear, strip)}
+    assert 1 <= len(said) <= 2  # one region is taken for two other things at most
+
+
+def test_a_window_says_where_its_parts_lie_and_that_bare_ground_lies_nowhere():
+    batch = WindowBatches(3, "train", 13, 8, 1)[0]
+    named = len(batch["texts"])
+    assert batch["place_RK"].shape == (batch["pool_RT"].shape[0], PLACES)
+    assert torch.allclose(batch["place_RK"][:named].sum(1), torch.tensor(2 * (THIRD + FINE)))
+    assert len(batch["place_RK"]) > named and not batch["place_RK"][named:].any()
+    window = Window(np.zeros((3, 104, 104)), 9, 0, [])  # its first row is the picture's tenth
+    found = place_of(np.array([2 * 13 + 4]), window, 13)  # row 11, column 4
+    assert found[: 3 + SQUARES].tolist() == pytest.approx([THIRD, 0, 0, 0, FINE, *[0] * 7])  # 9 * 4.5 / 27 - 0.5 is 1
+    assert found[3 + SQUARES :].tolist() == pytest.approx([0, THIRD, 0, 0, 0, 0, FINE * 2 / 3, FINE / 3, *[0] * 4])  # 9 * 11.5 / 27 - 0.5 is 3.33
 
 
 def test_blur_differs_from_sequence_to_sequence_and_can_be_off():

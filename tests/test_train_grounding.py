@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from omnivision_train.config import AlignConfig
-from omnivision_train.grounding import ground, plan_loss, plan_targets, row_plan, shuffled
+from omnivision_train.grounding import Grounded, Names, ground, grounded, names_said, plan_loss, plan_targets, regions_of, row_plan, shuffled, strips_of
 from omnivision_train.language_text import STRIPS, plan
 
 from omnivision.data.features import FeatureCache
@@ -61,28 +61,79 @@ def test_the_projector_alone_learns_to_say_the_plans(parts, tmp_path):
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {f"model.projector.linear_{n}.{part}" for n in (1, 2) for part in ("weight", "bias")}
     log = [json.loads(line) for line in (tmp_path / "grounding.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [0, 50, 59] and log[-1]["loss"] < 0.6 < 1 < log[0]["loss"]
+    assert [line["step"] for line in log] == [0, 50, 59] and log[-1]["plan"] < 0.6 < 1 < log[0]["plan"]
+    assert all(line["loss"] == pytest.approx(line["plan"] + line["names"], abs=2e-4) for line in log)
     features = cache.get([str(config.image_root + "/" + row.images[0]) for row in rows]).float()
     with torch.no_grad():
-        loss = plan_loss(model.model.projector(features), plan_targets(model.get_input_embeddings(), [row_plan(row, words_of(processor)) for row in rows]))
-    assert 0 < float(loss) < log[-1]["loss"] + 0.05  # shuffled patches are no easier
+        tokens_BSD, targets_BSD = model.model.projector(features), plan_targets(model.get_input_embeddings().weight, [row_plan(row, words_of(processor)) for row in rows])
+        shown_BS = targets_BSD.any(-1)
+        loss = plan_loss(tokens_BSD[shown_BS], targets_BSD[shown_BS])
+    assert 0 < float(loss) < log[-1]["plan"] + 0.05  # shuffled patches are no easier
+
+
+def test_a_token_lies_nearest_to_its_own_name_with_the_contrast(parts):
+    model, processor, rows, config, cache = parts
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    labels = sorted({region["label"] for row in rows for region in row.regions})
+    numbers = {label: number for number, label in enumerate(labels)}
+    said = [grounded(row, words_of(processor), numbers) for row in rows]
+    read = torch.ones(len(rows), STRIPS, dtype=torch.bool)
+    features = cache.get([str(config.image_root + "/" + row.images[0]) for row in rows]).float()
+    found = {}
+    for weight in (0.0, 1.0):
+        model.load_state_dict(start)
+        ground(model, processor, rows, replace(config, grounding_contrast=weight), cache, None)
+        with torch.no_grad():
+            tokens_ND = model.model.projector(features).flatten(0, 1)
+            found[weight] = float(Names(model.get_input_embeddings().weight, labels, words_of(processor)).loss(tokens_ND, *names_said(said, read)))
+    assert found[1.0] < 0.8 * found[0.0]
+
+
+def test_the_contrast_is_the_cross_entropy_of_the_names_in_a_strip():
+    torch.manual_seed(0)
+    table_WD, words = torch.randn(20, 6), {" cat": [3], " red dog": [4, 5], "7": [6]}
+    names = Names(table_WD, ["cat", "red dog", "7"], words.__getitem__)
+    said = [Grounded(None, None, [(2, 0, 0.2), (2, 1, 0.6)]), Grounded(None, None, [(0, 2, 0.9)])]
+    read_BS = torch.zeros(2, STRIPS, dtype=torch.bool)
+    read_BS[0, [1, 2]] = read_BS[1, 0] = True
+    at_K, label_K, share_K = names_said(said, read_BS)
+    assert at_K.tolist() == [1, 1, 2] and label_K.tolist() == [0, 1, 2] and share_K.tolist() == pytest.approx([0.25, 0.75, 1.0])
+    tokens_ND = torch.randn(3, 6)
+    words_VD = torch.stack([table_WD[3], (table_WD[4] + 0.75 * table_WD[5]) / 1.75, table_WD[6]]) - table_WD.mean(0)
+    logits_NV = (tokens_ND - table_WD.mean(0)) @ words_VD.T - 0.4 * words_VD.square().sum(1)
+    targets_NV = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]])
+    expected = torch.nn.functional.cross_entropy(logits_NV[1:], targets_NV)
+    assert torch.allclose(names.loss(tokens_ND, at_K, label_K, share_K), expected, atol=1e-5)
+    assert float(names.loss(tokens_ND, *names_said([Grounded(None, None, [])] * 2, read_BS))) == 0.0
+
+
+def test_a_strip_names_the_regions_it_shows(parts):
+    model, processor, rows, _, _ = parts
+    row = rows[0]
+    numbers = {row.regions[0]["label"]: 5}
+    one = grounded(row, words_of(processor), numbers)
+    assert {number for _, number, _ in one.names} == {5}
+    assert {strip for strip, _, _ in one.names} <= set(one.occupied_S.nonzero().flatten().tolist())
+    assert all(0 < share <= 1 for region in regions_of(row) for share in strips_of(region).values())
+    features = torch.randn(2, 729, 128)
+    whole = model.model.projector(features)
+    assert torch.equal(model.model.projector.of_tokens(features.unflatten(1, (STRIPS, -1)).flatten(2)), whole)
 
 
 def test_patches_change_places_inside_their_strip_only():
-    features = torch.randn(3, 729, 4)
-    mixed = shuffled(features, torch.Generator().manual_seed(1))
-    assert torch.equal(mixed, shuffled(features, torch.Generator().manual_seed(1)))
-    assert torch.equal(features, shuffled(features, torch.Generator(), share=0.0))
-    before, after = (sets.view(3, STRIPS, 9, 4) for sets in (features, mixed))
-    assert torch.equal(before[..., 0].sort(-1).values, after[..., 0].sort(-1).values)
-    assert {tuple(patch) for patch in before[0, 0].tolist()} == {tuple(patch) for patch in after[0, 0].tolist()}  # whole patches
-    moved = (before != after).any(-1).any(-1).float().mean()
+    strips = torch.randn(3 * STRIPS, 9, 4)
+    mixed = shuffled(strips, torch.Generator().manual_seed(1))
+    assert torch.equal(mixed, shuffled(strips, torch.Generator().manual_seed(1)))
+    assert torch.equal(strips, shuffled(strips, torch.Generator(), share=0.0))
+    assert torch.equal(strips[..., 0].sort(-1).values, mixed[..., 0].sort(-1).values)
+    assert {tuple(patch) for patch in strips[0].tolist()} == {tuple(patch) for patch in mixed[0].tolist()}  # whole patches
+    moved = (strips != mixed).any(-1).any(-1).float().mean()
     assert 0.4 < moved < 0.6
 
 
 def test_the_loss_is_one_for_the_targets_mean():
-    targets = torch.randn(2, 5, 3)
-    assert float(plan_loss(targets.mean((0, 1)).expand(2, 5, 3), targets)) == pytest.approx(1.0)
+    targets = torch.randn(10, 3)
+    assert float(plan_loss(targets.mean(0).expand(10, 3), targets)) == pytest.approx(1.0)
     assert float(plan_loss(targets, targets)) == 0.0
 
 

@@ -25,7 +25,7 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
 
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
             "cache_gib", "requests_per_row", "beta", "edit_weight", "exit_every")
-NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "warmup", "weight_decay", "max_grad_norm", "sft_weight", "token_weight",
+NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "grounding_contrast", "warmup", "weight_decay", "max_grad_norm", "sft_weight", "token_weight",
                 "exit_loss")
 
 
@@ -104,6 +104,7 @@ class AlignConfig(StageConfig):
     grounding_steps: int = 0  # steps on regions before captions, see grounding.py
     grounding_lr: float = 2e-3
     grounding_batch: int = 16
+    grounding_contrast: float = 1.0  # weight of telling labels apart beside saying them
     grounding_data: list[str] = field(default_factory=list)  # rows with regions; empty: those of `data`
 
 

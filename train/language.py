@@ -52,13 +52,14 @@ class LanguageConfig(PretrainingConfig):
     drill_share: float = 0.4  # share of such lessons afterwards
     drill_kinds: dict[str, float] = field(default_factory=lambda: dict(DRILLS))  # how often each kind of drill is drawn
     max_length: int = 384
+    mistaken: float = 0.0  # up to this share of a sequence's names in strips is another thing's
     blur: float = 0.1  # largest standard deviation of the noise on plans; embeddings have 0.2
 
 
-def plan_embeddings(table: nn.Embedding, ids_BSK: Tensor, weights_BSK: Tensor) -> Tensor:
-    """Weighted sum of the embeddings of each strip's words. Shape (B, S, D)."""
+def plan_embeddings(table_WD: Tensor, ids_BSK: Tensor, weights_BSK: Tensor) -> Tensor:
+    """Weighted sum of the rows of each strip's words in a table of W. Shape (B, S, D)."""
     B, S, K = ids_BSK.shape
-    sums_ND = F.embedding_bag(ids_BSK.reshape(B * S, K), table.weight, per_sample_weights=weights_BSK.reshape(B * S, K), mode="sum")
+    sums_ND = F.embedding_bag(ids_BSK.reshape(B * S, K), table_WD, per_sample_weights=weights_BSK.reshape(B * S, K), mode="sum")
     return sums_ND.view(B, S, -1)
 
 
@@ -74,7 +75,7 @@ def losses(model: Qwen2ForCausalLM, batch: dict[str, Tensor], config: LanguageCo
     with torch.autocast(device(), dtype=torch.bfloat16, enabled=config.bf16):
         table = model.get_input_embeddings()
         embeds_BLD = table(batch["input_ids"])
-        plans_BSD = blurred(plan_embeddings(table, batch["plan_ids_BSK"], batch["plan_weights_BSK"]), config.blur)
+        plans_BSD = blurred(plan_embeddings(table.weight, batch["plan_ids_BSK"], batch["plan_weights_BSK"]), config.blur)
         embeds_BLD = embeds_BLD.masked_scatter(batch["image_BL"].unsqueeze(-1), plans_BSD.to(embeds_BLD.dtype))
         hidden_BLD = model.model(inputs_embeds=embeds_BLD, attention_mask=batch["attention_mask"]).last_hidden_state
         target_BL = F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE_INDEX)
@@ -161,7 +162,7 @@ def train(config: LanguageConfig) -> Path:
 def batches(config: LanguageConfig, tokenizer, first: int) -> Iterator[dict[str, Tensor]]:
     """Batches from the step `first` on; the lessons write several at a time."""
     lessons = Lessons(tokenizer, config.seed, config.batch, config.max_length,
-                      config.drill_steps * config.batch, config.drill_share, config.drill_kinds)
+                      config.drill_steps * config.batch, config.drill_share, config.drill_kinds, config.mistaken)
     loader = DataLoader(lessons, batch_size=None, sampler=range(first // TOGETHER, -(-config.steps // TOGETHER)), num_workers=config.workers,
                         worker_init_fn=leave_group, generator=torch.Generator())  # its own: every start of a loader draws a number
     return islice(chain.from_iterable(loader), first % TOGETHER, None)

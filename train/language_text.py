@@ -24,21 +24,22 @@ from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.chart_questions import chart_caption, chart_questions
 from omnivision.world.scene import make_scene
 from omnivision.world.scene_questions import existence_questions, lookup_questions, open_questions, scene_questions
-from omnivision.world.sign import NAMES, draw_sign, make_sign
+from omnivision.world.sign import NAMES, draw_sign, make_sign, sign_text
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
+from omnivision.world.vocabulary import kinds
 from omnivision_train.data import bucket
-from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, STRIP, covered_patches
+from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, STRIP, axis_weights, covered_patches
 
 STRIPS = SIDE * SIDE // STRIP
 WORDS, LABEL_WORDS = 12, 6  # at most so many word tokens of a strip, of a region's label
 FADING = 0.75  # weight of a label's word by that of the word before it
 LEAST = 0.4  # weight of a region that barely touches a strip; one that fills it has 1
-PLACE, FINE = 0.5, 0.5  # weights of the words that say where a strip's content lies, for each axis: its third, its square
 COLUMNS, ROWS = "abcdefghi", "jklmnopqr"  # names of a picture's squares, 9 by 9
 DRILLS = {"existence": 0.15, "lookup": 0.15, "chart": 0.2, "action": 0.3, "pointing": 0.1, "counting": 0.1}  # shares of drills
 TOGETHER = 4  # batches that are written at once, so that neighbours of one length share a batch
 MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
+SECOND_GUESS, BESIDE = 0.3, 0.25  # shares of such labels: the rarer of a region's two, another region's of the picture
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Plan:
     weights_SK: np.ndarray
 
 
-def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.0) -> Plan:
+def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.0, mistaken: float = 0.0) -> Plan:
     """What a projector should say about a picture: for each strip the words of its regions, and where they lie.
 
     A region's words weigh as much as it covers of the strip, later words of a label less than earlier ones (so that 42
@@ -181,19 +182,26 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
     Args:
         regions: what lies where. tokenize: words -> ids.
         missed: chance that a strip does not see a region, so that the reader learns to use all strips of an object.
+        mistaken: chance that a strip takes a region for another thing, in whole or in part, so that the reader learns to weigh
+            them against each other. One region's strips err alike: they waver between its name and two others.
     """
     cells: list[list[tuple[int, float]]] = [[] for _ in range(STRIPS)]
     seen: list[list[int]] = [[] for _ in range(STRIPS)]
     for region in regions:
-        ids = tokenize(region.label if region.label[0].isdigit() else " " + region.label)[:LABEL_WORDS]  # digits have no word with a space
-        shares = FADING ** np.arange(len(ids))
-        shares /= shares.sum()
+        ids, shares = label_words(region.label, tokenize)
+        others = [label_words(taken_for(rng, region, regions), tokenize) for _ in range(2)] if mistaken else []
         patches = covered_patches(region.box, 0, 0, SIDE)
         for strip in np.unique(patches // STRIP):
             inside = patches[patches // STRIP == strip]
-            if rng.random() >= missed and len(cells[strip]) + len(ids) <= WORDS:
+            if rng.random() < missed:
+                continue
+            said = [(word, share) for word, share in zip(ids, shares, strict=True)]
+            if others and rng.random() < mistaken:
+                part, other = min(1.0, 1.5 * rng.random()), others[rng.random() < SECOND_GUESS]  # a third of them wholly
+                said = [(word, share * (1 - part)) for word, share in said] + [(word, share * part) for word, share in zip(*other, strict=True)]
+            if len(cells[strip]) + len(said) <= WORDS:
                 weight = LEAST + (1 - LEAST) * len(inside) / STRIP
-                cells[strip] += [(word, weight * share) for word, share in zip(ids, shares, strict=True)]
+                cells[strip] += [(word, weight * share) for word, share in said]
                 seen[strip] += inside.tolist()
     ids_SK = np.zeros((STRIPS, WORDS + 6), dtype=np.int64)
     weights_SK = np.zeros((STRIPS, WORDS + 6), dtype=np.float32)
@@ -207,12 +215,32 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
     return Plan(ids_SK, weights_SK)
 
 
-def _place(at: float, low: str, high: str, squares: str) -> tuple[tuple[str, float], ...]:
-    """Words for a place along one axis, 0 to 1, with their weights: the third it lies in, then its nearest squares."""
-    third = (low, " center", high)[min(2, int(3 * at))]
-    first, rest = divmod(min(max(len(squares) * at - 0.5, 0.0), len(squares) - 1.0), 1)
-    second = min(int(first) + 1, len(squares) - 1)
-    return (third, PLACE), (squares[int(first)], FINE * (1 - rest)), (squares[second], FINE * rest)
+def taken_for(rng: random.Random, region: Region, regions: list[Region]) -> str:
+    """A label that a poor eye could give a region instead of its own; its own for marks, which it tells by their colour."""
+    if region.kind == "mark":
+        return region.label
+    beside = [other.label for other in regions if other.kind == region.kind and other.label != region.label]
+    if beside and rng.random() < BESIDE:
+        return rng.choice(beside)
+    if region.kind == "text":
+        return sign_text(rng)
+    name = next((name for name in (region.label, region.label.partition(" ")[2]) if name in kinds()), None)
+    if name is None:
+        return region.label
+    group = [other for other, kind in kinds().items() if other != name and (kind.group == kinds()[name].group or rng.random() < 0.02)]
+    return region.label.removesuffix(name) + rng.choice(group)
+
+
+def label_words(label: str, tokenize) -> tuple[list[int], np.ndarray]:
+    """(ids of a label's words, the share that each makes up)."""
+    ids = tokenize(label if label[0].isdigit() else " " + label)[:LABEL_WORDS]  # digits have no word with a space
+    shares = FADING ** np.arange(len(ids))
+    return ids, shares / shares.sum()
+
+
+def _place(at: float, low: str, high: str, squares: str) -> list[tuple[str, float]]:
+    """Words for a place along one axis, 0 to 1, with their weights: see axis_weights."""
+    return [(word, float(weight)) for word, weight in zip((low, " center", high, *squares), axis_weights(at), strict=True) if weight]
 
 
 class Lessons(Dataset):
@@ -223,12 +251,13 @@ class Lessons(Dataset):
         drills: so many sequences at the start are drills. drill_share: share of drills afterwards.
         drill_kinds: how often each kind of drill is drawn, see DRILLS.
         max_length: tokens a sequence; dialogues are cut between turns, never inside one.
+        mistaken: up to this share of a lesson's (strip, region) pairs says another label, see plan.
     """
 
     def __init__(self, tokenizer, seed: int, batch: int, max_length: int = 384, drills: int = 0, drill_share: float = 0.0,
-                 drill_kinds: dict[str, float] = DRILLS) -> None:
+                 drill_kinds: dict[str, float] = DRILLS, mistaken: float = 0.0) -> None:
         self.tokenizer, self.seed, self.batch, self.max_length = tokenizer, seed, batch, max_length
-        self.drills, self.drill_share, self.drill_kinds = drills, drill_share, drill_kinds
+        self.drills, self.drill_share, self.drill_kinds, self.mistaken = drills, drill_share, drill_kinds, mistaken
         self._words: dict[str, list[int]] = {}
 
     def __getitem__(self, index: int) -> list[dict]:
@@ -258,7 +287,7 @@ class Lessons(Dataset):
         while True:
             encoded = encode_conversation(self.tokenizer, turns, 1, STRIPS)
             if len(encoded.input_ids) <= self.max_length or len(turns) == 2:
-                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED))
+                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED), rng.uniform(0, self.mistaken))
             turns = turns[:-2]
 
     def collate(self, encoded: list[tuple[list[int], list[int], Plan]]) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ from omnivision_train.pretraining_checkpoint import Progress, read_checkpoint, w
 from omnivision_train.stages import begun, check_same_run
 
 POSITIVE = ("batch", "whole_batch", "window", "steps", "warmup", "save_steps", "log_every", "threads", "max_length", "decay", "vocab_size")
-NOT_NEGATIVE = ("lr", "whole_steps", "drill_steps", "drill_share", "weight_decay", "workers", "blur", "caption_weight")
+NOT_NEGATIVE = ("lr", "whole_steps", "drill_steps", "drill_share", "weight_decay", "workers", "blur", "mistaken", "caption_weight", "place_weight", "sincos")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from omnivision.model import tower
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, moved, open_run, open_tokenizer, source_of
-from omnivision_train.vision_pairs import SIDE, WindowBatches
+from omnivision_train.vision_pairs import PLACES, SIDE, WindowBatches
 
 WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"
 
@@ -40,12 +40,14 @@ class VisionConfig(PretrainingConfig):
     whole_steps: int = 800  # steps on whole pictures with captions, after the windows
     whole_batch: int = 12
     caption_weight: float = 0.5
+    place_weight: float = 1.0  # of the loss on where regions lie
+    sincos: float = 0.0  # amplitude of the sine positions that are added to the position table at the start
     vocab_size: int = 1024
     context_length: int = 32
 
 
 class RegionTrainer(nn.Module):
-    """An open_clip SigLIP pair plus a linear map that names regions (not part of the saved tower)."""
+    """An open_clip SigLIP pair plus linear maps that name regions and say where they lie (not part of the saved tower)."""
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
@@ -54,6 +56,8 @@ class RegionTrainer(nn.Module):
         self.region_map = nn.Linear(width, width)
         self.region_scale = nn.Parameter(torch.tensor(math.log(10.0)))
         self.region_bias = nn.Parameter(torch.tensor(-10.0))
+        self.place_map = nn.Linear(width, PLACES)
+        nn.init.zeros_(self.place_map.weight)  # a trained tower is not shaken by a map that knows nothing
 
     def patches_BTC(self, pixels_BCHW: Tensor, corner_B2: Tensor) -> Tensor:
         """Tower output for windows that lie anywhere in the picture (their own rows of the position table)."""
@@ -67,23 +71,25 @@ class RegionTrainer(nn.Module):
         x_BTC = x_BTC + grid_11PC[rows, columns].flatten(1, 2)
         return trunk.norm(trunk.blocks(x_BTC))
 
-    def forward(self, batch: dict, tokens_RL: Tensor, caption_tokens_BL: Tensor | None):
-        """Losses (region, caption) of a batch; the caption's is None for windows."""
+    def forward(self, batch: dict, tokens_RL: Tensor, caption_tokens_BL: Tensor | None) -> dict[str, Tensor]:
+        """Losses of a batch by name: region, place, and caption for whole pictures."""
         from open_clip.loss import SigLipLoss
 
         pixels_BCHW = batch["pixels_BCHW"].float().div_(127.5).sub_(1.0)
         patches_BTC = self.patches_BTC(pixels_BCHW, batch["corner_B2"])
         with torch.autocast(pixels_BCHW.device.type, enabled=False):  # the sparse product has no bf16 backward
             pooled_RC = torch.sparse.mm(batch["pool_RT"], patches_BTC.flatten(0, 1).float())
-        region_RC = F.normalize(self.region_map(pooled_RC).float(), dim=-1)
+        region_RC = F.normalize(self.region_map(pooled_RC[: len(tokens_RL)]).float(), dim=-1)
         text_RC = self.clip.encode_text(tokens_RL, normalize=True).float()
         siglip = SigLipLoss()
-        region = siglip(region_RC, text_RC, self.region_scale.exp(), self.region_bias)
-        if caption_tokens_BL is None:
-            return region, None
-        image_BC = F.normalize(self.clip.visual.trunk.attn_pool(patches_BTC).float(), dim=-1)
-        words_BC = self.clip.encode_text(caption_tokens_BL, normalize=True).float()
-        return region, siglip(image_BC, words_BC, self.clip.logit_scale.exp(), self.clip.logit_bias)
+        place_RK = batch["place_RK"]
+        found = {"region": siglip(region_RC, text_RC, self.region_scale.exp(), self.region_bias),
+                 "place": F.mse_loss(self.place_map(pooled_RC).float(), place_RK) / place_RK.var(0).mean()}
+        if caption_tokens_BL is not None:
+            image_BC = F.normalize(self.clip.visual.trunk.attn_pool(patches_BTC).float(), dim=-1)
+            words_BC = self.clip.encode_text(caption_tokens_BL, normalize=True).float()
+            found["caption"] = siglip(image_BC, words_BC, self.clip.logit_scale.exp(), self.clip.logit_bias)
+        return found
 
 
 def build(config: VisionConfig, newest: Path | None = None):
@@ -105,7 +111,19 @@ def build(config: VisionConfig, newest: Path | None = None):
     module = RegionTrainer(clip)
     if source:
         load(module, source)
+    if newest is None:
+        trunk.pos_embed.data += config.sincos * sine_positions(trunk.pos_embed.shape[-1])
     return module, tokenizer, files
+
+
+def sine_positions(width: int) -> Tensor:
+    """Sines and cosines of every patch's column and row, a quarter of the width each. Shape (P, width).
+
+    Source: Beyer et al. 2022, "Better plain ViT baselines for ImageNet-1k" (sincos2d).
+    """
+    at_P = torch.arange(SIDE * SIDE)
+    angles = [coordinate_P[:, None] / 10_000 ** torch.linspace(0, 1, width // 4) for coordinate_P in (at_P % SIDE, at_P // SIDE)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
 
 
 def load(module: RegionTrainer, folder: Path) -> None:
@@ -116,6 +134,8 @@ def load(module: RegionTrainer, folder: Path) -> None:
     if "scale" in region:
         module.region_scale.data.copy_(region["scale"])
         module.region_bias.data.copy_(region["loss_bias"])
+    if "place_weight" in region:
+        module.place_map.load_state_dict({k: region[f"place_{k}"] for k in ("weight", "bias")})
 
 
 def in_block(name: str, parameter: nn.Parameter) -> bool:
@@ -160,10 +180,9 @@ def losses(module: RegionTrainer, tokenizer, batch: dict, config: VisionConfig) 
     tokens_RL = tokenize(tokenizer, batch["texts"], config).to(where)
     caption_tokens = tokenize(tokenizer, captions, config).to(where) if captions[0] is not None else None
     with torch.autocast(where, dtype=torch.bfloat16, enabled=config.bf16):
-        region, words = module(moved(batch), tokens_RL, caption_tokens)
-    if words is None:
-        return region, {"region_loss": region}
-    return region + config.caption_weight * words, {"region_loss": region, "caption_loss": words}
+        found = module(moved(batch), tokens_RL, caption_tokens)
+    weights = {"region": 1.0, "place": config.place_weight, "caption": config.caption_weight}
+    return sum(weights[name] * loss for name, loss in found.items()), {f"{name}_loss": loss for name, loss in found.items()}
 
 
 def tokenize(tokenizer, texts: list[str], config: VisionConfig) -> Tensor:
@@ -174,6 +193,7 @@ def tokenize(tokenizer, texts: list[str], config: VisionConfig) -> Tensor:
 def save(module: RegionTrainer, vocabulary: int, config: VisionConfig, folder: Path, dtype: torch.dtype) -> None:
     """Writes the pair in open_clip's layout, and the region map (fp32) beside it."""
     save_file({k: v.detach().to(dtype).contiguous() for k, v in module.clip.state_dict().items()}, folder / WEIGHTS)
-    region = {"weight": module.region_map.weight, "bias": module.region_map.bias, "scale": module.region_scale, "loss_bias": module.region_bias}
+    region = {"weight": module.region_map.weight, "bias": module.region_map.bias, "scale": module.region_scale, "loss_bias": module.region_bias,
+              "place_weight": module.place_map.weight, "place_bias": module.place_map.bias}
     save_file({k: v.detach().contiguous() for k, v in region.items()}, folder / REGION_MAP)
     tower.write_config(folder, vocabulary, config.context_length)

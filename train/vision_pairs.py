@@ -27,6 +27,9 @@ PATCH = TRUNK_SHAPE["patch_size"]
 SIDE = TRUNK_SHAPE["image_size"] // PATCH
 SEEN_STYLES = ("noto", "twemoji")
 STRIP = 9  # consecutive patches that one token of the raster projector sees
+SQUARES = 9  # a picture's squares along each side, as on a chessboard
+THIRD, FINE = 0.5, 0.5  # weights of what says where a strip's content lies, for each axis: its third, its square
+PLACES = 2 * (3 + SQUARES)
 STRIP_SHARE = 0.7  # share of the pairs whose picture side is one strip of the region
 SIGN_IN_SCENE, NAME_ON_SIGN = 0.5, 0.75  # shares: of scenes with a sign, of their signs with a name; at 0.25 and 0.5 no strip told a name
 
@@ -119,6 +122,22 @@ def part_of(rng: random.Random, patches: np.ndarray, window: Window, side: int) 
     return rng.sample(patches.tolist(), max(1, (len(patches) + 2) // 3))
 
 
+def place_of(patches: np.ndarray, window: Window, side: int) -> np.ndarray:
+    """Where some patches of a window lie in the picture, as a plan says it: the weight of each of its words. Shape (PLACES,)."""
+    x, y = ((patches % side).mean() + window.column + 0.5) / SIDE, ((patches // side).mean() + window.row + 0.5) / SIDE
+    return np.concatenate([axis_weights(at) for at in (x, y)])
+
+
+def axis_weights(at: float) -> np.ndarray:
+    """Weights of a place along one axis, 0 to 1: of the third it lies in, then of its nearest squares of SQUARES. Shape (3 + SQUARES,)."""
+    weights = np.zeros(3 + SQUARES, dtype=np.float32)
+    weights[min(2, int(3 * at))] = THIRD
+    first, rest = divmod(min(max(SQUARES * at - 0.5, 0.0), SQUARES - 1.0), 1)
+    weights[3 + int(first)] += FINE * (1 - rest)
+    weights[3 + min(int(first) + 1, SQUARES - 1)] += FINE * rest
+    return weights
+
+
 class WindowBatches(Dataset):
     """Batches of windows, each drawn from a seed of its own: any of them can be the first, in any process.
 
@@ -141,22 +160,33 @@ class WindowBatches(Dataset):
         return self.collate(rng, windows[: self.batch])
 
     def collate(self, rng: random.Random, windows: list[Window]) -> dict:
-        """Tensors of a batch; of several regions with the same words only one is kept (SigLIP's loss is diagonal)."""
+        """Tensors of a batch; of several regions with the same words only one is kept (SigLIP's loss is diagonal).
+
+        Of each window some patches outside of all regions come last, which have no words and no place.
+        """
         texts: list[str] = []
-        weights = []
+        parts: list[tuple[int, list[int]]] = []  # window, patches
         for index, window in enumerate(windows):
             for patches, words in window.regions:
-                if words in texts:
-                    continue
-                texts.append(words)
-                kept = part_of(rng, patches, window, self.side)
-                row = torch.zeros(len(windows) * self.side**2)
-                row[[index * self.side**2 + int(p) for p in kept]] = 1 / len(kept)
-                weights.append(row.to_sparse())
+                if words not in texts:
+                    texts.append(words)
+                    parts.append((index, part_of(rng, patches, window, self.side)))
+        places = [place_of(np.array(kept), windows[index], self.side) for index, kept in parts]
+        for index, window in enumerate(windows):
+            bare = sorted(set(range(self.side**2)).difference(*(patches.tolist() for patches, _ in window.regions)))
+            if bare:
+                parts.append((index, rng.sample(bare, min(STRIP, len(bare)))))
+                places.append(np.zeros(PLACES, dtype=np.float32))
+        weights = []
+        for index, kept in parts:
+            row = torch.zeros(len(windows) * self.side**2)
+            row[[index * self.side**2 + int(p) for p in kept]] = 1 / len(kept)
+            weights.append(row.to_sparse())
         return {
             "pixels_BCHW": torch.from_numpy(np.stack([w.pixels_CHW for w in windows])),
             "corner_B2": torch.tensor([(w.row, w.column) for w in windows]),
             "pool_RT": torch.stack(weights).coalesce(),
+            "place_RK": torch.from_numpy(np.stack(places)),
             "texts": texts,
             "captions": [w.caption for w in windows],
         }

@@ -1,6 +1,7 @@
 """The projector: patches are grouped into image tokens, then Linear, GELU, Linear into the language model's width.
 
-Legend: B images, P patches, C vision width, T image tokens, D language width.
+Legend: B images, P patches, C vision width, T image tokens, G width of a token's patches together,
+D language width.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ class Projector(nn.Module):
 
     def forward(self, features_BPC: Tensor) -> Tensor:
         """Returns (B, T, D). Features are cast to the projector's own type."""
-        tokens_BTG = self.layout(features_BPC.to(self.linear_1.weight.dtype))
-        return self.linear_2(self.act(self.linear_1(tokens_BTG)))
+        return self.of_tokens(self.layout(features_BPC.to(self.linear_1.weight.dtype)))
+
+    def of_tokens(self, tokens_NG: Tensor) -> Tensor:
+        """The same for tokens' grouped patches, (..., G) -> (..., D)."""
+        return self.linear_2(self.act(self.linear_1(tokens_NG)))
 
     def initial_stds(self, output_std: float) -> dict[nn.Module, float]:
         """Standard deviations of the initial weights of every layer, so that features of unit variance leave with output_std.
