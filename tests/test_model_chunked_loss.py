@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from omnivision.model import chunked_loss
-from omnivision.model.chunked_loss import summed_cross_entropy
+from omnivision.model.chunked_loss import log_probs, summed_cross_entropy
 
 S, D, V = 37, 16, 512
 
@@ -73,3 +73,28 @@ def test_bf16_autocast_computes_the_same_in_chunks(parts):
     for ours, theirs in zip(chunked, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-2)
     assert plain[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("rows", [1, 10, S - 1])
+def test_log_probs_in_chunks_are_the_plain_ones(parts, rows):
+    head, hidden, _ = parts
+    at = torch.randint(0, S, (2 * S,))  # several tokens at one position, in any order, none at others
+    tokens, weights = torch.randint(0, V, (2 * S,)), torch.randn(2 * S)
+    found = []
+    for most in (S * V, rows * V):
+        read = log_probs(head, hidden, at, tokens, V, most)
+        found.append((read.detach(), *torch.autograd.grad((weights * read).sum(), (hidden, head.weight))))
+    torch.testing.assert_close(found[0][0], nn.functional.log_softmax(head(hidden), -1)[at, tokens].detach(), rtol=1e-5, atol=1e-6)
+    for plain, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, plain, rtol=1e-5, atol=2e-6)
+
+
+def test_log_probs_need_no_more_than_a_chunk_of_logits(parts):
+    head, hidden, targets = parts
+    sizes, kept = [], []
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    with saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor):
+        read = log_probs(head, hidden, torch.arange(S), targets, V, most_logits=10 * V)
+    assert sizes == [10, 10, 10, 7] and max(kept, default=0) < 7 * V and read.shape == (S,)
+    read.sum().backward()
+    assert sorted(sizes[4:]) == [7, 10, 10, 10]

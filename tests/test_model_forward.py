@@ -179,6 +179,17 @@ def test_what_trainers_ask_of_the_class(model):
     assert isinstance(model(input_ids=ids, return_dict=False), tuple)
 
 
+def test_log_probs_of_tokens_are_those_of_their_logits(model):
+    ids = torch.arange(12).view(2, 6)
+    keep = torch.zeros(2, 6, dtype=torch.bool)
+    keep[0, [1, 4]] = keep[1, 2] = True
+    at, tokens = torch.tensor([2, 0, 2, 1]), torch.tensor([5, 9, 7, 5])
+    logits = model(input_ids=ids, logits_to_keep=keep).logits
+    found = model(input_ids=ids, logits_to_keep=keep, log_probs_of=(at, tokens))
+    assert found.logits is None and found.loss is None
+    torch.testing.assert_close(found.log_probs, logits.log_softmax(-1)[at, tokens])
+
+
 def test_resizing_keeps_the_head_tied():
     model = make_model()
     model.resize_token_embeddings(460)

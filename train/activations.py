@@ -71,7 +71,8 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         exits = most_exits(config, model.config.text_config.num_hidden_layers)
         outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1)
         for layer in exits:
-            _head(model, model.at_exit(outputs, layer), rows * batch.length if pairs and not config.needed_logits_only else batch.supervised, pairs)
+            whole = pairs and not config.needed_logits_only
+            _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole)
     return counter.bytes
 
 
@@ -83,11 +84,11 @@ def _features(model, pictures: int, trained: bool) -> Tensor:
     return torch.zeros(pictures, model.config.patch_grid**2, vision.hidden_size, dtype=dtype, device="meta")
 
 
-def _head(model, hidden_BLD: Tensor, positions: int, pairs: bool) -> None:
-    """Logits and loss: of supervised positions in fp32 and in chunks (of which none is kept), for pairs at once."""
+def _head(model, hidden_BLD: Tensor, positions: int, whole: bool) -> None:
+    """Logits and loss: in fp32 and in chunks (of which none is kept), or whole."""
     targets = torch.zeros(positions, dtype=torch.long, device="meta")
     hidden_SD = hidden_BLD.flatten(0, 1)[targets]
-    if pairs:
+    if whole:
         model.lm_head(hidden_SD).float().logsumexp(-1)
     else:
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)

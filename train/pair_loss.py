@@ -49,8 +49,9 @@ def token_log_probs(model, batch: dict[str, Tensor], share: Share, all_logits: b
         inputs |= {"attention_mask": (batch["branches"] != PADDING).long(), "position_ids": None}
     else:
         inputs["attention_mask"] = branch_mask(batch["branches"], model)
-    logits = model(**inputs, use_cache=False, logits_to_keep=0 if all_logits else batch["keep"]).logits
-    logits_SV = (logits[batch["keep"]] if all_logits else logits).float()
+    if not all_logits:
+        return model(**inputs, use_cache=False, logits_to_keep=batch["keep"], log_probs_of=(batch["kept_at"], batch["targets"])).log_probs
+    logits_SV = model(**inputs, use_cache=False).logits[batch["keep"]].float()
     return logits_SV[batch["kept_at"], batch["targets"]] - logits_SV.logsumexp(-1)[batch["kept_at"]]
 
 

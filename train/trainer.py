@@ -38,7 +38,7 @@ class StageMixin:
     """What our trainers change of transformers': see each method. The trainers of all stages take it in."""
 
     stage_config: StageConfig
-    processor: object  # saved with every checkpoint
+    processor: object | None = None  # saved with every checkpoint
     passes: list[float] | None = None  # over each file of the data in an epoch
     frozen: dict[str, torch.Tensor] | None  # what DeepSpeed's bf16 rounds though it does not train, kept by the first process
 

@@ -1,6 +1,6 @@
-"""Cross-entropy over a large vocabulary whose logits never stand in memory whole.
+"""Cross-entropy and log-probs over a large vocabulary whose logits never stand in memory whole.
 
-Legend: S supervised positions, D language width, V vocabulary.
+Legend: S positions, D language width, V vocabulary, N tokens that are read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,37 @@ def summed_cross_entropy(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor, 
     Args:
         head: from (S, D) to (S, V). columns: V.
     """
-    rows = max(1, most_logits // columns)
-    if len(targets_S) <= rows or is_deepspeed_zero3_enabled():
+    rows = rows_of_chunk(len(targets_S), columns, most_logits)
+    if len(targets_S) <= rows:
         return _summed(head, hidden_SD, targets_S)
     chunks = zip(hidden_SD.split(rows), targets_S.split(rows), strict=True)
     return torch.stack([checkpoint(_summed, head, hidden, targets, use_reentrant=False, preserve_rng_state=False) for hidden, targets in chunks]).sum()
+
+
+def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor, columns: int, most_logits: int = MOST_LOGITS) -> Tensor:
+    """Log-probs of tokens, several of which may be read at one position, in chunks as above. Shape (N,), fp32.
+
+    Args:
+        at_N: the position of each. tokens_N: their ids.
+    """
+    rows = rows_of_chunk(len(hidden_SD), columns, most_logits)
+    if len(hidden_SD) <= rows:
+        return _log_probs(head, hidden_SD, at_N, tokens_N)
+    inside = [((first <= at_N) & (at_N < first + rows)).nonzero().squeeze(1) for first in range(0, len(hidden_SD), rows)]
+    parts = zip(hidden_SD.split(rows), range(0, len(hidden_SD), rows), inside, strict=True)
+    found = [checkpoint(_log_probs, head, hidden, at_N[those] - first, tokens_N[those], use_reentrant=False, preserve_rng_state=False)
+             for hidden, first, those in parts]
+    return torch.cat(found)[torch.cat(inside).argsort()]
+
+
+def rows_of_chunk(positions: int, columns: int, most_logits: int) -> int:
+    """How many positions go through the head at once."""
+    return positions if is_deepspeed_zero3_enabled() else max(1, most_logits // columns)
+
+
+def _log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor) -> Tensor:
+    logits_SV = head(hidden_SD).float()
+    return logits_SV[at_N, tokens_N] - logits_SV.logsumexp(-1)[at_N]
 
 
 def _summed(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ T image tokens of one image, S supervised positions of the batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.model.chunked_loss import summed_cross_entropy
+from omnivision.model.chunked_loss import log_probs, summed_cross_entropy
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.kept_layers import keep_in_fp32
 from omnivision.model.projector import Projector
@@ -150,6 +151,13 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
                                    past_key_values=past_key_values, **kwargs)
 
 
+@dataclass
+class OmniVisionOutput(CausalLMOutputWithPast):
+    """What a pass gives; `log_probs` (N,) are those of the tokens that were asked for."""
+
+    log_probs: Tensor | None = None
+
+
 class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMixin):
     """OmniVisionModel with the language model's head: logits, loss, generate."""
 
@@ -189,7 +197,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
                 past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
                 image_features: Tensor | None = None, labels: Tensor | None = None, logits_to_keep: int | Tensor = 0,
                 num_items_in_batch: int | Tensor | None = None, early_exits: dict[int, float] | None = None,
-                **kwargs: Any) -> CausalLMOutputWithPast:
+                log_probs_of: tuple[Tensor, Tensor] | None = None, **kwargs: Any) -> OmniVisionOutput:
         """One pass over the road.
 
         Args:
@@ -200,6 +208,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
                 go through the head (of 151,936 rows for Qwen2.5), in chunks, and `logits` is None.
             logits_to_keep: how many last positions get logits; 0 is all. A mask (B, L) gives the logits (S, V) of its positions.
             num_items_in_batch: supervised tokens over accumulation and ranks, where the trainer counted them.
+            log_probs_of: with a mask as `logits_to_keep`, the tokens (N) whose log-probs are wanted: where each is read, counted
+                over the mask's positions, and its id. The head then runs in chunks, and `logits` is None.
             early_exits: layers run before the head -> weight of the loss there; in place of the loss after all layers.
 
         Raises:
@@ -210,17 +220,19 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
                              position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
                              image_features=image_features, **kwargs)
-        hidden_BLD, loss, logits = outputs.last_hidden_state, None, None
+        hidden_BLD, loss, logits, found = outputs.last_hidden_state, None, None, None
         if labels is not None:
             exits = [(hidden_BLD, 1.0)] if not early_exits else [
                 (self.at_exit(outputs, layer), weight) for layer, weight in early_exits.items()]
             loss = sum(weight * self.supervised_loss(exit_BLD, labels, num_items_in_batch) for exit_BLD, weight in exits)
+        elif log_probs_of is not None:
+            found = log_probs(self.lm_head, hidden_BLD[logits_to_keep], *log_probs_of, self.config.text_config.vocab_size)
         else:
             masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BLD[keep] if masked else hidden_BLD[:, keep])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
-                                      hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        return OmniVisionOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
+                                hidden_states=outputs.hidden_states, attentions=outputs.attentions, log_probs=found)
 
     def at_exit(self, outputs: BaseModelOutputWithPast, layer: int) -> Tensor:
         """What the head sees after so many layers of the language model. Shape (B, L, D)."""
