@@ -9,6 +9,7 @@ import pytest
 import torch
 from omnivision_train.language import blurred, matching_heads, plan_embeddings
 from omnivision_train.language_text import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
+from omnivision_train.vision import sine_positions
 from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, part_of, place_of
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -131,3 +132,10 @@ def test_matching_heads_look_for_the_words_of_a_question():
     assert looked_at() < 0.1  # chance is 1 of 40
     matching_heads(model, [0])
     assert looked_at() > 0.3
+
+
+def test_sine_positions_tell_column_and_row_apart():
+    found = sine_positions(16).view(SIDE, SIDE, 16)
+    assert torch.equal(found[0, :, :8], found[5, :, :8]) and torch.equal(found[:, 0, 8:], found[:, 7, 8:])
+    assert found[3, 2, :8].tolist() == pytest.approx([np.sin(2 / 10_000 ** (k / 3)) for k in range(4)] + [np.cos(2 / 10_000 ** (k / 3)) for k in range(4)], abs=1e-6)
+    assert len({tuple(row) for row in found.view(-1, 16).tolist()}) == SIDE * SIDE
