@@ -188,6 +188,9 @@ def test_log_probs_of_tokens_are_those_of_their_logits(model):
     found = model(input_ids=ids, logits_to_keep=keep, log_probs_of=(at, tokens))
     assert found.logits is None and found.loss is None
     torch.testing.assert_close(found.log_probs, logits.log_softmax(-1)[at, tokens])
+    for wrong in ({}, {"logits_to_keep": keep, "labels": ids}):
+        with pytest.raises(ValueError, match="needs a mask"):
+            model(input_ids=ids, log_probs_of=(at, tokens), **wrong)
 
 
 def test_resizing_keeps_the_head_tied():

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from omnivision_train.language import blurred, matching_heads, plan_embeddings
 from omnivision_train.language_text import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
-from omnivision_train.vision import sine_positions
-from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, part_of, place_of
+from omnivision_train.vision import VisionConfig, build, save, sine_positions
+from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, _bare, _named, part_of, place_of, windows_of
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from omnivision.model.build import WEIGHTS
 from omnivision.world.truth import Region
+
+TOWER = WEIGHTS / "tiny-vision"
 
 WORDS = {" left": [1], " right": [2], " top": [3], " bottom": [4], " center": [5], " cat": [10], " red cat": [20, 10], "42": [30, 31], "24": [31, 30]}
 WORDS |= {letter: [ord(letter)] for letter in COLUMNS + ROWS}
@@ -88,7 +92,19 @@ def test_a_window_says_where_its_parts_lie_and_that_bare_ground_lies_nowhere():
     assert batch["place_RK"].shape == (batch["pool_RT"].shape[0], PLACES)
     assert torch.allclose(batch["place_RK"][:named].sum(1), torch.tensor(2 * (THIRD + FINE)))
     assert len(batch["place_RK"]) > named and not batch["place_RK"][named:].any()
-    window = Window(np.zeros((3, 104, 104)), 9, 0, [])  # its first row is the picture's tenth
+    drawn, rng = [], random.Random("3/train/13/0")  # the batch's own windows
+    while len(drawn) < 8:
+        drawn += windows_of(rng, "train", 13, 4)
+    pooled = batch["pool_RT"].to_dense()
+    for part, row in enumerate(pooled):
+        at = row.nonzero().flatten()
+        window, patches = drawn[int(at[0]) // 13**2], (at % 13**2).numpy()
+        if part < named:
+            assert any(set(patches) <= set(covered.tolist()) for covered, words in window.regions if words == batch["texts"][part])
+            assert np.allclose(place_of(patches, window, 13), batch["place_RK"][part])
+        else:
+            assert set(patches) <= set(window.bare)
+    window = Window(np.zeros((3, 104, 104)), 9, 0, [], [])  # its first row is the picture's tenth
     found = place_of(np.array([2 * 13 + 4]), window, 13)  # row 11, column 4
     assert found[: 3 + SQUARES].tolist() == pytest.approx([THIRD, 0, 0, 0, FINE, *[0] * 7])  # 9 * 4.5 / 27 - 0.5 is 1
     assert found[3 + SQUARES :].tolist() == pytest.approx([0, THIRD, 0, 0, 0, 0, FINE * 2 / 3, FINE / 3, *[0] * 4])  # 9 * 11.5 / 27 - 0.5 is 3.33
@@ -103,7 +119,7 @@ def test_blur_differs_from_sequence_to_sequence_and_can_be_off():
 
 
 def test_a_pair_of_the_tower_shows_a_strip_of_the_region_or_a_third_of_it():
-    window = Window(np.zeros((3, 104, 104), dtype=np.uint8), row=5, column=7, regions=[])
+    window = Window(np.zeros((3, 104, 104), dtype=np.uint8), row=5, column=7, regions=[], bare=[])
     patches = np.array([row * 13 + column for row in range(2, 8) for column in range(1, 8)])  # columns 8 to 14 of the picture
     rng, sizes = random.Random(0), set()
     for _ in range(200):
@@ -139,3 +155,23 @@ def test_sine_positions_tell_column_and_row_apart():
     assert torch.equal(found[0, :, :8], found[5, :, :8]) and torch.equal(found[:, 0, 8:], found[:, 7, 8:])
     assert found[3, 2, :8].tolist() == pytest.approx([np.sin(2 / 10_000 ** (k / 3)) for k in range(4)] + [np.cos(2 / 10_000 ** (k / 3)) for k in range(4)], abs=1e-6)
     assert len({tuple(row) for row in found.view(-1, 16).tolist()}) == SIDE * SIDE
+
+
+def test_bare_ground_holds_nothing_that_reaches_into_the_window():
+    region = Region((0, 0, 30 * 8, 27 * 8), "cat", "object")  # the whole picture, of which the window shows a part
+    assert not _bare([region], 7, 7, 13) and not _named([region], 7, 7, 13)
+    assert len(_bare([], 7, 7, 13)) == 169
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_sine_positions_are_added_at_the_start_only(tmp_path, newest):
+    config = VisionConfig(start=str(TOWER), sincos=0.5)
+    plain = build(replace(config, sincos=0.0))[0]
+    table = plain.clip.visual.trunk.pos_embed
+    save(plain, 1024, config, tmp_path, torch.float32)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((TOWER / name).read_bytes())
+    made = build(config, tmp_path if newest else None)[0]
+    expected = table if newest else table + 0.5 * sine_positions(table.shape[-1])
+    assert torch.equal(made.clip.visual.trunk.pos_embed, expected)
+    assert torch.equal(made.place_map.weight, plain.place_map.weight) and plain.place_map.weight.any()

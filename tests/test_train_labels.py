@@ -166,12 +166,19 @@ def test_pictures_in_bytes_become_the_same_pixels_on_the_device(world, model, tm
     assert "pixel_values" not in no_pictures
 
 
-def test_a_processor_that_does_more_than_squash_sends_no_bytes(world, model):
+def test_a_processor_that_does_more_than_squash_sends_no_bytes(world, model, monkeypatch):
+    monkeypatch.setattr(run_data, "device", lambda: "cuda")
+    config = train_world.settings(world, world.folder, "sft")
+    assert run_data.collator_arguments(config, model[1], None)["as_bytes"] is True
     processor = copy.deepcopy(model[1])
     processor.image_processor.do_center_crop = True
-    assert not processor.squashes_only
+    assert not processor.squashes_only and run_data.collator_arguments(config, processor, None)["as_bytes"] is False
     with pytest.raises(ValueError, match="use pixels"):
         processor.squashed(open_image(world.folder / "images/0.png"))
+    with pytest.raises(ValueError, match="RGBA"):
+        model[1].squashed(open_image(world.folder / "images/0.png").convert("RGBA"))
+    with pytest.raises(ValueError, match="uint8"):
+        model[0].model.get_vision_features(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])

@@ -34,7 +34,7 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         told = Pairs(held_out, processor, config.image_root, config.max_length, run.left_out.add)
         run.left_out.settle()
         run_data.fill_cache(cache, config, rows + held_out)
-        collator = PairCollator(**run_data.pictures(config, processor, cache), share=config.share,
+        collator = PairCollator(**run_data.collator_arguments(config, processor, cache), share=config.share,
                                 edit_weight=config.edit_weight, whole_chosen=config.sft_weight > 0)
         largest = collator.largest(pairs.samples, config.batch_size)
         set_attention(model, config, largest.length)  # here already: the reference has to compute as the policy will

@@ -142,7 +142,7 @@ def functions(config: FunctionsConfig) -> Path:
         run.left_out.settle()
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
-        collator = Collator(**run_data.pictures(config, processor, cache))
+        collator = Collator(**run_data.collator_arguments(config, processor, cache))
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         trainer.passes = run_data.passes(config, rows)
         trainer.token_ids = token_ids

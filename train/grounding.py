@@ -52,7 +52,8 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     Args:
         rows: those without regions are left out, and of several rows about one picture all but the first.
         cache: features of the frozen tower.
-        log: a JSON line of step and loss every 50 steps; None for ranks that do not write.
+        log: a JSON line of step, loss and its parts (`plan`, where 1 is what the targets' mean would reach, and `names`) every 50 steps;
+            None for ranks that do not write.
 
     Raises:
         ConfigError: another grid or layout than plans have.
@@ -71,8 +72,8 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     words = cache_words(lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # few labels, many regions
     seen = Counter(region["label"] for row in found.values() for region in row.regions)
     labels = [label for label, _ in seen.most_common(MOST_NAMES)]
-    pictures = {locate(image, config.image_root): grounded(row, words, {label: number for number, label in enumerate(labels)})
-                for image, row in found.items()}
+    numbers = {label: number for number, label in enumerate(labels)}
+    pictures = {locate(image, config.image_root): grounded(row, words, numbers) for image, row in found.items()}
     projector, table = model.model.projector.to(device()).float(), model.get_input_embeddings().weight.detach().float().to(device())
     names = Names(table, labels, words) if labels and config.grounding_contrast else None
     optimizer = MuonAdamW(projector.named_parameters(), config.grounding_lr, weight_decay=0.0)
@@ -84,6 +85,8 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
         paths = [order.pop() for _ in range(min(config.grounding_batch, len(order)))]
         parts = losses(projector, table, names, [pictures[path] for path in paths], cache.get(paths), config, chance)
         loss = parts["plan"] + config.grounding_contrast * parts.get("names", 0.0)
+        if not torch.isfinite(loss):
+            raise DivergedError(f"The grounding loss is {loss.item()}", f"step {step}", "Lower `grounding_lr`, or look at the regions.")
         loss.backward()
         rate = min(1.0, (step + 1) / (WARMUP * config.grounding_steps), (config.grounding_steps - step) / (DECAY * config.grounding_steps))
         for group in optimizer.param_groups:
@@ -91,8 +94,6 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % LOG_EVERY == 0 or step == config.grounding_steps - 1:
-            if not torch.isfinite(loss):
-                raise DivergedError(f"The grounding loss is {loss.item()}", f"step {step}", "Lower `grounding_lr`, or look at the regions.")
             shown = {name: round(part.item(), 4) for name, part in parts.items()}
             lines.append(json.dumps({"step": step, "loss": round(loss.item(), 4), **shown}) + "\n")
             print(f"align: grounding {step + 1}/{config.grounding_steps}  " + "  ".join(f"{name} {value}" for name, value in shown.items()),

@@ -39,7 +39,8 @@ COLUMNS, ROWS = "abcdefghi", "jklmnopqr"  # names of a picture's squares, 9 by 9
 DRILLS = {"existence": 0.15, "lookup": 0.15, "chart": 0.2, "action": 0.3, "pointing": 0.1, "counting": 0.1}  # shares of drills
 TOGETHER = 4  # batches that are written at once, so that neighbours of one length share a batch
 MOST_MISSED = 0.5  # up to this share of a lesson's (strip, region) pairs is left out
-SECOND_GUESS, BESIDE = 0.3, 0.25  # shares of such labels: the rarer of a region's two, another region's of the picture
+SECOND_GUESS, BESIDE = 0.3, 0.25  # shares of mistaken labels: the rarer of a region's two, another region's of the picture
+STRANGE = 0.02  # chance that a kind of another group may be said as well
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
         mistaken: chance that a strip takes a region for another thing, in whole or in part, so that the reader learns to weigh
             them against each other. One region's strips err alike: they waver between its name and two others.
     """
+    most = 2 * WORDS if mistaken else WORDS  # an erring strip says two labels where others say one
     cells: list[list[tuple[int, float]]] = [[] for _ in range(STRIPS)]
     seen: list[list[int]] = [[] for _ in range(STRIPS)]
     for region in regions:
@@ -198,13 +200,13 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
             said = [(word, share) for word, share in zip(ids, shares, strict=True)]
             if others and rng.random() < mistaken:
                 part, other = min(1.0, 1.5 * rng.random()), others[rng.random() < SECOND_GUESS]  # a third of them wholly
-                said = [(word, share * (1 - part)) for word, share in said] + [(word, share * part) for word, share in zip(*other, strict=True)]
-            if len(cells[strip]) + len(said) <= WORDS:
+                said = [(word, share * (1 - part)) for word, share in said if part < 1] + [(word, share * part) for word, share in zip(*other, strict=True)]
+            if len(cells[strip]) + len(said) <= most:
                 weight = LEAST + (1 - LEAST) * len(inside) / STRIP
                 cells[strip] += [(word, weight * share) for word, share in said]
                 seen[strip] += inside.tolist()
-    ids_SK = np.zeros((STRIPS, WORDS + 6), dtype=np.int64)
-    weights_SK = np.zeros((STRIPS, WORDS + 6), dtype=np.float32)
+    ids_SK = np.zeros((STRIPS, most + 6), dtype=np.int64)
+    weights_SK = np.zeros((STRIPS, most + 6), dtype=np.float32)
     for strip, words in enumerate(cells):
         if not words:
             continue
@@ -216,18 +218,18 @@ def plan(regions: list[Region], tokenize, rng: random.Random, missed: float = 0.
 
 
 def taken_for(rng: random.Random, region: Region, regions: list[Region]) -> str:
-    """A label that a poor eye could give a region instead of its own; its own for marks, which it tells by their colour."""
+    """A label that a poor eye could give a region instead of its own; its own for marks, and for boards if no other object is there."""
     if region.kind == "mark":
         return region.label
     beside = [other.label for other in regions if other.kind == region.kind and other.label != region.label]
     if beside and rng.random() < BESIDE:
         return rng.choice(beside)
     if region.kind == "text":
-        return sign_text(rng)
+        return sign_text(rng, "en" if region.label.isascii() else "zh")
     name = next((name for name in (region.label, region.label.partition(" ")[2]) if name in kinds()), None)
     if name is None:
         return region.label
-    group = [other for other, kind in kinds().items() if other != name and (kind.group == kinds()[name].group or rng.random() < 0.02)]
+    group = [other for other, kind in kinds().items() if other != name and (kind.group == kinds()[name].group or rng.random() < STRANGE)]
     return region.label.removesuffix(name) + rng.choice(group)
 
 
@@ -287,8 +289,11 @@ class Lessons(Dataset):
         while True:
             encoded = encode_conversation(self.tokenizer, turns, 1, STRIPS)
             if len(encoded.input_ids) <= self.max_length or len(turns) == 2:
-                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED), rng.uniform(0, self.mistaken))
+                return encoded.input_ids, encoded.labels, plan(one.regions, self.words, rng, rng.uniform(0, MOST_MISSED), self._mistaken(rng))
             turns = turns[:-2]
+
+    def _mistaken(self, rng: random.Random) -> float:
+        return rng.uniform(0, self.mistaken) if self.mistaken else 0.0
 
     def collate(self, encoded: list[tuple[list[int], list[int], Plan]]) -> dict[str, torch.Tensor]:
         """Right-padded tensors, and where the image tokens stand."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnivision.errors import ConfigError
+from omnivision.model.chunked_loss import read_log_probs
 from omnivision_train.pair_trie import PADDING, SHARED, Share
 
 MASKED = ("eager", "sdpa")  # attention kernels that take a mask of one's own
@@ -51,8 +52,7 @@ def token_log_probs(model, batch: dict[str, Tensor], share: Share, all_logits: b
         inputs["attention_mask"] = branch_mask(batch["branches"], model)
     if not all_logits:
         return model(**inputs, use_cache=False, logits_to_keep=batch["keep"], log_probs_of=(batch["kept_at"], batch["targets"])).log_probs
-    logits_SV = model(**inputs, use_cache=False).logits[batch["keep"]].float()
-    return logits_SV[batch["kept_at"], batch["targets"]] - logits_SV.logsumexp(-1)[batch["kept_at"]]
+    return read_log_probs(model(**inputs, use_cache=False).logits[batch["keep"]], batch["kept_at"], batch["targets"])
 
 
 def branch_mask(branches_RL: Tensor, model) -> Tensor:

@@ -28,7 +28,7 @@ from omnivision.data.parallel import cores, in_order
 from omnivision_train import precision
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import DpoConfig
-from omnivision_train.encoding import encode_rest
+from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
@@ -117,13 +117,14 @@ def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs:
     """The log-probs of both sides' tokens from the first edit on, in the arithmetic that the run trains in."""
     bf16 = precision.deepspeed_bf16(config)
     model = (copy.deepcopy(model).bfloat16() if bf16 else model).to(device).eval()
-    asked = PairCollator(collator.processor, collator.cache, collator.squashed, share=config.share)
+    asked = PairCollator(collator.processor, collator.cache, collator.squashed, collator.as_bytes, share=config.share)
     order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].prompt) + sum(map(len, pairs[at].sides)))  # little padding
     found: list[LogProbs | None] = [None] * len(pairs)
     for start in range(0, len(order), config.batch_size):
         numbers = order[start : start + config.batch_size]
         batch = asked([pairs[at] for at in numbers])
         batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
+        as_pixels(model, collator.processor, batch)
         if bf16:
             batch |= {key: batch[key].bfloat16() for key in ("pixel_values", "image_features") if key in batch}
         with precision.cpu_autocast(config):

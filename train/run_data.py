@@ -195,7 +195,7 @@ def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
     return ResizedCache(config.picture_cache, side, config.cache_gib) if config.picture_cache else None
 
 
-def pictures(config: StageConfig, processor, cache: FeatureCache | None) -> dict[str, Any]:
+def collator_arguments(config: StageConfig, processor, cache: FeatureCache | None) -> dict[str, Any]:
     """How a stage's collator reads pictures: its arguments."""
     on_gpu = device() == "cuda"
     return {"processor": processor, "cache": cache, "squashed": open_squashed(config, processor), "as_bytes": on_gpu and processor.squashes_only}

@@ -48,7 +48,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         run.left_out.settle()
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
-        collator = Collator(**run_data.pictures(config, processor, cache))
+        collator = Collator(**run_data.collator_arguments(config, processor, cache))
         kind = early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer
         trainer = kind(model=model, args=arguments, train_dataset=samples, data_collator=collator, callbacks=list(callbacks))
         trainer.passes = run_data.passes(config, rows)

@@ -42,6 +42,7 @@ class Window:
     row: int  # first patch row and column in the whole picture
     column: int
     regions: list[tuple[np.ndarray, str]]  # (indices of patches in the window, words)
+    bare: list[int]  # patches that no region covers, nor a part of one that lies mostly outside
     caption: str | None = None  # only for whole pictures
 
 
@@ -88,14 +89,14 @@ def windows_of(rng: random.Random, split: str, side: int, count: int) -> list[Wi
     image, regions, truth = picture(rng, split)
     pixels = np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
     if side == SIDE:
-        return [Window(pixels, 0, 0, _named(regions, 0, 0, side), words_of(truth))]
+        return [Window(pixels, 0, 0, _named(regions, 0, 0, side), _bare(regions, 0, 0, side), words_of(truth))]
     found = []
     for region in rng.sample(regions, min(count, len(regions))):
         x = (region.box[0] + region.box[2]) / 2 / PATCH - side / 2 + rng.uniform(-2.5, 2.5)
         y = (region.box[1] + region.box[3]) / 2 / PATCH - side / 2 + rng.uniform(-2.5, 2.5)
         row, column = (int(min(max(round(v), 0), SIDE - side)) for v in (y, x))
         crop = pixels[:, row * PATCH : (row + side) * PATCH, column * PATCH : (column + side) * PATCH]
-        found.append(Window(crop, row, column, _named(regions, row, column, side)))
+        found.append(Window(crop, row, column, _named(regions, row, column, side), _bare(regions, row, column, side)))
     return found
 
 
@@ -108,6 +109,10 @@ def _named(regions, row: int, column: int, side: int) -> list[tuple[np.ndarray, 
         if len(inside) and 2 * len(inside) >= whole:
             named.append((inside, region.label))
     return named
+
+
+def _bare(regions, row: int, column: int, side: int) -> list[int]:
+    return sorted(set(range(side**2)).difference(*(covered_patches(region.box, row, column, side).tolist() for region in regions)))
 
 
 def part_of(rng: random.Random, patches: np.ndarray, window: Window, side: int) -> list[int]:
@@ -173,9 +178,8 @@ class WindowBatches(Dataset):
                     parts.append((index, part_of(rng, patches, window, self.side)))
         places = [place_of(np.array(kept), windows[index], self.side) for index, kept in parts]
         for index, window in enumerate(windows):
-            bare = sorted(set(range(self.side**2)).difference(*(patches.tolist() for patches, _ in window.regions)))
-            if bare:
-                parts.append((index, rng.sample(bare, min(STRIP, len(bare)))))
+            if window.bare:
+                parts.append((index, rng.sample(window.bare, min(STRIP, len(window.bare)))))
                 places.append(np.zeros(PLACES, dtype=np.float32))
         weights = []
         for index, kept in parts:

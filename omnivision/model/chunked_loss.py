@@ -51,7 +51,12 @@ def rows_of_chunk(positions: int, columns: int, most_logits: int) -> int:
 
 
 def _log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor) -> Tensor:
-    logits_SV = head(hidden_SD).float()
+    return read_log_probs(head(hidden_SD), at_N, tokens_N)
+
+
+def read_log_probs(logits_SV: Tensor, at_N: Tensor, tokens_N: Tensor) -> Tensor:
+    """The same from logits. Shape (N,), fp32."""
+    logits_SV = logits_SV.float()
     return logits_SV[at_N, tokens_N] - logits_SV.logsumexp(-1)[at_N]
 
 

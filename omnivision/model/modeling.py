@@ -84,7 +84,12 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
 
         Returns:
             (I, P, C): the block `vision_feature_layer`, after post-LN where the config says so.
+
+        Raises:
+            ValueError: pictures in bytes.
         """
+        if not pixel_values.is_floating_point():
+            raise ValueError(f"pixel_values are {pixel_values.dtype}: turn bytes into pixels first, with the processor's leveled().")
         tower = self.vision_tower
         hidden_IPC = tower.embeddings(pixel_values)
         used = tower.config.num_hidden_layers + 1 + self.config.vision_feature_layer
@@ -213,8 +218,11 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             early_exits: layers run before the head -> weight of the loss there; in place of the loss after all layers.
 
         Raises:
-            ValueError: image placeholders and image tokens differ in number.
+            ValueError: image placeholders and image tokens differ in number; log_probs_of without a mask, or with labels.
         """
+        masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
+        if log_probs_of is not None and (not masked or labels is not None):
+            raise ValueError("log_probs_of needs a mask (B, L) as logits_to_keep, and no labels.")
         if early_exits:
             kwargs["output_hidden_states"] = True
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
@@ -228,7 +236,6 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         elif log_probs_of is not None:
             found = log_probs(self.lm_head, hidden_BLD[logits_to_keep], *log_probs_of, self.config.text_config.vocab_size)
         else:
-            masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BLD[keep] if masked else hidden_BLD[:, keep])
         return OmniVisionOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values,

@@ -110,6 +110,8 @@ class OmniVisionProcessor(ProcessorMixin):
         theirs = self.image_processor
         if not self.squashes_only:
             raise ValueError("The image processor crops, pads or leaves a step out: use pixels().")
+        if image.mode != "RGB":
+            raise ValueError(f"The picture is {image.mode}, not RGB: use pixels().")
         small = image.resize((theirs.size["width"], theirs.size["height"]), theirs.resample)
         return torch.from_numpy(np.asarray(small).transpose(2, 0, 1).copy())[None]
 
