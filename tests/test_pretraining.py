@@ -120,6 +120,10 @@ def test_what_ended_early_is_no_result_and_what_is_finished_is_not_begun_again(r
         train(replace(config, out=str(tmp_path / "next"), start=stopped))
     with pytest.raises(ConfigError, match="began with other settings: seed was 1 and is 2"):
         train(replace(config, seed=2))
+    settings = tmp_path / "run/config.resolved.yaml"
+    settings.write_text(settings.read_text().replace("warmup:", "warm:"))  # as an earlier version wrote it
+    with pytest.raises(ConfigError, match="began with other settings: warmup is newer than that run"):
+        train(config)
     with pytest.raises(ConfigError, match="result of a run that is finished"):
         train(replace(config, out=str(whole)))
 

@@ -77,7 +77,8 @@ def check_same_run(config: StageConfig, folder: Path) -> None:
     if not sorted_checkpoints(folder / "checkpoints"):
         return
     began, now = read_yaml(folder / "config.resolved.yaml"), yaml.safe_load(dump_config(config))
-    changed = [f"{key} was {began.get(key)!r} and is {value!r}" for key, value in now.items() if key not in MAY_CHANGE and began.get(key) != value]
+    changed = [f"{key} was {began[key]!r} and is {value!r}" if key in began else f"{key} is newer than that run"
+               for key, value in now.items() if key not in MAY_CHANGE and began.get(key) != value]
     if (folder / "begun.json").is_file() and read_json(folder / "begun.json") != begun(config):
         changed.append(f"{config.start} is another model than it was")
     if changed:
