@@ -29,6 +29,7 @@ from omnivision.data.pictures import locate
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError, DivergedError
 from omnivision.hardware import device
+from omnivision.model.chunked_loss import read_log_probs
 from omnivision.world.truth import Region
 from omnivision_train.config import AlignConfig
 from omnivision_train.language import plan_embeddings
@@ -183,8 +184,7 @@ class Names:
         if not len(at_K):
             return tokens_ND.sum() * 0.0
         logits_NV = ((tokens_ND - self.mean_D) @ self.labels_VD.T).float() - self.half_norms_V
-        told_K = logits_NV[at_K, label_K] - logits_NV.logsumexp(1)[at_K]
-        return -(share_K * told_K).sum() / share_K.sum()
+        return -(share_K * read_log_probs(logits_NV, at_K, label_K)).sum() / share_K.sum()
 
 
 def names_said(said: list[Grounded], read_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
