@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
-bash scripts/setup.sh
+OMNIVISION_EXTRAS=dev,gpu bash scripts/setup.sh
 out="${1:-runs/gpu-check}"
 python=.venv/bin/python
 omnivision=.venv/bin/omnivision
@@ -13,7 +13,7 @@ mkdir -p "$(dirname "$out")"
 mkdir "$out"
 
 "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --batch-size 32 --rows 320 --words 100 --rounds "${ROUNDS:-5}" \
-  --workers "$(nproc)" --together --peers trl --also feature_cache=null compile=true | tee "$out/speed.md"
+  --workers "$(nproc)" --together --peers trl --also feature_cache=null compile=true loss_kernel=liger | tee "$out/speed.md"
 "$python" scripts/benchmark_training.py --preset "${PRESET:-small}" --out "$out/small" --batch-size 32 --rows 320 --rounds "${ROUNDS:-5}" \
   --workers "$(nproc)" --together --peers trl | tee "$out/small.md"
 

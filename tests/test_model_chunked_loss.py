@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from omnivision.model import chunked_loss
-from omnivision.model.chunked_loss import log_probs, summed_cross_entropy
+from omnivision.model.chunked_loss import liger_cross_entropy, log_probs, summed_cross_entropy
 
 S, D, V = 37, 16, 512
 
@@ -65,6 +65,24 @@ def test_under_zero_3_the_head_runs_once_on_every_rank(parts, monkeypatch):
     head.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     summed_cross_entropy(head, hidden, targets, V, most_logits=V)
     assert sizes == [S]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_liger_has_the_plain_value_and_gradients(parts, dtype, close):
+    """With triton and liger-kernel installed TRITON_INTERPRET=1 runs it on a CPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    head, hidden, targets = parts
+    head, hidden, targets = head.to(device, dtype), hidden.detach().to(device, dtype).requires_grad_(), targets.to(device)
+    plain = value_and_gradients((head, hidden, targets))
+    total = liger_cross_entropy(head, hidden, targets)
+    fused = total.detach(), *torch.autograd.grad(3 * total, (hidden, head.weight))
+    torch.testing.assert_close(fused[0], plain[0], rtol=max(1e-6, close / 100), atol=0)
+    for ours, theirs in zip(fused[1:], plain[1:], strict=True):
+        torch.testing.assert_close(ours / 3, theirs, rtol=close, atol=close)
+    assert liger_cross_entropy(head, hidden[:0], targets[:0]) == 0
+    head.requires_grad_(False)  # as in align
+    assert torch.autograd.grad(liger_cross_entropy(head, hidden, targets), hidden)[0].shape == hidden.shape
 
 
 def test_bf16_autocast_computes_the_same_in_chunks(parts):

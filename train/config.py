@@ -18,7 +18,7 @@ TRAINS = {  # parts of the model by stage
 ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in a checkpoint
 
 MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
-    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "feature_cache", "picture_cache",
+    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "loss_kernel", "feature_cache", "picture_cache",
     "cache_gib", "attention", "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }  # fmt: skip
@@ -76,6 +76,7 @@ class StageConfig:
     attention: Literal["auto", "eager", "sdpa"] = "auto"  # by device, precision and length, see attention.py
     gradient_checkpointing: bool = False
     compile: bool = False  # layers through torch.compile: the first steps take minutes, later ones less
+    loss_kernel: Literal["chunked", "liger"] = "chunked"  # of the loss over the vocabulary; liger: on a GPU, not in dpo
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload_optimizer: bool = False
     deepspeed: str | dict[str, Any] | None = None  # a JSON file or mapping of one's own

@@ -25,6 +25,7 @@ from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
+from omnivision_train.loss_kernel import set_loss_kernel
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast, resolved
@@ -305,6 +306,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
                       if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
     set_attention(trainer.model, config, usual_length(trainer.train_dataset, largest))
     checkpoint.clear_leftovers(folder / "checkpoints")
+    set_loss_kernel(trainer.model, config)
     if config.compile:
         compile_layers(trainer.model)
     stop = StopOnSignal()

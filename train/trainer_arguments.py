@@ -14,6 +14,7 @@ from omnivision_train import precision
 from omnivision_train.compiled import check_compile
 from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
+from omnivision_train.loss_kernel import check_loss_kernel
 
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
@@ -21,6 +22,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
     check_compile(config)
+    check_loss_kernel(config)
     check_dashboard(config)
     made = TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=config.batch_size,

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from omnivision.constants import IGNORE_INDEX
+
 MOST_LOGITS = 2**26  # of one chunk, 256 MiB in fp32: 441 positions of Qwen2.5's 151,936 columns
 
 
@@ -27,6 +29,20 @@ def summed_cross_entropy(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor, 
         return _summed(head, hidden_SD, targets_S)
     chunks = zip(hidden_SD.split(rows), targets_S.split(rows), strict=True)
     return torch.stack([checkpoint(_summed, head, hidden, targets, use_reentrant=False, preserve_rng_state=False) for hidden, targets in chunks]).sum()
+
+
+def liger_cross_entropy(head: nn.Linear, hidden_SD: Tensor, targets_S: Tensor) -> Tensor:
+    """The same by liger-kernel's fused kernel, which works out the gradients on the way, so that the head runs once. It needs CUDA.
+
+    The gradient of the head's weight, (V, D) in fp32, stands in memory from here on until the backward pass has used it.
+    """
+    if not len(targets_S):
+        return _summed(head, hidden_SD, targets_S)
+    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction
+
+    no_bias, no_weights, smoothing, soft_cap, with_z_loss = None, None, 0.0, None, False
+    return LigerFusedLinearCrossEntropyFunction.apply(hidden_SD, head.weight, targets_S, no_bias, no_weights, IGNORE_INDEX, 0.0, smoothing, "sum", soft_cap, with_z_loss,
+                                                      torch.float32)[0]
 
 
 def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor, columns: int, most_logits: int = MOST_LOGITS) -> Tensor:

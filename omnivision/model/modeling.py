@@ -20,7 +20,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.model.chunked_loss import log_probs, summed_cross_entropy
+from omnivision.model.chunked_loss import liger_cross_entropy, log_probs, summed_cross_entropy
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.kept_layers import keep_in_fp32
 from omnivision.model.projector import Projector
@@ -167,6 +167,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
     """OmniVisionModel with the language model's head: logits, loss, generate."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    liger_loss = False  # set by a stage whose configuration asks for it
 
     def __init__(self, config: OmniVisionConfig) -> None:
         super().__init__(config)
@@ -251,7 +252,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         targets_BL = labels_BL[:, 1:].to(hidden_BLD.device)
         supervised_BL = targets_BL != IGNORE_INDEX
         columns = self.config.text_config.vocab_size
-        total = summed_cross_entropy(self.lm_head, hidden_BLD[:, :-1][supervised_BL], targets_BL[supervised_BL], columns)
+        hidden_SD, targets_S = hidden_BLD[:, :-1][supervised_BL], targets_BL[supervised_BL]
+        total = liger_cross_entropy(self.lm_head, hidden_SD, targets_S) if self.liger_loss else summed_cross_entropy(self.lm_head, hidden_SD, targets_S, columns)
         if count is None:
             count = supervised_BL.sum().clamp(min=1)
         return total / (count.to(total.device) if isinstance(count, Tensor) else count)
