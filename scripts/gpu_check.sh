@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a GPU makes of it: speed and memory of the stages at the full shape beside stock TRL, then the `small` preset trained for real.
 #   bash scripts/gpu_check.sh [OUT]      # OUT must not exist; default runs/gpu-check
-# PRESET, ROUNDS, WORLD and SMALL_STEPS make it smaller, to try the script itself.
+# PRESET, BATCH, ROUNDS, WORLD and SMALL_STEPS make it smaller, to try the script itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
@@ -12,7 +12,7 @@ omnivision=.venv/bin/omnivision
 mkdir -p "$(dirname "$out")"
 mkdir "$out"
 
-"$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --batch-size 32 --rows 320 --words 100 --rounds "${ROUNDS:-5}" \
+"$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --batch-size "${BATCH:-64}" --rows 640 --words 100 --rounds "${ROUNDS:-5}" \
   --workers "$(nproc)" --together --peers trl --also feature_cache=null compile=true loss_kernel=liger | tee "$out/speed.md"
 "$python" scripts/benchmark_training.py --preset "${PRESET:-small}" --out "$out/small" --batch-size 32 --rows 320 --rounds "${ROUNDS:-5}" \
   --workers "$(nproc)" --together --peers trl | tee "$out/small.md"
