@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -10,8 +11,9 @@ import train_world
 from omnivision_train.data import Collator
 from PIL import Image
 
-from omnivision.data import room
+from omnivision.data import features, room
 from omnivision.data.features import FeatureCache, tower_hash
+from omnivision.data.image import read_image
 from omnivision.errors import DataError
 from omnivision.generation import encode_images
 
@@ -148,6 +150,17 @@ def test_a_picture_that_changed_is_another_picture(tmp_path, model, paths):
     FeatureCache(tmp_path / "cache", *model).fill([copy])
     Image.new("RGB", (54, 54), (200, 10, 10)).save(copy)
     check(FeatureCache(tmp_path / "cache", *model), model, [str(copy)])
+
+
+def test_what_another_process_has_read_is_not_read_again(tmp_path, model, paths, monkeypatch):
+    paths = [shutil.copy(path, tmp_path) for path in paths]
+    keys = FeatureCache(tmp_path / "cache", *model).read_keys(paths)
+    cache, read = FeatureCache(tmp_path / "cache", *model), []
+    cache.know(pickle.loads(pickle.dumps(keys)))
+    monkeypatch.setattr(features, "read_image", lambda path: read.append(path) or read_image(path))
+    assert cache.read_keys(paths) == keys and not read
+    Image.new("RGB", (64, 64), "teal").save(paths[0])
+    assert cache.read_keys(paths)[paths[0]] != keys[paths[0]] and read == [paths[0]]
 
 
 def test_another_tower_has_another_folder(tmp_path, world, model, paths):

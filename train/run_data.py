@@ -210,7 +210,10 @@ def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[R
     if cache is None:
         return
     pictures = list(dict.fromkeys(locate(image, config.image_root) for row in rows for image in row.images))
-    made = cache.fill(pictures, rank=int(os.environ.get("RANK", "0")), ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    for keys in gathered(cache.read_keys(pictures[rank::ranks])):  # each process reads its share of the files
+        cache.know(keys)
+    made = cache.fill(pictures, rank=rank, ranks=ranks)
     if made:
         print(f"encoded {made} of {len(pictures)} pictures", file=sys.stderr)
     if zero_settings(config)[0] == 3 and not all(gathered(cache.has_all(pictures))):

@@ -83,6 +83,19 @@ class FeatureCache:
         self._tell_missing(sources)
         return made
 
+    def read_keys(self, paths: Sequence[Source]) -> dict[str, tuple[tuple, str]]:
+        """What pictures are kept under, by name, from their bytes: for another process, which reads them no more (see `know`).
+
+        Raises:
+            DataError: no such picture.
+        """
+        self._by_key(paths)
+        return {str(path): self._keys[str(path)] for path in paths}
+
+    def know(self, keys: dict[str, tuple[tuple, str]]) -> None:
+        """Takes what another process has read; a file that is another one here, or changes later, is read again."""
+        self._keys |= keys
+
     def kept(self, paths: Sequence[Source]) -> list[Tensor | None]:
         """Features of pictures as they lie on the disk, (P, C) in fp16; None for one that is not there, or whose record is damaged.
 
