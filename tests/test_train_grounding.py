@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from omnivision_train.config import AlignConfig
-from omnivision_train.grounding import Grounded, Names, ground, grounded, names_said, plan_loss, plan_targets, regions_of, row_plan, shuffled, strips_of
+from omnivision_train.grounding import Grounded, Names, ground, grounded, names_said, plan_loss, plan_targets, regions_of, shuffled, strips_of
 from omnivision_train.language_text import STRIPS, plan
 
 from omnivision.data.features import FeatureCache
@@ -50,7 +50,7 @@ def test_rows_carry_the_regions_that_were_drawn(world, parts):
     truths = [truth_from_row(json.loads(line)) for line in (world / "truth/align.jsonl").read_text().splitlines()]
     for row, truth in zip(rows, truths, strict=True):
         drawn = plan(draw(truth, 216)[1], words_of(processor), random.Random(0))
-        carried = row_plan(row, words_of(processor))
+        carried = grounded(row, words_of(processor), {}).plan
         assert drawn.weights_SK.any() and (drawn.ids_SK == carried.ids_SK).all() and (drawn.weights_SK == carried.weights_SK).all()
 
 
@@ -65,7 +65,7 @@ def test_the_projector_alone_learns_to_say_the_plans(parts, tmp_path):
     assert all(line["loss"] == pytest.approx(line["plan"] + line["names"], abs=2e-4) for line in log)
     features = cache.get([str(config.image_root + "/" + row.images[0]) for row in rows]).float()
     with torch.no_grad():
-        tokens_BSD, targets_BSD = model.model.projector(features), plan_targets(model.get_input_embeddings().weight, [row_plan(row, words_of(processor)) for row in rows])
+        tokens_BSD, targets_BSD = model.model.projector(features), plan_targets(model.get_input_embeddings().weight, [grounded(row, words_of(processor), {}).plan for row in rows])
         shown_BS = targets_BSD.any(-1)
         loss = plan_loss(tokens_BSD[shown_BS], targets_BSD[shown_BS])
     assert 0 < float(loss) < log[-1]["plan"] + 0.05  # shuffled patches are no easier

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from omnivision.data.features import FeatureCache
-from omnivision.data.pictures import locate
+from omnivision.data.pictures import Packed, locate
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError, DivergedError
 from omnivision.hardware import device
@@ -61,20 +61,9 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
         DataError: no row has regions.
         DivergedError: the loss is no number.
     """
-    shape = model.config
-    grid = shape.vision_config.image_size // shape.vision_config.patch_size
-    if grid != SIDE or shape.projector_layout != "raster" or processor.image_seq_length != STRIPS:
-        raise ConfigError(f"Grounding needs the raster layout with {STRIPS} tokens of a {SIDE} x {SIDE} grid", "grounding_steps",
-                          "Set `grounding_steps` to 0.")
-    found = {row.images[0]: row for row in reversed(rows) if row.regions and len(row.images) == 1}
-    if not found:
-        raise DataError("No row has regions to ground on", ", ".join(config.grounding_data or config.data),
-                        "Give rows with `regions`, or set `grounding_steps` to 0.")
+    check_layout(model.config, processor)
     words = cache_words(lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # few labels, many regions
-    seen = Counter(region["label"] for row in found.values() for region in row.regions)
-    labels = [label for label, _ in seen.most_common(MOST_NAMES)]
-    numbers = {label: number for number, label in enumerate(labels)}
-    pictures = {locate(image, config.image_root): grounded(row, words, numbers) for image, row in found.items()}
+    pictures, labels = to_say(rows, config, words)
     projector, table = model.model.projector.to(device()).float(), model.get_input_embeddings().weight.detach().float().to(device())
     names = Names(table, labels, words) if labels and config.grounding_contrast else None
     optimizer = MuonAdamW(projector.named_parameters(), config.grounding_lr, weight_decay=0.0)
@@ -102,6 +91,34 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     projector.to(model.device)
     if log is not None:
         log.write_text("".join(lines))
+
+
+def check_layout(shape, processor) -> None:
+    """Plans are of one grid and layout.
+
+    Raises:
+        ConfigError: the model has another.
+    """
+    grid = shape.vision_config.image_size // shape.vision_config.patch_size
+    if grid != SIDE or shape.projector_layout != "raster" or processor.image_seq_length != STRIPS:
+        raise ConfigError(f"Grounding needs the raster layout with {STRIPS} tokens of a {SIDE} x {SIDE} grid", "grounding_steps",
+                          "Set `grounding_steps` to 0.")
+
+
+def to_say(rows: list[Row], config: AlignConfig, tokenize) -> tuple[dict[str | Packed, Grounded], list[str]]:
+    """What the strips of each picture should say, and the labels to tell apart.
+
+    Raises:
+        DataError: no row has regions.
+    """
+    found = {row.images[0]: row for row in reversed(rows) if row.regions and len(row.images) == 1}
+    if not found:
+        raise DataError("No row has regions to ground on", ", ".join(config.grounding_data or config.data),
+                        "Give rows with `regions`, or set `grounding_steps` to 0.")
+    seen = Counter(region["label"] for row in found.values() for region in row.regions)
+    labels = [label for label, _ in seen.most_common(MOST_NAMES)]
+    numbers = {label: number for number, label in enumerate(labels)}
+    return {locate(image, config.image_root): grounded(row, tokenize, numbers) for image, row in found.items()}, labels
 
 
 def losses(projector, table_WD: Tensor, names: Names | None, said: list[Grounded], features_BPC: Tensor, config: AlignConfig,
@@ -137,9 +154,9 @@ class Grounded:
 
 def grounded(row: Row, tokenize, numbers: dict[str, int]) -> Grounded:
     """A row's regions by strips; `tokenize` gives the ids of words, `numbers` those of the labels to tell apart."""
-    told = row_plan(row, tokenize)
-    names = [(strip, numbers[region.label], share) for region in regions_of(row) if region.label in numbers
-             for strip, share in strips_of(region).items()]
+    regions = regions_of(row)
+    told = plan(regions, tokenize, random.Random(0))
+    names = [(strip, numbers[region.label], share) for region in regions if region.label in numbers for strip, share in strips_of(region).items()]
     return Grounded(told, torch.from_numpy(told.weights_SK.any(1)), names)
 
 
@@ -152,11 +169,6 @@ def strips_of(region: Region) -> dict[int, float]:
     """The strips that a region covers, with the share of each that it does."""
     covered = Counter((covered_patches(region.box, 0, 0, SIDE) // STRIP).tolist())
     return {strip: count / STRIP for strip, count in covered.items()}
-
-
-def row_plan(row: Row, tokenize) -> Plan:
-    """The plan of a row's regions; `tokenize` gives the ids of words."""
-    return plan(regions_of(row), tokenize, random.Random(0))
 
 
 class Names:
