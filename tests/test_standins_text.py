@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from omnivision_train.language import blurred, matching_heads, plan_embeddings
-from omnivision_train.language_text import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
+from omnivision_train.strip_plans import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
 from omnivision_train.vision import VisionConfig, build, save, sine_positions
 from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, _bare, _named, part_of, place_of, windows_of
 from transformers import Qwen2Config, Qwen2ForCausalLM

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omnivision_train.config import AlignConfig
 from omnivision_train.grounding import Grounded, Names, ground, grounded, names_said, plan_loss, plan_targets, regions_of, shuffled, strips_of
-from omnivision_train.language_text import STRIPS, plan
+from omnivision_train.strip_plans import STRIPS, plan
 
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import read_rows

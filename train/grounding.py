@@ -3,7 +3,7 @@
 Captions alone say what a picture shows and not where, and a language model of a few million parameters lets a projector
 get away with that: after 375 steps of captions its tokens named 0.08 of the strips' objects and existence stood at chance.
 Here every image token is pulled to its plan, the weighted words of the regions it covers and of their place (see
-language_text), and has to lie nearer to the names of those regions than to all others. The language model does not run,
+strip_plans), and has to lie nearer to the names of those regions than to all others. The language model does not run,
 so a step costs a fraction of one on captions.
 
 Shapes: B pictures, S image tokens, N tokens that train, D language width, P patches, G patches of a token, C tower width,
@@ -33,9 +33,9 @@ from omnivision.model.chunked_loss import read_log_probs
 from omnivision.world.truth import Region
 from omnivision_train.config import AlignConfig
 from omnivision_train.language import plan_embeddings
-from omnivision_train.language_text import STRIPS, Plan, label_words, plan
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast
+from omnivision_train.strip_plans import STRIPS, Plan, label_words, plan
 from omnivision_train.vision_pairs import SIDE, STRIP, covered_patches
 
 PLAN_SIZE = SIDE * 8  # plans measure boxes on pictures of this side

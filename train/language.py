@@ -3,7 +3,7 @@
     omnivision train language --config train/configs/language.yaml [key=value ...]
 
 Stand-in for the hub's weights. It learns the world's words, both languages, dialogue in ChatML and how to
-answer from a plan (see language_text); it never sees a picture.
+answer from a plan (see strip_plans); it never sees a picture.
 
 Shapes: B sequences, L tokens, S strips, K words a strip, D hidden size.
 """
