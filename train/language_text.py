@@ -24,7 +24,6 @@ from omnivision.world.scene_questions import existence_questions, lookup_questio
 from omnivision.world.sign import NAMES, draw_sign, make_sign
 from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
-from omnivision.world.vocabulary import kinds
 from omnivision_train.data import bucket
 from omnivision_train.strip_plans import STRIPS, Plan, plan
 from omnivision_train.vision_pairs import SEEN_STYLES
