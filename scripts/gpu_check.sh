@@ -12,8 +12,11 @@ omnivision=.venv/bin/omnivision
 mkdir -p "$(dirname "$out")"
 mkdir "$out"
 
+also=(feature_cache=null compile=true)
+if command -v nvidia-smi >/dev/null; then also+=(loss_kernel=liger); fi # not on a CPU, where only the script itself is tried
+
 "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --batch-size "${BATCH:-64}" --rows 640 --words 100 --rounds "${ROUNDS:-5}" \
-  --workers "$(nproc)" --together --peers trl --also feature_cache=null compile=true loss_kernel=liger | tee "$out/speed.md"
+  --workers "$(nproc)" --together --peers trl --also "${also[@]}" | tee "$out/speed.md"
 "$python" scripts/benchmark_training.py --preset "${PRESET:-small}" --out "$out/small" --batch-size 32 --rows 320 --rounds "${ROUNDS:-5}" \
   --workers "$(nproc)" --together --peers trl | tee "$out/small.md"
 

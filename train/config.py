@@ -135,13 +135,6 @@ class DpoConfig(StageConfig):
     needed_logits_only: bool = True  # the head runs on the tokens that the loss reads
 
 
-def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
-    """Parts of the model that train: the stage's, and the vision tower where it has a rate; of a model with adapters these alone."""
-    if getattr(config, "lora_rank", 0):
-        return (ADAPTER,)
-    return (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
-
-
 @dataclass(frozen=True)
 class FunctionsConfig(StageConfig):
     """Functional tokens: projector and language model, or adapters of the language model, on requests with calls."""
@@ -157,3 +150,10 @@ class FunctionsConfig(StageConfig):
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])  # matrices with adapters
     replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
     replay_limit: int | None = None
+
+
+def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
+    """Parts of the model that train: the stage's, and the vision tower where it has a rate; of a model with adapters these alone."""
+    if getattr(config, "lora_rank", 0):
+        return (ADAPTER,)
+    return (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))
