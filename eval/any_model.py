@@ -16,6 +16,8 @@ from .answer import Answer
 from .models import BatchedModel, grey_picture, opened_picture
 from .prompts import Picture, Prompt, pictures_of
 
+PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}  # greedy as everybody's: a model's own settings would forbid it words of the question
+
 
 class AnyModel(BatchedModel):
     """A loaded model of transformers.
@@ -66,7 +68,7 @@ class AnyModel(BatchedModel):
         inputs = prepared.to(self.model.device)
         inputs = inputs.to(self.model.dtype)  # floats only: ids keep their type
         with torch.inference_mode():
-            found = self.model.generate(**inputs, max_new_tokens=prompts[0].max_new_tokens, do_sample=False, num_beams=1)
+            found = self.model.generate(**inputs, max_new_tokens=prompts[0].max_new_tokens, do_sample=False, num_beams=1, **PLAIN)
         new = found[:, inputs["input_ids"].shape[1]:].tolist()
         pad = self._tokenizer.pad_token_id
         texts = self.processor.batch_decode(new, skip_special_tokens=True)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import numpy as np
 
 from .rates import headline  # noqa: F401 - part of a benchmark
+from .results import MISSING_LIMIT
 
 VARIANTS = ("official",)
 MAX_NEW_TOKENS = 48
 METRICS = ("judged", "valid_rate", "missing")
-MISSING_LIMIT = 0.01
 
 Judge = Callable[[dict, str, str, str], float | None]
 

@@ -79,7 +79,7 @@ def test_mmvet_a_missing_grade_is_missing_and_never_0(vet, tmp_path):
     assert one["missing"] == 2 and one["score"] == 75  # 1 % of 200
     grades["v1_5"] |= {"content": ["The", "0.5"], "score": [0.0, 0.5]}  # as the script writes a judge that never answered
     one = vet_score(vet, grades, tmp_path)
-    assert one["missing"] == 3 and one["score"] is None and one["by"]["capability"]["math"]["score"] == 75
+    assert one["missing"] == 3 and one["score"] is None and one["metrics"]["judged"] is None and one["by"]["capability"]["math"]["score"] == 75
 
 
 @pytest.mark.parametrize(("change", "said"), [

@@ -54,6 +54,15 @@ def test_batches_answer_as_transformers_does_one_at_a_time(name):
     assert len(set(blind.values())) == 2, "with the grey picture, and without any"
 
 
+def test_answers_are_greedy_whatever_the_model_s_own_settings_say():
+    model, processor = other_models.make("llava")
+    asked = prompts(3)
+    plain = AnyModel(model, processor).answer_all(asked, 3)
+    model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, do_sample=True, temperature=5.0)
+    assert one_at_a_time(model, processor, asked[0]) != list(plain[asked[0]].ids)  # they would say something else
+    assert AnyModel(model, processor).answer_all(asked, 3) == plain
+
+
 @pytest.mark.parametrize("name", other_models.FAMILIES)
 def test_a_folder_of_another_family_is_evaluated(name, pope, tmp_path, capsys):
     model, processor = other_models.make(name)

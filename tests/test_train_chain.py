@@ -68,6 +68,19 @@ def test_every_stage_runs_once_and_starts_from_the_one_before(world, tmp_path, r
         chain(path, [], [])
 
 
+def test_a_finished_stage_has_read_the_data_that_are_there_now(world, tmp_path, ran):
+    rows = tmp_path / "align.jsonl"
+    rows.write_text(Path(world.file("align")).read_text())
+    path = write(tmp_path, world, stages=[{"stage": "align", "data": [str(rows)]}])
+    chain(path, [], [])
+    rows.write_text("".join(reversed(rows.read_text().splitlines(keepends=True))))
+    with pytest.raises(ConfigError, match="`align` has run on what .*align.jsonl held before.*remove the folder"):
+        chain(path, [], [])
+    rows.unlink()
+    chain(path, [], [])  # it was trained, whatever became of the rows
+    assert ran == ["align"]
+
+
 def test_a_stage_made_from_another_model_is_refused(world, tmp_path, ran):
     path = write(tmp_path, world)
     tree = yaml.safe_load(Path(path).read_text())
@@ -121,15 +134,20 @@ def test_pairs_of_another_model_are_made_again(tmp_path):
     final.mkdir(parents=True)
     (final / "omnivision.json").write_text("one")
     sft = chain_module.Link("sft", [], SftConfig(), final, None)
-    link = chain_module._pairs_link({"data": "rows.jsonl"}, {}, [], sft, tmp_path / "pairs.jsonl")
+    (rows := tmp_path / "rows.jsonl").write_text("{}\n")
+    link = chain_module._pairs_link({"data": str(rows)}, {}, [], sft, tmp_path / "pairs.jsonl")
     assert not chain_module.is_finished(link)
     link.result.write_text("{}\n")
     assert not chain_module.is_finished(link)  # nobody knows what made it
     chain_module.write_json(chain_module.pairs_note(link), chain_module.made_from(link))
     assert chain_module.is_finished(link)
-    assert "--cache-gib" in (more := chain_module._pairs_link({"data": "rows.jsonl", "cache_gib": 5.0}, {}, [], sft, link.result)).command
+    assert "--cache-gib" in (more := chain_module._pairs_link({"data": str(rows), "cache_gib": 5.0}, {}, [], sft, link.result)).command
     assert chain_module.is_finished(more)  # how much a cache may hold changes no answer
-    assert not chain_module.is_finished(chain_module._pairs_link({"data": "rows.jsonl", "limit": 5}, {}, [], sft, link.result))
+    assert not chain_module.is_finished(chain_module._pairs_link({"data": str(rows), "limit": 5}, {}, [], sft, link.result))
+    rows.write_text("{}\n{}\n")
+    assert not chain_module.is_finished(link)
+    rows.write_text("{}\n")
+    assert chain_module.is_finished(link)
     (final / "omnivision.json").write_text("another")
     assert not chain_module.is_finished(link)
 

@@ -16,7 +16,7 @@ from omnivision_train.config import DpoConfig
 from omnivision_train.memory import REFERENCE, Part, held_by_parts
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pairs import PairCollator, Pairs
-from omnivision_train.reference_log_probs import ReferenceFile, add_reference, model_hash, pair_keys
+from omnivision_train.reference_log_probs import ReferenceFile, add_reference, in_bf16, model_hash, pair_keys
 
 from omnivision.data.rows import read_rows
 
@@ -97,6 +97,18 @@ def test_a_key_changes_with_all_that_counts(world, tmp_path):
     assert model_hash(model) != name
     model.config.vision_feature_layer, changed = -2, model_hash(model)
     assert model_hash(model) != changed
+
+
+def test_a_bf16_copy_keeps_its_rotary_frequencies(world):
+    """DeepSpeed casts parameters and leaves buffers; rounded frequencies would turn positions of the reference by other angles than the policy's."""
+    model, _ = train_world.build(world)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    made = in_bf16(model)
+    assert any("inv_freq" in name for name in buffers)
+    for name, buffer in made.named_buffers():
+        assert name not in buffers or torch.equal(buffer, buffers[name]) and buffer.dtype == torch.float32
+    assert {weight.dtype for weight in made.parameters()} == {torch.bfloat16} and {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert made.lm_head.weight is made.get_input_embeddings().weight  # tied as before
 
 
 def test_values_are_the_models_own_and_are_computed_once(world, tmp_path, monkeypatch, capsys):

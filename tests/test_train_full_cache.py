@@ -70,6 +70,14 @@ def test_the_limit_holds_for_squashed_pictures_too(world, tmp_path):
     assert open_squashed(config, train_world.build(world)[1]).room.most_gib == 3.0
 
 
+def test_pictures_that_are_resized_otherwise_are_not_kept(world, tmp_path):
+    processor = train_world.build(world)[1]
+    processor.image_processor.resample = 2
+    with pytest.raises(ConfigError, match="resizes by filter 2, the cache by 3"):
+        open_squashed(train_world.settings(world, tmp_path, "align", picture_cache=str(tmp_path)), processor)
+    assert open_squashed(train_world.settings(world, tmp_path, "align"), processor) is None
+
+
 def test_zero_three_wants_all_features_or_none(world, tmp_path):
     config = train_world.settings(world, tmp_path, "sft", zero_stage=3, feature_cache=str(tmp_path / "features"), cache_gib=RECORD / 2**30)
     with pytest.raises(ConfigError, match="do not fit into the cache, and ZeRO-3 needs all of them.*cache_gib"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import train_world
+from accelerate import Accelerator
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer_arguments import training_arguments
@@ -83,6 +84,12 @@ def test_the_weighted_loss_by_hand(world, parts, batch, tmp_path, given):
     plain, _ = by_hand(parts, batch, special, 1.0)
     assert loss == pytest.approx(total / (given or count), rel=1e-5)
     assert total > 1.05 * plain  # functional tokens are there and carry weight
+
+
+def test_a_held_out_loss_is_the_same_on_any_number_of_processes(world, parts, batch, tmp_path, monkeypatch):
+    alone, _ = loss_of(world, parts, batch, tmp_path, WEIGHT)
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 8))
+    assert loss_of(world, parts, batch, tmp_path, WEIGHT)[0] == alone
 
 
 def test_only_the_named_tokens_stay_supervised():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from omnivision_train.config import SftConfig
 from omnivision_train.optimizer import MuonAdamW, inner_matrix
-from omnivision_train.trainer_arguments import check_optimizer
+from omnivision_train.trainer_arguments import check_clipping, check_optimizer
 from torch import nn
 
 from omnivision.errors import ConfigError
@@ -96,3 +96,11 @@ def test_bf16_weights_without_fp32_ones_are_refused(monkeypatch):
 def test_a_deepspeed_file_with_an_optimizer_of_its_own_is_refused():
     with pytest.raises(ConfigError, match="The DeepSpeed settings have optimizer and scheduler of their own"):
         check_optimizer(SftConfig(deepspeed={"optimizer": {"type": "AdamW"}, "scheduler": {"type": "WarmupLR"}}))
+
+
+def test_settings_of_one_s_own_that_do_not_clip_are_not_taken_for_such_that_do():
+    own = {"zero_optimization": {"stage": 2}}
+    with pytest.raises(ConfigError, match="do not clip gradients, and max_grad_norm is 1.*gradient_clipping"):
+        check_clipping(SftConfig(deepspeed=own))
+    for config in (SftConfig(), SftConfig(deepspeed=own, max_grad_norm=0.0), SftConfig(deepspeed={**own, "gradient_clipping": "auto"})):
+        check_clipping(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from omnivision_train.trainer import out_of_memory
 from omnivision_train.trainer_arguments import check_dashboard
 
 from omnivision.errors import ConfigError, DataError, PlanError
+from omnivision.export.model_card import add_card
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,26 @@ def test_the_held_out_loss_is_per_supervised_token_on_any_number_of_processes(wo
 def test_a_file_cannot_train_and_be_held_out(world, tmp_path):
     with pytest.raises(DataError, match="The same file is to train and to be held out"):
         train_world.train(train_world.settings(world, tmp_path, "sft", held_out=[f"{world.folder}/./sft.jsonl"]), "sft")
+    copied = shutil.copy(world.file("sft"), tmp_path / "copy.jsonl")
+    with pytest.raises(DataError, match="The same file is to train and to be held out.*copy.jsonl"):
+        train_world.train(train_world.settings(world, tmp_path, "sft", held_out=[str(copied)]), "sft")
     mixed = {"replay": [world.file("sft")], "held_out": [world.file("sft")]}
     with pytest.raises(DataError, match="The same file is to train and to be held out"):
         train_world.train(train_world.settings(world, tmp_path, "functions", **mixed), "functions")
+
+
+def test_the_manifest_and_the_card_name_what_trained(world, held_out, tmp_path):
+    """A start that ended before its first checkpoint leaves nothing behind of the files that it had."""
+    config = train_world.settings(world, tmp_path, "sft", held_out=[held_out["sft"]])
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "data_manifest.json").write_text(json.dumps({"earlier.jsonl": {"rows": 1, "sha256": "0"}}))
+    final = train_world.train(config, "sft")
+    read = json.loads((final.parent / "data_manifest.json").read_text())
+    assert {name for name, one in read.items() if "sha256" in one} == {world.file("sft"), held_out["sft"]}
+    assert read[held_out["sft"]]["held_out"] and "held_out" not in read[world.file("sft")]
+    (tmp_path / "card").mkdir()
+    add_card(tmp_path / "card", {"sha256": {}}, final, "apache-2.0", [])
+    assert "`sft.jsonl`" in (card := (tmp_path / "card" / "README.md").read_text()) and Path(held_out["sft"]).name not in card
 
 
 def test_operations_by_hand(world):
@@ -90,7 +110,8 @@ def test_operations_by_hand(world):
 def test_peaks_are_found_by_the_devices_name():
     assert throughput.peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and throughput.peak_flops("NVIDIA H100 PCIe") == 756e12
     assert throughput.peak_flops("NVIDIA L40S") == 362e12 and throughput.peak_flops("NVIDIA L4") == 121e12
-    assert throughput.peak_flops("Radeon") is None
+    assert throughput.peak_flops("NVIDIA A10") == 125e12
+    assert all(throughput.peak_flops(name) is None for name in ("Radeon", "NVIDIA A10G", "NVIDIA H100 NVL", "NVIDIA RTX A1000"))
 
 
 def test_speed_is_tokens_of_all_rows_since_the_last_line(world, tmp_path, monkeypatch):

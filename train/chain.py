@@ -22,9 +22,12 @@ import sys
 from pathlib import Path
 
 from omnivision.config_files import dump_config, load_config, load_tree, read_yaml
+from omnivision.data.sources import source_hash
+from omnivision.data.tables import HUB
 from omnivision.errors import ConfigError
 from omnivision.runs import HAND_OVER, file_hash, read_hand_over, read_json, write_json
 from omnivision_train.config import FOLLOWS, MAY_CHANGE, StageConfig
+from omnivision_train.run_data import MANIFEST
 
 PAIRS = "pairs"
 CACHE_LIMIT = "--cache-gib"
@@ -150,17 +153,17 @@ def pairs_note(link: Link) -> Path:
 
 
 def made_from(link: Link) -> dict:
-    """What the pairs of this chain are made from: the model's hand-over note and the command's words, without how much a cache may hold."""
+    """What the pairs of this chain are made from: the model's hand-over note, the data, and the command's words, without how much a cache may hold."""
     words = link.command[3:]
     at = words.index(CACHE_LIMIT) if CACHE_LIMIT in words else len(words)
-    return {"model": file_hash(link.before.result / HAND_OVER), "words": words[:at] + words[at + 2 :]}
+    return {"model": file_hash(link.before.result / HAND_OVER), "data": source_hash(words[words.index("--data") + 1]), "words": words[:at] + words[at + 2 :]}
 
 
 def is_finished(link: Link) -> bool:
     """Whether a stage's result is there, and is what this chain would make. Pairs made from something else are made again.
 
     Raises:
-        ConfigError: it is there and was made with other settings, from another model, or was changed since.
+        ConfigError: it is there and was made with other settings, from another model or other data, or was changed since.
     """
     if link.config is None:
         return link.result.is_file() and pairs_note(link).is_file() and read_json(pairs_note(link)) == made_from(link)
@@ -175,7 +178,16 @@ def is_finished(link: Link) -> bool:
     if link.before is not None and note["parent"] != file_hash(link.before.result / HAND_OVER):
         raise ConfigError(f"`{link.stage}` was made from another model than {link.before.result}", str(link.result),
                           "Remove the folder to run it again.")
+    if other := changed_files(link.result.parent / MANIFEST):
+        raise ConfigError(f"`{link.stage}` has run on what {', '.join(other)} held before", str(link.result.parent),
+                          "Restore the files, or remove the folder to run it again.")
     return True
+
+
+def changed_files(manifest: Path) -> list[str]:
+    """Files that a finished stage has read and that are others now; one that is gone is no reason to train anew."""
+    read = {name: one["sha256"] for name, one in read_json(manifest).items() if isinstance(one, dict) and "sha256" in one} if manifest.is_file() else {}
+    return [name for name, known in read.items() if (name.startswith(HUB) or Path(name).exists()) and source_hash(name) != known]
 
 
 def _run(command: list[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import shutil
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ResumableError
-from omnivision.runs import checkpoint_step, read_json, remove, seal, sorted_checkpoints, verifies, write_json
+from omnivision.runs import checkpoint_step, newest_checkpoint, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 from omnivision_train import lora
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
@@ -208,6 +209,14 @@ def set_random_state(state: dict) -> None:
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))
+
+
+def newest(folder: Path, warn) -> Path | None:
+    """The newest checkpoint that verifies, as the first process sees it: where others see another disk they fail, and do not go on from another step.
+
+    Every process calls it.
+    """
+    return gathered(newest_checkpoint(folder, warn) if int(os.environ.get("RANK", "0")) == 0 else None)[0]
 
 
 def gathered(value) -> list:

@@ -33,8 +33,11 @@ class FunctionsTrainer(StageTrainer):
         if weight == 1.0:
             return loss
         special = dict(inputs, labels=only_tokens(inputs["labels"], self.token_ids))
-        count = num_items_in_batch if num_items_in_batch is not None else (inputs["labels"][:, 1:] != IGNORE_INDEX).sum()
-        return loss + (weight - 1.0) * super().compute_loss(model, special, num_items_in_batch=count)
+        of_tokens = super().compute_loss(model, special, num_items_in_batch=num_items_in_batch)
+        if num_items_in_batch is None:  # both are means over their own tokens then
+            counts = [(labels[:, 1:] != IGNORE_INDEX).sum() for labels in (special["labels"], inputs["labels"])]
+            of_tokens = of_tokens * counts[0] / counts[1].clamp(min=1)
+        return loss + (weight - 1.0) * of_tokens
 
 
 def only_tokens(labels_BL: Tensor, ids: tuple[int, ...]) -> Tensor:

@@ -1,8 +1,8 @@
 """What the reference thinks of every pair, computed once and kept on disk: training then holds one model, not two.
 
 One file per model: a line a pair, with its key, the log-probs of both sides' tokens from the first edit on, and a checksum.
-Whatever has part in a value is in its file's name or its key: the weights, the model's configuration, the arithmetic, the pair's ids (and
-so tokenizer, template and texts), its pictures' bytes and how they become pixels.
+Whatever has part in a value is in its file's name or its key: the weights, the model's configuration, the arithmetic (precision, kind of device,
+attention kernels), the pair's ids (and so tokenizer, template and texts), its pictures' bytes and how they become pixels.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from filelock import FileLock
 from torch import nn
 
-from omnivision.data.image import read_image
+from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
 from omnivision_train import precision
 from omnivision_train.checkpoint import gathered
@@ -92,7 +93,7 @@ def add_reference(config: DpoConfig, folder: Path, model, collator: PairCollator
     """
     known = ReferenceFile(folder / f"{model_hash(model)}.jsonl")
     flat = [pair for pairs in all_pairs for pair in pairs.samples]
-    keys = pair_keys(flat, _arithmetic(config, collator))
+    keys = pair_keys(flat, _arithmetic(config, collator, model, device))
     by_key = dict(zip(keys, flat, strict=True))
     missing = gathered([key for key in by_key if key not in known.known])[0]  # processes that read at different times go by the first one
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
@@ -116,7 +117,7 @@ def _hand_out(all_pairs: Sequence[Pairs], keys: list[str], held: dict[str, LogPr
 def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs: Sequence[Pair], device: torch.device) -> list[LogProbs]:
     """The log-probs of both sides' tokens from the first edit on, in the arithmetic that the run trains in."""
     bf16 = precision.deepspeed_bf16(config)
-    model = (copy.deepcopy(model).bfloat16() if bf16 else model).to(device).eval()
+    model = (in_bf16(model) if bf16 else model).to(device).eval()
     asked = PairCollator(collator.processor, collator.cache, collator.squashed, collator.as_bytes, share=config.share)
     order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].prompt) + sum(map(len, pairs[at].sides)))  # little padding
     found: list[LogProbs | None] = [None] * len(pairs)
@@ -134,6 +135,14 @@ def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs:
         for place, at in enumerate(numbers):
             found[at] = tuple(log_probs_N[slots == side * len(numbers) + place].tolist() for side in (CHOSEN, REJECTED))
     return found
+
+
+def in_bf16(model: nn.Module) -> nn.Module:
+    """A copy with bf16 weights, as DeepSpeed's engine has them: buffers, such as rotary frequencies, stay what they are."""
+    model = copy.deepcopy(model)
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16()
+    return model
 
 
 def model_hash(model: nn.Module) -> str:
@@ -161,7 +170,9 @@ def _shared_out(things: list, function: Callable) -> list:
     return [parts[at % len(parts)][at // len(parts)] for at in range(len(things))]
 
 
-def _arithmetic(config: DpoConfig, collator: PairCollator) -> str:
-    """What else a value depends on: precision, and how a picture becomes what the projector sees."""
-    pictures = collator.processor.image_processor.to_json_string()
-    return f"{precision.resolved(config)} {'features' if collator.cache else 'pixels'} {pictures}"
+def _arithmetic(config: DpoConfig, collator: PairCollator, model, device: torch.device) -> str:
+    """What else a value depends on: how numbers are kept and multiplied, and how a picture becomes what the projector sees."""
+    precise = "bf16 weights" if precision.deepspeed_bf16(config) else precision.resolved(config)
+    kernels = [model.config.vision_config._attn_implementation, model.config.get_text_config()._attn_implementation]
+    pictures = ["features" if collator.cache else "pixels", collator.processor.image_processor.to_json_string(), PIL.__version__, DECODER]
+    return json.dumps([precise, device.type, *kernels, *pictures])

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from omnivision.data.features import FeatureCache
 from omnivision.data.fitting import Unsupervised
 from omnivision.data.image import open_image
@@ -82,11 +84,12 @@ class LeftOut:
             print(f"{len(self.errors)} of {self.total} rows are left out; {path} names them", file=sys.stderr)
 
 
-def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files: list[str] | None = None, limit: int | None = None) -> list[Row]:
+def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files: list[str] | None = None, limit: int | None = None,
+              held_out: bool = False) -> list[Row]:
     """The good rows of the config's files; bad ones are told to run.left_out; hashes and counts go into the manifest.
 
     Args:
-        run: a stages.Run. cache: its pictures have been decoded before. files, limit: others than the config's.
+        run: a stages.Run. cache: its pictures have been decoded before. files, limit: others than the config's. held_out: they do not train.
     """
     check_settings(config)
     main = files is None
@@ -97,7 +100,8 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
         raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
     loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
     if run.main:
-        _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": source_hash(file)} for file, one in loaded.items()})
+        told = {"held_out": True} if held_out else {}
+        _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": source_hash(file), **told} for file, one in loaded.items()})
     rows = []
     for part, one in enumerate(loaded.values()):
         run.left_out.total += len(one.rows) + len(one.bad)
@@ -120,18 +124,19 @@ def _write_manifest(folder: Path, seen: dict[str, dict]) -> None:
 
 
 def read_held_out(config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
-    """The rows whose loss is only told; none of them may train.
+    """The rows whose loss is only told. `omnivision data check --against` finds rows and pictures of theirs that train in another file.
 
     Raises:
-        DataError: a file is among the data too.
+        DataError: a file, or a copy of it, is among the data too.
     """
     if not config.held_out:
         return []
     training = {Path(file).resolve() for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])}
-    both = [file for file in config.held_out if Path(file).resolve() in training]
+    hashes = {source_hash(str(file)) for file in training}
+    both = [file for file in config.held_out if Path(file).resolve() in training or source_hash(file) in hashes]
     if both:
         raise DataError("The same file is to train and to be held out", ", ".join(both), "Take it out of `held_out`.")
-    return read_data(replace(config, limit=None), run, cache, config.held_out)
+    return read_data(replace(config, limit=None), run, cache, config.held_out, held_out=True)
 
 
 def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
@@ -190,7 +195,14 @@ def open_cache(config: StageConfig, model, processor) -> FeatureCache | None:
 
 
 def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
-    """The cache of squashed pictures, where the config asks for one."""
+    """The cache of squashed pictures, where the config asks for one.
+
+    Raises:
+        ConfigError: the processor resizes in another way than the cache.
+    """
+    if config.picture_cache and processor.image_processor.resample != Image.Resampling.BICUBIC:
+        raise ConfigError(f"The image processor resizes by filter {processor.image_processor.resample}, the cache by {Image.Resampling.BICUBIC} (bicubic)",
+                          f"picture_cache: {config.picture_cache}", "Remove `picture_cache`.")
     side = processor.image_processor.size["height"]
     return ResizedCache(config.picture_cache, side, config.cache_gib) if config.picture_cache else None
 

@@ -26,7 +26,7 @@ from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
-from omnivision_train.run_data import LeftOut
+from omnivision_train.run_data import MANIFEST, LeftOut
 
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
@@ -65,6 +65,8 @@ def open_run(config: StageConfig, stage: str):
         write_json(folder / "env.json", environment())
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
+        if not sorted_checkpoints(folder / "checkpoints"):
+            (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier start, which may have had other files
         yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from omnivision.data.rows import Row
-from omnivision.runs import newest_checkpoint
-from omnivision_train import early_exit, run_data, stages
+from omnivision_train import checkpoint, early_exit, run_data, stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.grounding import ground
@@ -40,7 +39,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
             early_exit.prepare(model, config)
         cache = run_data.open_cache(config, model, processor)
         rows = run_data.read_data(config, run, cache)
-        if stage == "align" and config.grounding_steps and not newest_checkpoint(run.folder / "checkpoints", lambda _: None):
+        if stage == "align" and config.grounding_steps and not checkpoint.newest(run.folder / "checkpoints", lambda _: None):
             _ground(config, run, model, processor, rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
         held_out = run_data.read_held_out(config, run, cache)

@@ -15,7 +15,7 @@ from transformers import PrinterCallback, Trainer
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
 from omnivision.memory import peak_gib
-from omnivision.runs import newest_checkpoint, read_json
+from omnivision.runs import read_json
 from omnivision_train import checkpoint
 from omnivision_train.activations import Batch
 from omnivision_train.attention import set_attention
@@ -318,7 +318,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         trainer.add_callback(callback)
     if rank := trainer.args.process_index:  # transformers gives all processes one seed: each draws its own dropout
         torch.manual_seed(config.seed + OTHER_RANK * rank)
-    newest = newest_checkpoint(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
+    newest = checkpoint.newest(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:
         check_global_batch(trainer, newest)
     try:

@@ -21,6 +21,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' arguments of a stage."""
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
+    check_clipping(config)
     check_compile(config)
     check_loss_kernel(config)
     check_dashboard(config)
@@ -50,6 +51,17 @@ def check_dashboard(config: StageConfig) -> None:
     if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
         raise ConfigError(f"The package {config.report_to} is not installed", f"report_to: {config.report_to}",
                           f"pip install {config.report_to}; metrics.jsonl is written in any case.")
+
+
+def check_clipping(config: StageConfig) -> None:
+    """Under DeepSpeed nobody else clips gradients.
+
+    Raises:
+        ConfigError: a user's DeepSpeed JSON does not, and they are to be clipped.
+    """
+    if config.max_grad_norm and "gradient_clipping" not in deepspeed_config(config):
+        raise ConfigError(f"The DeepSpeed settings do not clip gradients, and max_grad_norm is {config.max_grad_norm:g}", "deepspeed: gradient_clipping",
+                          'Add `"gradient_clipping": "auto"` to them, or set max_grad_norm=0.')
 
 
 def check_optimizer(config: StageConfig) -> None:

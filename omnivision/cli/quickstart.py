@@ -33,7 +33,7 @@ class Plan:
 
 
 QUICK = Plan()
-LONG = Plan(world="long", overrides={"align": ["epochs=1", "grounding_steps=4000"], "sft": ["epochs=2"], "dpo": ["limit=1500"], "functions": ["epochs=1"]})
+LONG = Plan(world="long", overrides={"align": ["epochs=1", "grounding_steps=4000"], "sft": ["epochs=2"], "dpo": ["limit=1500"], "functions": ["epochs=2"]})
 
 
 def main(argv: list[str]) -> int:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from omnivision.data.feature_records import Records
-from omnivision.data.image import read_image
+from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
 from omnivision.data.pictures import Packed
 from omnivision.data.room import MOST_GIB, Room, gib
@@ -199,7 +199,7 @@ def _state(path: Source) -> tuple:
 def features_hash(model, processor, precision: str) -> str:
     """Sixteen hex digits that name all that a picture's features depend on beside its bytes."""
     preprocessing = {key: getattr(processor.image_processor, key, None) for key in PREPROCESSING}
-    said = json.dumps([tower_hash(model), preprocessing, PIL.__version__, precision], sort_keys=True, default=str)
+    said = json.dumps([tower_hash(model), preprocessing, PIL.__version__, DECODER, precision], sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

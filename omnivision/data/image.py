@@ -25,6 +25,7 @@ from omnivision.data.image_errors import (Animated, BrokenImage, EmptyImage, Ima
                                           UnreadableImage)
 from omnivision.errors import DataError
 
+DECODER = 1  # raised when the same bytes give other pixels here: what is cached of pictures goes by it
 FORMATS = ("JPEG", "PNG", "WEBP")  # only these decoders are ever started
 MAX_BYTES = 4 * MAX_PIXELS  # of a file: 32 Mpx stored without any compression
 MAX_SCANS = 500  # of a progressive JPEG: a scan of a hundred bytes costs a pass over all blocks; encoders write about ten

@@ -32,7 +32,7 @@ class ResizedCache:
     """
 
     def __init__(self, folder: str | os.PathLike, size: int, most_gib: float = MOST_GIB) -> None:
-        self.size, self.folder = size, Path(folder) / f"{size}-pillow-{PIL.__version__}"
+        self.size, self.folder = size, Path(folder) / f"{size}-pillow-{PIL.__version__}-{image.DECODER}"
         self.bytes, self.room = 3 * size**2 + CHECKSUM, Room(Path(folder), most_gib)
 
     def open(self, source: str | os.PathLike | image.Readable) -> Image.Image:

@@ -27,7 +27,7 @@ def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figure
     """
     source = source.resolve()
     stage = _json(source / HAND_OVER)
-    data = {name: one for name, one in _json(source.parent / DATA).items() if isinstance(one, dict) and "sha256" in one}
+    data = {name: one for name, one in _json(source.parent / DATA).items() if isinstance(one, dict) and "sha256" in one and not one.get("held_out")}
     lines = ["---", f"license: {license_id}", f"library_name: {library}", "pipeline_tag: image-text-to-text", "tags:", "- omnivision", "---", "",
              f"# {source.parent.name} / {source.name}", "", "## Measured", "", *[f"- {one}" for one in figures], "", "## Made from", "",
              f"- weights: `{file_hash(source / 'model.safetensors')}` (SHA-256 of model.safetensors)" if (source / "model.safetensors").is_file()
