@@ -115,6 +115,13 @@ def generate_answers(model: OmniVisionForConditionalGeneration, processor: OmniV
     return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
 
 
+def generate_whole(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
+                   images: Sequence[ImagesInput], max_new_tokens: int, **options: Any) -> list[str | None]:
+    """The same, with None for an answer that `max_new_tokens` cut."""
+    stops, found = stop_ids(model), generate_ids(model, processor, questions, images, max_new_tokens, **options)
+    return [processor.tokenizer.decode(ids, skip_special_tokens=True).strip() if ids and ids[-1] in stops else None for ids in found]
+
+
 def _shown(images: ImagesInput) -> tuple[ImageInput, ...]:
     """A question's pictures, in order."""
     return () if images is None else tuple(images) if isinstance(images, list | tuple) else (images,)

@@ -51,7 +51,7 @@ def folder(built, tmp_path, monkeypatch):
         paths = [image if isinstance(image, str) else None for image in images]
         return [mirrored(references[question].get(path) or next(iter(references[question].values()))) for question, path in zip(questions, paths, strict=True)]
 
-    monkeypatch.setattr("omnivision.generation.generate_answers", generate)
+    monkeypatch.setattr("omnivision.generation.generate_whole", generate)
     return tmp_path
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from model_parts import make_image, make_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import fp16, fp16_check, verify
@@ -402,3 +403,16 @@ def test_scans_count_by_hand():
     with pytest.raises(DataError, match="nan"):
         refuse_activations(largest)
     assert not layer._forward_hooks
+
+
+def test_a_product_outside_of_any_module_is_seen():
+    """As in a gated MLP: both branches fit FP16, what the last layer is given does not, and what it gives does again."""
+    mlp = Qwen2MLP(Qwen2Config(hidden_size=2, intermediate_size=2, hidden_act="relu"))
+    with torch.no_grad():
+        for layer, size in ((mlp.gate_proj, 300.0), (mlp.up_proj, 300.0), (mlp.down_proj, 1e-3)):
+            layer.weight.copy_(size * torch.eye(2))
+    with watch_activations(mlp) as largest:
+        mlp(torch.ones(1, 2))
+    assert largest["gate_proj"] == largest["up_proj"] == 300 and largest[""] < 100 and largest["down_proj"] == 90_000
+    with pytest.raises(DataError, match="down_proj reach 9e.04"):
+        refuse_activations(largest)

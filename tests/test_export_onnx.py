@@ -206,7 +206,10 @@ def test_broken_calls_among_ids(exported, loaded):
     item = words.encode("(item='a')", add_special_tokens=False)
     for ids in ([start, *item], [start, *item, control, end], [end, start]):
         assert [set(call) for call in tiny.calls(ids)] == [{"name", "error"}]
-    assert [set(call) for call in tiny.calls([start, start, *item, end])] == [{"name", "error"}, {"name", "arguments"}]
+    inside = [start, *item[:-1], start, *item, end]
+    for ids in ([start, start, *item, end], inside, [*inside, *item[-1:], end]):  # what was asked for as a part of a call is no call
+        assert [set(call) for call in tiny.calls(ids)] == [{"name", "error"}]
+    assert [set(call) for call in tiny.calls([*inside, *item[-1:], end, start, *item, end])] == [{"name", "error"}, {"name", "arguments"}]
     assert tiny.calls([end]) == []
 
 

@@ -54,8 +54,8 @@ def test_answers_are_given_once(folder, model, monkeypatch):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-2]) + lines[-2][:-9])
     asked = []
-    original = __import__("omnivision.generation", fromlist=["x"]).generate_answers
-    monkeypatch.setattr("omnivision.generation.generate_answers", lambda m, p, questions, *rest, **more: asked.extend(questions) or original(m, p, questions, *rest, **more))
+    original = __import__("omnivision.generation", fromlist=["x"]).generate_whole
+    monkeypatch.setattr("omnivision.generation.generate_whole", lambda m, p, questions, *rest, **more: asked.extend(questions) or original(m, p, questions, *rest, **more))
     first = run(options(folder, model, "--most-edited", "0.4"))
     assert len(asked) == 2 and journal.read_bytes().splitlines(keepends=True) == lines
     assert run(options(folder, model, "--most-edited", "0.4")) == first and len(asked) == 2
@@ -86,7 +86,7 @@ def test_a_picture_that_was_replaced_is_asked_about_again(folder, model, monkeyp
         sizes.append(len(images))
         return ["Something."] * len(images)
 
-    monkeypatch.setattr("omnivision.generation.generate_answers", generate)
+    monkeypatch.setattr("omnivision.generation.generate_whole", generate)
     picture = folder / "world" / IMAGE
     Image.open(picture).rotate(90).save(picture)
     rows = [one for one in read_rows(folder / "world" / "dpo.jsonl") if one.images == (IMAGE,)]
@@ -105,6 +105,16 @@ def test_rows_that_are_passed_over_are_counted(folder, model):
     report = run(options(folder, model, "--data", str(file)))
     assert report["answers"] == 3 and report["passed_over"] == {"no picture": 2, "several pictures": 1, "picture inside the data": 1, "request": 1}
     assert json.loads((folder / "pairs.report.json").read_text())["passed_over"] == report["passed_over"]
+
+
+def test_answers_that_were_cut_are_no_answers(folder, model, monkeypatch):
+    whole = run(options(folder, model))
+    shutil.rmtree(folder / "pairs.work")
+    generate = __import__("omnivision.generation", fromlist=["x"]).generate_whole
+    monkeypatch.setattr("omnivision.generation.generate_whole", lambda *given, **more: [None, *generate(*given, **more)[1:]])
+    cut = run(options(folder, model))
+    assert cut["passed_over"] == {"answer cut": cut["passed_over"]["answer cut"]} and cut["answers"] + cut["passed_over"]["answer cut"] == whole["answers"]
+    assert run(options(folder, model))["passed_over"] == cut["passed_over"]  # from the journal
 
 
 def test_sampled_answers_depend_on_their_seed_alone(built, model):
@@ -141,7 +151,7 @@ def test_a_model_that_teaches_is_asked_once(folder, model, monkeypatch):
         return json.dumps({"right": False, "answer": task.answer.replace("cat", "dog")})
 
     monkeypatch.setattr(LocalTeacher, "_answer", answer)
-    monkeypatch.setattr("omnivision.generation.generate_answers", lambda m, p, questions, *rest, **more: said * len(questions))
+    monkeypatch.setattr("omnivision.generation.generate_whole", lambda m, p, questions, *rest, **more: said * len(questions))
     teacher = ["--teacher", str(model), "--limit", "4"]
     first = run(options(folder, model, *teacher))
     assert first["outcomes"]["pairs"] == 4 and asked[-1] == ("A dog sits there.", said[0])

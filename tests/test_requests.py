@@ -112,6 +112,13 @@ def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_,
     assert text_said(text, request_) == is_said
 
 
+@pytest.mark.parametrize(("value", "request_", "is_said"), [
+    (-18, "Set the freezer to -18 degrees", True), (-18, "Set the freezer to 18 degrees", False), (-18, "Set it to minus 18", True), (-18, "Set it to \u221218", True),
+    (-5, "温度调到零下5度", True), (-5, "温度调到5度", False), (-3, "rooms 2-3", False), (18, "Set it to 18", True)])
+def test_a_number_below_zero_is_said_with_its_sign(value, request_, is_said):
+    assert number_said(value, request_, "zh" if "温" in request_ else "en") == is_said
+
+
 def test_a_number_longer_than_a_double_is_said_digit_by_digit():
     assert number_said(9007199254740993, "the parcel 9,007,199,254,740,993", "en") and not number_said(9007199254740993, "the parcel 9007199254740992", "en")
 

@@ -55,6 +55,14 @@ def test_a_second_look_that_disagrees_refuses(tmp_path):
     assert sieve.refused["second_look_disagrees"] >= 5
 
 
+def test_requests_for_none_of_more_functions_than_are_shown_are_looked_at_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("omnivision.requests.teacher.SHOWN", len(TOOLS) - 1)
+    with serve(Writer(stubborn=True)) as server:  # each of them is served after all, by a function that was not shown
+        sieve, _ = write(tmp_path, server.url, {("irrelevant", "en"): 3, ("find_contact", "en"): 3})
+    assert {row["calls"][0]["name"] for row in sieve.kept["train"]} == {"find_contact"}
+    assert sieve.refused["second_look_disagrees"] >= 3
+
+
 @pytest.mark.parametrize(("behaviour", "ending"), [("refusal", "refused"), ("good:{}", "wrong_schema"), ("good:no JSON", "wrong_schema"), ("status:400", "rejected"),
                                                    ("empty", "empty"), ("length", "cut_off")])
 def test_replies_that_are_none_are_counted_by_kind_and_final(tmp_path, behaviour, ending):

@@ -212,8 +212,11 @@ def test_a_checkpoint_on_this_machine_is_a_worker(play, tmp_path, monkeypatch):
     save_router(tmp_path / "local" / "final", graph)
     made = play([worker("law", {"folder": "local", "max_new_tokens": 8})])
     found = made.walk([("law", "How many apples are there?")])
-    assert found.steps[0].replies[0].outcome == "answered" and found.answer == generation.generate_answers(
-        *router_parts(graph), ["How many apples are there?"], [None], 8)[0]
+    assert found.steps[0].replies[0].outcome == "cut_off"  # a model that was never trained goes on and on
+    with monkeypatch.context() as patch:
+        patch.setattr("omnivision.routing.asking.generate_whole", lambda model, processor, texts, pictures, most: [f"{texts[0]} {pictures[0]} {most}"])
+        found = made.walk([("law", "How many apples are there?")])
+    assert found.steps[0].replies[0].outcome == "answered" and found.answer == "How many apples are there? None 8"
     assert not (made.folder / "ledgers").exists()
     (tmp_path / "local" / "final" / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ResumableError, match="law unusable .The weights cannot be read"):

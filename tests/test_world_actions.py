@@ -2,12 +2,14 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import jsonschema
 import pytest
 
 from omnivision.world.action_words import SENTENCES, function_tools
-from omnivision.world.actions import further_actions, make_action
+from omnivision.world.actions import _request_for_nothing, further_actions, make_action
+from omnivision.world.truth import Item, Scene
 from omnivision.world.vocabulary import kinds
 
 TOOLS = {tool["function"]["name"]: tool["function"] for tool in function_tools()}
@@ -55,6 +57,15 @@ def test_arguments_are_in_the_picture_and_not_in_the_request(actions):
             if isinstance(value, str) and key != "position":
                 assert value not in action.request
         assert "{" not in action.request
+
+
+def test_what_is_said_not_to_be_there_is_not_there():
+    """A bottle is a grocery though it is no food."""
+    bottle = Scene("kitchen", "noto", (Item("bottle", 0.2, 0.5, 0.3), Item("chair", 0.8, 0.5, 0.3)))
+    said = {_request_for_nothing(random.Random(seed), bottle, "en") for seed in range(200)}
+    orders = {sentence for name in ("order_groceries", "order_food") for sentence in SENTENCES[name][0]}
+    assert not said & orders
+    assert {_request_for_nothing(random.Random(seed), replace(bottle, items=bottle.items[1:]), "en") for seed in range(200)} & orders
 
 
 def test_the_animal_is_only_said_where_there_is_one_kind(actions):

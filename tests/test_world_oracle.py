@@ -51,6 +51,7 @@ CASES = [  # scene, question, the model's answer, what the oracle makes of it, t
     (STREET, "描述这张图片。", "厨房里有一只蓝色的猫、三个苹果和一头奶牛。", "街道上有一只红色的猫、两个苹果和一只狗。", ["厨房", "蓝色", "三", "奶牛"]),
     (STREET, "描述这张图片。", "街道上有一只红色的猫、两个苹果、一只狗和一头奶牛。", "街道上有一只红色的猫、两个苹果和一只狗。", ["一头奶牛"]),
     (SIGNED, DESCRIBE, "A cow and an blue egg on a farm. The sign says SHOP.", "A cow and an blue egg on a farm. The sign says OPEN.", ["SHOP"]),
+    (SIGNED, DESCRIBE, "A cow on a farm. The sign says: SHOP.", "A cow on a farm. The sign says: OPEN.", ["SHOP"]),
     (SIGNED, DESCRIBE, "A cow and an apple on a farm.", "A cow and an egg on a farm.", ["apple"]),
     (SIGNED, "What does the sign say?", "OPFN", "OPEN", ["OPFN"]),
 ]
@@ -79,6 +80,7 @@ def test_true_answers_stay(scene, question, answer):
 @pytest.mark.parametrize("question, answer", [
     ("Is there a cat in the image?", "wibble wobble"), (DESCRIBE, ""), (DESCRIBE, "yes"), (DESCRIBE, "there is no cat on a street"),
     (LIST, "flurb, gnarf, cat, zork"), ("What color is the cat?", "red or blue"), ("What color is the dog?", "red"),
+    (DESCRIBE, "A cat on a street. The sign says OPEN. The sign says OPEN."), (DESCRIBE, "A cat on a street. Something says cow."),
     ("Where is the cat?", "\n\n\x00"), ("Is there a flurb in the image?", "Yes"), ("How many apples are there?", "2 or 3"),
 ])
 def test_garbage_is_left_alone(question, answer):

@@ -8,10 +8,10 @@ from collections import Counter
 import pytest
 
 from omnivision.errors import ConfigError, DataError
-from omnivision.world import art, scene_questions as questions
+from omnivision.world import art, negatives, scene_questions as questions
 from omnivision.world.background import draw_background
 from omnivision.world.captions import caption, kinds_in_order, layout
-from omnivision.world.negatives import Cooccurrence, adversarial_negatives, expected_cooccurrence, random_negatives
+from omnivision.world.negatives import Cooccurrence, adversarial_negatives, doubtful, expected_cooccurrence, popular_negatives, random_negatives
 from omnivision.world.pope import SPLITS, pope_rows
 from omnivision.world.scene import draw_scene, make_scene
 from omnivision.world.scene_facts import CELLS, CELLS_ZH, FORMS, Asked, cell, items_of, read_question, true_answer, wording
@@ -187,6 +187,30 @@ def test_negatives_follow_companions():
     assert set(counted.adversarial(lone_cat, 3)) == {"apple", "dog", "cow"} and counted.popular(STREET, 1) == ["cow"]
     kitchen = Scene("kitchen", "noto", (Item("spoon", 0, 0, 0.2), Item("bowl", 0, 0, 0.2)))
     assert all("kitchen" in kinds()[name].places for name in expected_cooccurrence().adversarial(kitchen, 10))
+
+
+def test_what_somebody_could_say_is_there_is_no_negative():
+    assert all(kind in kinds() for general, covered in negatives.COVERED.items() for kind in (general, *covered))
+    wood = Scene("forest", "noto", (Item("owl", 0, 0, 0.2), Item("fire truck", 0, 0, 0.2)))
+    assert doubtful(wood) == {"owl", "bird", "fire truck", "truck", "tree", "pine tree"}
+    everything = len(kinds()) - len(doubtful(wood))
+    for names in (adversarial_negatives(wood, 500), popular_negatives(wood, 500), random_negatives(wood, random.Random(0), everything)):
+        assert set(names) == set(kinds()) - doubtful(wood)
+
+
+def test_a_colour_is_asked_for_only_where_nothing_else_has_it_by_nature():
+    lemon, frog = Item("lemon", 0.2, 0.2, 0.3), Item("book", 0.7, 0.7, 0.3, "yellow")
+    for style in art.STYLES:
+        assert "yellow" in art.natural_colors(kinds()["lemon"].char, style) and "red" in art.natural_colors(kinds()["strawberry"].char, style)
+        assert not art.natural_colors(kinds()["zebra"].char, style)
+        assert questions._colored(Scene("farm", style, (lemon, frog)), None) == []
+        assert questions._colored(Scene("farm", style, (Item("zebra", 0.2, 0.2, 0.3), frog)), None) == [{"color": "yellow"}]
+
+
+def test_where_several_are_is_asked_only_clearly_off_the_borders():
+    off = (Item("cat", 0.2, 0.2, 0.2), Item("cat", 0.5, 0.8, 0.2))
+    assert questions._where_all(Scene("farm", "noto", off), None) == [{"x": "cat"}]
+    assert questions._where_all(Scene("farm", "noto", (off[0], Item("cat", 0.34, 0.8, 0.2))), None) == []
 
 
 def test_pope_rows_have_popes_shape():

@@ -8,6 +8,7 @@ from typing import Any
 
 from omnivision.errors import ResumableError
 from omnivision.pairs.journal import Journal
+from omnivision.runs import HAND_OVER, file_hash
 
 from .. import actions
 from .arms import ALL, ARMS, KEPT, TRAINED, Arm, KeptArm, open_arms
@@ -34,7 +35,8 @@ def measure(folder: Path, checkpoints: dict[str, Path], material: Material, k: i
     """
     plan = [(row, name) for number, row in enumerate(material.questions) for name in _turned(number)
             if number < questions_of(name, len(material.names), len(material.questions))]
-    with Journal(folder, "answers", {"questions": material.questions}) as journal:
+    trained = {kind: file_hash(one / HAND_OVER) for kind, one in checkpoints.items()}
+    with Journal(folder, "answers", {"questions": material.questions, "k": k, "checkpoints": trained}) as journal:
         left = [(row, name) for row, name in plan if _key(row, name) not in journal.done]
         if left:
             arms = open_arms(ARMS, checkpoints, material, k)

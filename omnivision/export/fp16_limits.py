@@ -54,17 +54,21 @@ def refuse_weights(scan: WeightScan, where: str, remedy: str = KEEP_THEM) -> Non
 
 @contextmanager
 def watch_activations(model: torch.nn.Module):
-    """Yields a dictionary that fills with the largest |output| of every module while the model runs."""
+    """Yields a dictionary that fills with the largest |number| that goes into or comes out of every module while the model runs.
+
+    What goes in counts too: a gated MLP multiplies its two branches outside of any module, and that product is often a model's largest number.
+    """
     largest: dict[str, float] = {}
     handles = []
 
     def watch(name: str):
         def look(module, inputs, output) -> None:
             largest.setdefault(name, 0.0)  # a layer that runs, whatever it gives
-            if isinstance(output, torch.Tensor) and output.is_floating_point() and output.numel():
-                value = float(output.detach().abs().max())
-                # max() would lose a NaN, and a NaN must stay
-                largest[name] = value if value != value else max(largest.get(name, 0.0), value)
+            for tensor in (*inputs, output):
+                if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
+                    value = float(tensor.detach().abs().max())
+                    # max() would lose a NaN, and a NaN must stay
+                    largest[name] = value if value != value or largest[name] != largest[name] else max(largest[name], value)
 
         return look
 
@@ -78,14 +82,14 @@ def watch_activations(model: torch.nn.Module):
 
 
 def refuse_activations(largest: dict[str, float], kept: Collection[str] = ()) -> tuple[str, float]:
-    """The module with the largest output, of those that compute in FP16.
+    """The module with the largest number in or out, of those that compute in FP16.
 
     Args:
         largest: as watch_activations fills it.
         kept: layers that stay in fp32. What is inside them does, what they give returns to FP16.
 
     Raises:
-        DataError: a module whose outputs FP16 cannot be trusted with.
+        DataError: a module whose numbers FP16 cannot be trusted with.
     """
     watched = {name: value for name, value in largest.items() if not is_kept(name.rpartition(".")[0], kept)}
     bad = {name: value for name, value in watched.items() if not value <= ACTIVATION_LIMIT}  # a NaN is bad too
@@ -95,7 +99,7 @@ def refuse_activations(largest: dict[str, float], kept: Collection[str] = ()) ->
         around = _outermost([_around(one, largest) for one in bad])
         keep = f"keep what is around it in fp32 with --keep-fp32 {' '.join(around)}, or " if around else ""
         raise DataError(
-            f"outputs of layer {name} reach {value:.4g}, more than half of FP16's largest number ({len(bad)} layers in all)",
+            f"numbers at layer {name} reach {value:.4g}, more than half of FP16's largest number ({len(bad)} layers in all)",
             "activations over the reference pictures",
             f"FP16 may overflow there: {keep}rescale its weights, or keep the checkpoint in bf16.",
         )

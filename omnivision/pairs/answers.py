@@ -16,6 +16,7 @@ from omnivision.pairs.journal import Journal, digest
 from omnivision.pairs.teacher import Task
 from omnivision.runs import file_hash
 
+CUT = "answer cut"  # in the report
 CHUNK = 64  # answers between two writes: what a kill may cost
 
 
@@ -63,6 +64,8 @@ def model_hash(folder: Path) -> str:
 def sample_answers(options, asked: Asked, work: Path) -> list[Task]:
     """The model's answers as tasks for a teacher; those that an earlier run gave are taken from its journal.
 
+    Answers that `--max-new-tokens` cut are none: their rest may be right or wrong. `asked.passed_over` counts them.
+
     Args:
         options: main.parser()'s. asked: of options.data. work: folder of the journals.
 
@@ -73,7 +76,7 @@ def sample_answers(options, asked: Asked, work: Path) -> list[Task]:
     if not (folder / "config.json").is_file():
         raise ConfigError("There is no model in the folder", str(folder), "Give the final/ folder of a stage.")
     settings = {"data": source_hash(options.data), "model": model_hash(folder), "temperature": options.temperature, "seed": options.seed,
-                "max_new_tokens": options.max_new_tokens}
+                "max_new_tokens": options.max_new_tokens, "cut": None}
     pictures = [locate(row.images[0], root) for row, _, _ in asked.questions]
     digests = {picture: digest(read_image(picture)) for picture in dict.fromkeys(pictures)}  # another picture of the same name is asked about anew
     tasks = [Task(f"{number}/{sample}", row, picture, question, "", reference)
@@ -90,6 +93,9 @@ def sample_answers(options, asked: Asked, work: Path) -> list[Task]:
         answered: dict[tuple[str, str], Task] = {}
         for key, task in zip(keys, tasks, strict=True):
             number, answer = task.key.partition("/")[0], journal.done[key]
+            if answer is None:
+                asked.passed_over[CUT] = asked.passed_over.get(CUT, 0) + 1
+                continue
             answered.setdefault((number, answer), task._replace(answer=answer))  # one answer sampled twice is one task
     return list(answered.values())
 
@@ -111,9 +117,9 @@ class _Speaker:
             self.cache = FeatureCache(options.feature_cache, self.model, self.processor, fast_precision(), options.cache_gib)
         self.options = options
 
-    def answers(self, tasks: list[Task]) -> list[str]:
-        """One a task; the seed of a sampled answer is its key's, whatever stands beside it."""
-        from omnivision.generation import generate_answers
+    def answers(self, tasks: list[Task]) -> list[str | None]:
+        """One a task, None where it was cut; the seed of a sampled answer is its key's, whatever stands beside it."""
+        from omnivision.generation import generate_whole
 
         images: list[Any] = [task.picture for task in tasks]
         if self.cache is not None:
@@ -123,4 +129,4 @@ class _Speaker:
         more = {}
         if self.options.temperature > 0:
             more = {"temperature": self.options.temperature, "seeds": [f"{self.options.seed}/{task.key}" for task in tasks]}
-        return generate_answers(self.model, self.processor, [task.question for task in tasks], images, self.options.max_new_tokens, **more)
+        return generate_whole(self.model, self.processor, [task.question for task in tasks], images, self.options.max_new_tokens, **more)

@@ -32,21 +32,24 @@ class EndpointTeacher:
         return self._ask(tasks, "look", prompts.LOOK_AGAIN, prompts.read_second_look)
 
     def _ask(self, tasks: Iterable[Task], step: str, system: str, read: Callable[[str], Verdict]) -> Iterator[tuple[Task, Verdict]]:
-        waiting: dict[str, Task] = {}
+        waiting: dict[str, list[Task]] = {}
 
         def questions() -> Iterator[tuple[str, list]]:
             for task in tasks:
                 told = prompts.asked(task.question, task.answer, task.original)
-                key = f"{step}/{task.key}/{digest(system, told, read_image(task.picture))}"  # another answer, picture or prompt is another question
-                waiting[key] = task
+                key = f"{step}/{digest(system, told, read_image(task.picture))}"  # wherever a row stands, the same question is paid once
+                if key in waiting:
+                    waiting[key].append(task)
+                    continue
+                waiting[key] = [task]
                 yield key, [message("system", system), message("user", told, picture_part(task.picture))]
 
         for outcome in self.client.ask_all(questions(), read):
-            task = waiting.pop(outcome.key)
-            if outcome.kind is Kind.ANSWERED:
-                yield task, read(outcome.text)
-            else:
-                yield task, Verdict(f"failed: {outcome.kind.value}", detail=outcome.detail)
+            for task in waiting.pop(outcome.key):
+                if outcome.kind is Kind.ANSWERED:
+                    yield task, read(outcome.text)
+                else:
+                    yield task, Verdict(f"failed: {outcome.kind.value}", detail=outcome.detail)
 
 
 def picture_part(picture) -> dict:

@@ -15,6 +15,7 @@ from omnivision.requests.words import words_of
 
 LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call has to be to a part of the request; one letter in ten may differ
 FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
+MINUS = re.compile(r"(?<![\w)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
 COUNTED = {"en": "zero one two three four five six seven eight nine ten eleven twelve".split(), "zh": "零一二三四五六七八九十"}
 
 
@@ -62,8 +63,10 @@ def text_said(text: str, request: str) -> bool:
 
 
 def number_said(value: int | float, request: str, language: str) -> bool:
-    """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve."""
+    """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve; one below 0 with its sign or a word for it."""
     plain = unicodedata.normalize("NFKC", request)
+    if value < 0 and not MINUS.search(plain):
+        return False
     written = [one.replace(",", "") for one in FIGURES.findall(plain)]
     figures = {float(one) for one in written if one.count(".") < 2}
     size = abs(value)

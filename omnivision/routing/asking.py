@@ -10,7 +10,7 @@ from pathlib import Path
 from omnivision.endpoint import Client, Kind, Ledger, message
 from omnivision.endpoint.secret import Secret
 from omnivision.errors import OmniError
-from omnivision.generation import generate_answers
+from omnivision.generation import generate_whole
 from omnivision.model.checkpoints import load_checkpoint, model_folder
 from omnivision.pairs.endpoint_teacher import picture_part
 from omnivision.routing.graph import Graph
@@ -101,8 +101,8 @@ class Workers:
     def _of_model(self, worker: Worker, text: str, picture: str | None) -> dict:
         if worker.name not in self._models:
             self._models[worker.name] = load_checkpoint(worker.checkpoint.folder)
-        answer = generate_answers(*self._models[worker.name], [text], [picture], worker.checkpoint.max_new_tokens)[0]
-        return {"outcome": ANSWERED if answer else Kind.EMPTY.value, "answer": answer}
+        answer = generate_whole(*self._models[worker.name], [text], [picture], worker.checkpoint.max_new_tokens)[0]
+        return {"outcome": Kind.CUT_OFF.value if answer is None else ANSWERED if answer else Kind.EMPTY.value, "answer": answer or ""}
 
 
 def _of_endpoint(client: Client, worker: Worker, key: str, text: str, picture: str | None) -> dict:

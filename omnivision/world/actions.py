@@ -14,7 +14,7 @@ from .action_words import REFERENCES, SENTENCES
 from .scene import make_scene
 from .sign import NAMES
 from .truth import Scene
-from .vocabulary import kinds
+from .vocabulary import Kind, kinds
 
 IRRELEVANT_SHARE = 0.1
 CLEAR = 0.10  # an object is the leftmost only if every other kind is this far behind, in parts of the side
@@ -126,13 +126,23 @@ def _irrelevant(rng: random.Random, styles: tuple[str, ...], language: str) -> A
 
 def _request_for_nothing(rng: random.Random, scene: Scene, language: str) -> str:
     """A request for an action whose object a scene without a sign does not show."""
-    groups = {kinds()[item.kind].group for item in scene.items}
-    absent = [name for name, group in (("animal_care", "animal"), ("order_food", "food"), ("order_groceries", "food")) if group not in groups]
+    shown = [kinds()[item.kind] for item in scene.items]
+    tests = (("animal_care", _is_animal), ("order_food", _is_edible), ("order_groceries", _is_edible))
+    absent = [name for name, test in tests if not any(map(test, shown))]
     name = rng.choice((*absent, "send_email", "send_message"))
     words = _count_words(rng.choice(sorted(_counts(scene))), language) if name == "send_message" else {}
     ref = _pointed(rng, scene, language)
     words["ref"] = ref[1] if ref else REFERENCES["left"][language == "zh"]
     return _wording(rng, name, language, words)
+
+
+def _is_animal(kind: Kind) -> bool:
+    return kind.group == "animal"
+
+
+def _is_edible(kind: Kind) -> bool:
+    """What one may order: food, and groceries of other groups such as bottles."""
+    return kind.group == "food" or "grocery" in kind.flags
 
 
 def _counts(scene: Scene) -> dict[str, int]:
@@ -227,14 +237,14 @@ def _interior_design(rng: random.Random, scene: Scene, language: str) -> Found |
 
 
 def _order_groceries(rng: random.Random, scene: Scene, language: str) -> Found | None:
-    name = _only(scene, lambda kind: kind.group == "food" or "grocery" in kind.flags)
+    name = _only(scene, _is_edible)
     if not name or "grocery" not in kinds()[name].flags:
         return None
     return {"item": name, "count": _counts(scene)[name]}, {}
 
 
 def _order_food(rng: random.Random, scene: Scene, language: str) -> Found | None:
-    name = _only(scene, lambda kind: kind.group == "food" or "grocery" in kind.flags)
+    name = _only(scene, _is_edible)
     if not name or "grocery" in kinds()[name].flags:
         return None
     return {"dish": name, "count": _counts(scene)[name]}, {}

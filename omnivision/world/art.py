@@ -11,6 +11,7 @@ import io
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from omnivision.errors import ConfigError, DataError
@@ -34,6 +35,9 @@ _RAMPS = {
     "blue": ((8, 28, 104), (36, 98, 228), (144, 186, 255)),
     "purple": ((54, 10, 84), (148, 54, 200), (214, 160, 246)),
 }
+
+_HUES = {"red": (335, 18), "orange": (12, 46), "yellow": (38, 72), "green": (65, 175), "blue": (175, 262), "purple": (255, 340)}  # degrees; neighbours overlap
+_NATURAL = 0.15  # share of a drawing's visible pixels
 
 
 def sprite_path(char: str, style: str) -> Path:
@@ -77,6 +81,17 @@ def sprite(char: str, style: str) -> Image.Image:
 def crop_to_alpha(image: Image.Image) -> Image.Image:
     """Cut away the margin whose alpha is nearly zero (boxes then mean the object, not the sprite's square)."""
     return image.crop(image.getchannel("A").point(lambda a: 255 if a > 24 else 0).getbbox())
+
+
+@lru_cache(maxsize=640)
+def natural_colors(char: str, style: str) -> frozenset[str]:
+    """Colours that a good part of a drawing has as it is: nobody should have to say that it is not of that colour."""
+    image = sprite(char, style)
+    hue, saturation, value, alpha = (np.asarray(band, dtype=np.float32) for band in (*image.convert("RGB").convert("HSV").split(), image.getchannel("A")))
+    seen, vivid = alpha > 128, (alpha > 128) & (saturation > 80) & (value > 70)
+    degrees = hue * (360 / 256)
+    return frozenset(color for color, (low, high) in _HUES.items()
+                     if (vivid & ((degrees >= low) & (degrees < high) if low < high else (degrees >= low) | (degrees < high))).sum() >= _NATURAL * seen.sum())
 
 
 @lru_cache(maxsize=2560)

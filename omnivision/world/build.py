@@ -24,7 +24,7 @@ from .recipes import Task, draw, fingerprint, make_recipe, truth_row
 from .tables import tables
 from .truth import Region, Scene
 
-VERSION = 4  # of the recipes: a folder of another version is not reused
+VERSION = 5  # of the recipes: a folder of another version is not reused
 GROUNDED = {"align", "sft", "functions"}  # rows that say where things lie; the first about a picture carries it
 TRAIN_SPLITS = ("align", "sft", "dpo", "functions")
 # Pictures. Six POPE questions and five open ones a scene, five questions a chart, one or two requests an action scene.

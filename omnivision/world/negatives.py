@@ -12,6 +12,21 @@ from omnivision.world.truth import Scene
 from omnivision.world.vocabulary import kinds, places
 
 
+COVERED = {  # kind -> kinds that its name covers as well: with one of them in the picture "no" would be wrong, or hard to defend
+    "tree": ("pine tree", "palm tree"), "potted plant": ("cactus",), "bird": ("rooster", "duck", "owl", "penguin", "flamingo", "parrot"),
+    "bear": ("panda", "teddy bear"), "truck": ("fire truck",), "ship": ("sailboat",), "cup": ("wine glass", "soda"), "soda": ("cup",),
+    "bottle": ("baby bottle", "lotion bottle"), "bread": ("croissant", "sandwich"), "sandwich": ("hamburger", "hot dog"), "hat": ("crown",),
+    "box": ("gift",), "keyboard": ("laptop",), "football": ("soccer ball",), "clock": ("watch",), "can": ("soda",),
+}  # fmt: skip
+BEHIND = {"forest": ("tree", "pine tree")}  # kinds that a place's background shows
+
+
+def doubtful(scene: Scene) -> set[str]:
+    """Kinds that are in the scene, or that somebody could say are."""
+    present = {item.kind for item in scene.items}
+    return present | {kind for kind, covered in COVERED.items() if present.intersection(covered)} | set(BEHIND.get(scene.place, ()))
+
+
 class Cooccurrence:
     """How often kinds appear, alone and together.
 
@@ -42,12 +57,11 @@ class Cooccurrence:
 
     def popular(self, scene: Scene, n: int) -> list[str]:
         """The n most frequent kinds that are absent."""
-        present = {item.kind for item in scene.items}
-        found = []
+        shown, found = doubtful(scene), []
         for i in self._popular:
             if len(found) == n:
                 break
-            if self.names[i] not in present:
+            if self.names[i] not in shown:
                 found.append(self.names[i])
         return found
 
@@ -55,8 +69,9 @@ class Cooccurrence:
         """The n absent kinds that most often appear together with what is present."""
         present = sorted({self.index[item.kind] for item in scene.items})
         score = self.together_KK[present].sum(axis=0) + self._tie_K
-        score[present] = -1.0
-        ranked = np.argsort(-score, kind="stable")[: min(n, len(self.names) - len(present))]
+        shown = [self.index[kind] for kind in doubtful(scene)]
+        score[shown] = -1.0
+        ranked = np.argsort(-score, kind="stable")[: min(n, len(self.names) - len(shown))]
         return [self.names[i] for i in ranked]
 
 
@@ -83,5 +98,5 @@ def popular_negatives(scene: Scene, n: int) -> list[str]:
 
 def random_negatives(scene: Scene, rng: random.Random, n: int) -> list[str]:
     """n absent kinds, each equally likely."""
-    present = {item.kind for item in scene.items}
-    return rng.sample([kind for kind in kinds() if kind not in present], n)
+    shown = doubtful(scene)
+    return rng.sample([kind for kind in kinds() if kind not in shown], n)

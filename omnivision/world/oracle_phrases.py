@@ -14,8 +14,10 @@ from omnivision.world.vocabulary import NUMBERS, NUMBERS_ZH, article, color_name
 
 _AND = {"en": re.compile(r"\s*,?\s+and\s+|\s*,\s*", re.IGNORECASE), "zh": re.compile(r"\s*(?:、|，|,|和)\s*")}
 _NEGATION = re.compile(r"\b(?:no|not|without|neither|nor)\b|没|不|无", re.IGNORECASE)
-_SIGN = {"en": re.compile(r"\s*\b(?:the|a)\s+sign\s+(?:says|reads)\s+[\"']?(?P<word>[^.!\"'\n]+)[\"']?[.!]?", re.IGNORECASE),
-         "zh": re.compile(r"牌子上写着[“\"]?(?P<word>[^。，”\"\n]+)[”\"]?。?")}
+_SIGN = {"en": re.compile(r"\s*\b(?:the|a)\s+sign\s+(?:says|reads)\s*:?\s*[\"']?(?P<word>[^.!\"'\n]+)[\"']?[.!]?", re.IGNORECASE),
+         "zh": re.compile(r"牌子上写着[：:]?\s*[“\"]?(?P<word>[^。，”\"\n]+)[”\"]?。?")}
+
+_QUOTED = re.compile(r"\b(?:says|reads)\b|写着", re.IGNORECASE)
 
 
 @dataclass
@@ -39,6 +41,8 @@ def read_objects(scene: Scene, asked: Asked, text: str) -> Reading | None:
     """
     language, reading = asked.language, Reading()
     rest = _read_sign(scene, text, language, reading) if asked.form == "caption" else text
+    if asked.form == "caption" and (_QUOTED.search(rest) or len(_SIGN[language].findall(text)) > 1):
+        return None  # what a sign is said to read is not looked at for objects: it has to be read as a sign's word, and once
     mentions = list(mention_pattern(language).finditer(rest))
     bare = rest
     for mention in mentions:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from omnivision.world.art import natural_colors
 from omnivision.world.captions import kinds_in_order
 from omnivision.world.negatives import adversarial_negatives, popular_negatives, random_negatives
 from omnivision.world.scene_facts import RELATIONS, Asked, distance, items_of, kinds_asked_for, true_answer, wording
 from omnivision.world.truth import QA, Item, Scene
-from omnivision.world.vocabulary import COLORS
+from omnivision.world.vocabulary import COLORS, kinds
 
 _CLEAR = 0.15  # two centres at least so far apart before "left of" is asked
 _OFF_BORDER = 0.03  # a centre at least so far from a cell's border before "where" is asked
@@ -93,11 +94,16 @@ def _count(scene, rng):
     return [{"x": kind} for kind in (many + few)]
 
 
-def _position(scene, rng):
-    def clear(at: float) -> bool:
-        return min(abs(at - 1 / 3), abs(at - 2 / 3)) > _OFF_BORDER
+def _off_borders(item: Item) -> bool:
+    return all(min(abs(at - 1 / 3), abs(at - 2 / 3)) > _OFF_BORDER for at in (item.x, item.y))
 
-    return [{"x": kind} for kind, item in _single(scene).items() if clear(item.x) and clear(item.y)]
+
+def _position(scene, rng):
+    return [{"x": kind} for kind, item in _single(scene).items() if _off_borders(item)]
+
+
+def _where_all(scene, rng):
+    return [{"x": kind} for kind in kinds_in_order(scene) if kind not in _single(scene) and all(map(_off_borders, items_of(scene, kind)))]
 
 
 def _relation(scene, rng):
@@ -125,8 +131,10 @@ def _beside(scene, rng, most: int = 1):
 
 
 def _colored(scene, rng):
+    """Colours that were given, and that nothing else has by nature: a lemon is yellow, too."""
     used = {item.color for item in scene.items}
-    return [{"color": color} for color in COLORS if color in used]
+    natural = {color for item in scene.items if not item.color for color in natural_colors(kinds()[item.kind].char, scene.style)}
+    return [{"color": color} for color in COLORS if color in used - natural]
 
 
 _OTHERS: dict[str, Callable[[Scene, random.Random], list[dict]]] = {
@@ -139,6 +147,6 @@ _OTHERS: dict[str, Callable[[Scene, random.Random], list[dict]]] = {
     "place": lambda scene, rng: [{}],
     "sign": lambda scene, rng: [{}] if scene.sign else [],
     "caption": lambda scene, rng: [{}],
-    "where_all": lambda scene, rng: [{"x": kind} for kind in kinds_in_order(scene) if kind not in _single(scene)],
+    "where_all": _where_all,
     "colored": _colored,
 }

@@ -10,7 +10,7 @@ import torch
 
 import omnivision
 from omnivision.constants import FUNCTION_FILE
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
 from omnivision.export.checkpoint import Checkpoint, open_checkpoint, open_config
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_limits import is_kept
@@ -130,7 +130,11 @@ def _write_files(folder: Path, checkpoint: Checkpoint, pictures: dict[str, str],
         functions = FunctionSet.load(source)
         tokens = functional_tokens(tokenizer, functions)  # raises where they do not belong to this checkpoint
         functions.save(folder)
-        (folder / GRAMMAR_FILE).write_text(gbnf(functions, tokens).text, encoding="utf-8")
+        grammar = gbnf(functions, tokens)
+        if grammar.never:
+            raise DataError(f"No arguments can be written for {', '.join(grammar.never)}: a device could never call it", str(source / FUNCTION_FILE),
+                            "Mend its schema, or leave it out of the set.")
+        (folder / GRAMMAR_FILE).write_text(grammar.text, encoding="utf-8")
         tokenizer.save_pretrained(folder / TOKENIZER)  # calls are read from ids
     return parts
 

@@ -111,18 +111,20 @@ class Runner:
     def calls(self, ids: list[int]) -> list[dict[str, Any]]:
         """Calls of functions among generated ids: {"name", "arguments"}, or {"name", "error"} where the arguments are no plain values.
 
-        Only functional tokens make a call, text that spells one is text. Calls inside calls are an error here.
+        Only functional tokens make a call, text that spells one is text. A call with another inside is an error here, and the inner one
+        is none: it was asked for as a part of the outer one.
         """
-        functions, calls, start = self.settings.get("functions"), [], None
+        functions, calls, start, depth, nested = self.settings.get("functions"), [], 0, 0, False
         for index, one in enumerate(ids if functions else []):
             if str(one) in functions["names"]:
-                if start is not None:
-                    calls.append(_unread(functions, ids[start], "a call begins inside it, or it does not end"))
-                start = index
-            elif one == functions["end"] and start is not None:
-                calls.append(self._call(functions, ids[start], ids[start + 1:index]))
-                start = None
-        return calls if start is None else [*calls, _unread(functions, ids[start], "it does not end")]
+                start, nested = (start, True) if depth else (index, False)
+                depth += 1
+            elif one == functions["end"] and depth:
+                depth -= 1
+                if not depth:
+                    calls.append(_unread(functions, ids[start], "a call begins inside it") if nested else
+                                 self._call(functions, ids[start], ids[start + 1:index]))
+        return [*calls, _unread(functions, ids[start], "it does not end")] if depth else calls
 
     def _call(self, functions: dict, token: int, inside: list[int]) -> dict[str, Any]:
         if set(inside) & set(functions["control"]):
