@@ -63,15 +63,15 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
 
     Args:
         inputs: what the processor makes of one prompt: `input_ids` (1, L), and its pictures as `pixel_values` or `image_features`.
-        layer: to leave at while drafting; None is the config's. draft: tokens drafted at a time.
+        layer: to leave at while drafting; None is the config's. draft: tokens drafted at a time; 0 drafts none, which is plain greedy decoding.
         stop_token_ids: ids that end the answer; None is the generation config's.
 
     Raises:
         ConfigError: no such layer, several prompts at once, or no token asked for.
     """
-    if (prompts := len(inputs["input_ids"])) != 1 or min(max_new_tokens, draft) < 1:
+    if (prompts := len(inputs["input_ids"])) != 1 or max_new_tokens < 1 or draft < 0:
         raise ConfigError(f"{prompts} prompts, {max_new_tokens} new tokens and drafts of {draft}", "generate_speculatively",
-                          "Give one prompt, and at least 1 of both.")
+                          "Give one prompt, at least 1 new token, and drafts of 0 or more.")
     layer, stops = exit_layer_of(model, layer), stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     cache = DynamicCache(config=model.config)
     cache.activate_past_recording()  # sliding windows keep what a rejected draft would have pushed out

@@ -36,7 +36,7 @@ def greedy(model, inputs, new_tokens: int) -> list[int]:
 
 
 @pytest.mark.parametrize("layer", [1, 2, 3])
-@pytest.mark.parametrize("draft", [1, 4, 50])
+@pytest.mark.parametrize("draft", [0, 1, 4, 50])
 def test_answers_are_the_greedy_ones(layer, draft):
     for seed in range(4):
         model = deep_model(seed)
@@ -102,7 +102,7 @@ def test_the_exit_is_the_configs_and_travels_with_the_checkpoint(model, tmp_path
     assert generate_speculatively(again, inputs, 9).ids == generate_speculatively(again, inputs, 9, 3).ids
 
 
-@pytest.mark.parametrize("rows, new_tokens, draft, message", [(2, 5, 1, "2 prompts"), (1, 0, 1, " 0 new tokens"), (1, 5, 0, "drafts of 0")])
+@pytest.mark.parametrize("rows, new_tokens, draft, message", [(2, 5, 1, "2 prompts"), (1, 0, 1, " 0 new tokens"), (1, 5, -1, "drafts of -1")])
 def test_several_prompts_and_no_tokens_are_refused(model, rows, new_tokens, draft, message):
     with pytest.raises(ConfigError, match=message):
         generate_speculatively(model, {"input_ids": torch.zeros(rows, 5, dtype=torch.long)}, new_tokens, 1, draft)
