@@ -114,7 +114,7 @@ def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_,
 
 @pytest.mark.parametrize(("value", "request_", "is_said"), [
     (-18, "Set the freezer to -18 degrees", True), (-18, "Set the freezer to 18 degrees", False), (-18, "Set it to minus 18", True), (-18, "Set it to \u221218", True),
-    (-5, "温度调到零下5度", True), (-5, "温度调到5度", False), (-3, "rooms 2-3", False), (18, "Set it to 18", True)])
+    (-5, "温度调到零下5度", True), (-5, "温度调到5度", False), (-5, "温度为-5度", True), (-3, "rooms 2-3", False), (18, "Set it to 18", True)])
 def test_a_number_below_zero_is_said_with_its_sign(value, request_, is_said):
     assert number_said(value, request_, "zh" if "温" in request_ else "en") == is_said
 

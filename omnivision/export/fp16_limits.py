@@ -68,7 +68,7 @@ def watch_activations(model: torch.nn.Module):
                 if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel():
                     value = float(tensor.detach().abs().max())
                     # max() would lose a NaN, and a NaN must stay
-                    largest[name] = value if value != value or largest[name] != largest[name] else max(largest[name], value)
+                    largest[name] = value if value != value or value > largest[name] else largest[name]
 
         return look
 

@@ -15,7 +15,7 @@ from omnivision.requests.words import words_of
 
 LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call has to be to a part of the request; one letter in ten may differ
 FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
-MINUS = re.compile(r"(?<![\w)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
+MINUS = re.compile(r"(?<![A-Za-z0-9_)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
 COUNTED = {"en": "zero one two three four five six seven eight nine ten eleven twelve".split(), "zh": "零一二三四五六七八九十"}
 
 
