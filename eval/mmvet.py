@@ -17,7 +17,7 @@ from omnivision.errors import DataError
 
 from .questions import Questions, first_file, image_file, read_mapping, read_rows, tables
 from .rates import headline
-from .results import MISSING_LIMIT
+from .results import refused
 
 VARIANTS = ("official",)  # the judge reads the answer; there is no second reading
 MAX_NEW_TOKENS = 512
@@ -148,10 +148,9 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
 def metrics(totals_K: np.ndarray) -> dict[str, float | None]:
     """The mean over runs, its standard deviation over runs (of the population, as the script's), and each run."""
     graded, valid, asked = (float(value) for value in totals_K[1:LEADING])
-    refused = not graded or (asked - graded) / asked > MISSING_LIMIT
     runs = 100 * np.asarray(totals_K[LEADING:], dtype=float) / max(graded, 1)
     return {
-        "judged": None if refused else float(headline(np.asarray(totals_K, dtype=float)[None])[0]),
+        "judged": None if refused(graded, asked) else float(headline(np.asarray(totals_K, dtype=float)[None])[0]),
         "valid_rate": 100 * valid / max(asked, 1), "missing": asked - graded, "std": float(np.std(runs)) if runs.size else None,
         **{f"run {number}": float(one) for number, one in enumerate(runs, 1)},
     }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .rates import headline  # noqa: F401 - part of a benchmark
-from .results import MISSING_LIMIT
+from .results import refused
 
 VARIANTS = ("official",)
 MAX_NEW_TOKENS = 48
@@ -61,9 +61,8 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
 def metrics(totals_K: np.ndarray) -> dict[str, float | None]:
     """The mean judgement (None above the limit of missing ones), the rate of non-empty answers, and the missing."""
     judgement, judged, valid, asked = (float(v) for v in totals_K)
-    refused = asked == 0 or (asked - judged) / asked > MISSING_LIMIT
     return {
-        "judged": None if refused else 100 * judgement / judged,
+        "judged": None if refused(judged, asked) else 100 * judgement / judged,
         "valid_rate": 100 * valid / max(asked, 1),
         "missing": asked - judged,
     }

@@ -19,6 +19,11 @@ BY = ("language", "kind", "source", "capability", "capability_set", "discipline"
 KEPT = ("question_id", "unit", "image", "shown_image", "text", "label", "calls", "parsed", "fallback", *BY)  # of a question row, into its sample
 
 
+def refused(judged: float, asked: float) -> bool:
+    """Whether too few of the questions have a judgement for a headline."""
+    return asked == 0 or (asked - judged) / asked > MISSING_LIMIT
+
+
 def samples_of(benchmark: ModuleType, rows: list[dict], answers: list[str | None]) -> list[dict]:
     """One record a question: the row, the answer (with ids where known; None or Missing where there is none), and the grades of every variant."""
     samples = []
