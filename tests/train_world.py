@@ -82,17 +82,22 @@ def once(make):
 @once
 def world(factory) -> World:
     """The one small world of a test session. `factory` is pytest's tmp_path_factory."""
-    made = World(factory.mktemp("train_world"))
-    _write_parts(made)
+    return written(factory.mktemp("train_world"))
+
+
+def written(folder: Path, layers: int = 1) -> World:
+    """A small world whose language model has so many layers."""
+    made = World(folder)
+    _write_parts(made, layers)
     _write_rows(made)
     return made
 
 
-def _write_parts(made: World) -> None:
+def _write_parts(made: World, layers: int) -> None:
     torch.manual_seed(0)
     tower = SiglipVisionModel(SiglipVisionConfig(**{**SHAPE, "num_hidden_layers": 1, "num_attention_heads": 2}))
     words = make_tokenizer(CONTROL[:6])  # without functional tokens
-    shape = {**make_config().text_config.to_dict(), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+    shape = {**make_config().text_config.to_dict(), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers,
              "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": len(words) + 16}
     shape.pop("layer_types", None)
     with torch.no_grad():  # as large as trained ones: a wrong picture has to change the loss

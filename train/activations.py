@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
+from omnivision_train.frozen_layers import hold_layers, is_held
 from omnivision_train.lora import is_adapter
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
@@ -49,6 +50,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     model.to(torch.bfloat16 if precision == "bf16" else torch.float32).train().requires_grad_(False)
     for name, weight in model.named_parameters():
         weight.requires_grad_(part_of(name).replace(" ", "_") in trains)
+    hold_layers(model, getattr(config, "frozen_layers", 0))
     ALL_ATTENTION_FUNCTIONS.register(FUSED, _fused)
     model.set_attn_implementation(FUSED if fused else "eager")
     if config.gradient_checkpointing:
@@ -94,10 +96,12 @@ def _head(model, hidden_BLD: Tensor, positions: int, whole: bool) -> None:
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
 
 
-def part_of(name: str) -> str:
-    """The part of the model that a parameter belongs to."""
+def part_of(name: str, frozen_layers: int = 0) -> str:
+    """The part of the model that a parameter belongs to; the first layers of the language model are one where they are held."""
     if is_adapter(name):
         return ADAPTER
+    if is_held(name, frozen_layers):
+        return "frozen layers"
     if ".vision_tower." in name:
         return "pooling head" if ".vision_tower.head." in name else "vision tower"
     return "projector" if ".projector." in name else "language model"

@@ -26,7 +26,7 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
             "cache_gib", "requests_per_row", "beta", "edit_weight", "exit_every")
 NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "grounding_contrast", "warmup", "weight_decay", "max_grad_norm", "sft_weight", "token_weight",
-                "exit_loss")
+                "frozen_layers",                 "exit_loss")
 
 
 def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:
@@ -144,6 +144,7 @@ class FunctionsConfig(StageConfig):
     requests_per_row: int = 1  # requests about the same picture that share its image tokens in one conversation
     train_table: bool = True  # the whole embedding table; false: of it only the rows of functional tokens
     token_weight: float = 1.0  # weight of functional tokens in the cross-entropy
+    frozen_layers: int = 0  # of the language model, from the first: they and what lies below them stay as they are
     lora_rank: int = 0  # of the adapters that then train alone, with the rows of functional tokens; 0: the whole model
     lora_alpha: int = 32  # adapters count lora_alpha / lora_rank times
     lora_dropout: float = 0.0
@@ -153,7 +154,9 @@ class FunctionsConfig(StageConfig):
 
 
 def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:
-    """Parts of the model that train: the stage's, and the vision tower where it has a rate; of a model with adapters these alone."""
+    """Parts of the model that train: the stage's, and the vision tower where it has a rate; of a model with adapters these alone; none below layers that are held."""
     if getattr(config, "lora_rank", 0):
         return (ADAPTER,)
+    if getattr(config, "frozen_layers", 0):
+        return ("language_model",)
     return (*TRAINS[stage], *(["vision_tower"] if getattr(config, "vision_lr", None) is not None else []))

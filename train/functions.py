@@ -125,7 +125,7 @@ def functions(config: FunctionsConfig) -> Path:
         token_ids = (*tokens.functions, tokens.end)
         if config.lora_rank:
             lora.add_adapters(model, config, token_ids)
-        stages.set_trainable(model, stage, main=run.main)
+        stages.set_trainable(model, stage, main=run.main, frozen_layers=config.frozen_layers)
         if not config.train_table and not config.lora_rank:  # adapters train these rows alone in any case
             hold_other_rows(model, config, token_ids)
         cache = run_data.open_cache(config, model, processor)

@@ -51,9 +51,11 @@ def add_adapters(model, config: FunctionsConfig, token_ids: Iterable[int]) -> No
     table = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
     rows = {table: ids} | ({} if model.config.tie_word_embeddings else {"lm_head": ids})
     targets = "|".join(map(re.escape, config.lora_targets))
+    layers = "|".join(map(str, range(config.frozen_layers, model.config.text_config.num_hidden_layers)))
+    place = rf"layers\.({layers})\." if config.frozen_layers else ""
     inject_adapter_in_model(LoraConfig(
         r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, base_model_name_or_path=config.start,
-        target_modules=rf"{re.escape(LANGUAGE)}\.(.*\.)?({targets})", trainable_token_indices=rows if ids else None), model)
+        target_modules=rf"{re.escape(LANGUAGE)}\.{place}(.*\.)?({targets})", trainable_token_indices=rows if ids else None), model)
     for module in _row_layers(model).values():
         module.register_buffer("ids_N", torch.tensor(ids, device=module.base_layer.weight.device), persistent=False)
         module.forward_adapters = partial(_apart, module)

@@ -64,11 +64,11 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
     return model
 
 
-def count_parts(model) -> list[Part]:
-    """Parameters of vision tower, its pooling head, projector, language model with an untied head, and adapters."""
-    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "language model": 0, ADAPTER: 0}
+def count_parts(model, config: StageConfig | None = None) -> list[Part]:
+    """Parameters of vision tower, its pooling head, projector, language model with an untied head (its held layers apart), and adapters."""
+    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "frozen layers": 0, "language model": 0, ADAPTER: 0}
     for name, weight in model.named_parameters():
-        counts[part_of(name)] += weight.numel()
+        counts[part_of(name, getattr(config, "frozen_layers", 0))] += weight.numel()
     return [Part(name, count) for name, count in counts.items() if count]
 
 
@@ -94,7 +94,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
 
 def held_with_batch(model, config: StageConfig, stage: str, precision: str, ranks: int, batch: Batch) -> list[Held]:
     """The same of a model on the meta device, with the activations of one batch on a GPU."""
-    held = held_by_parts(count_parts(model), config, stage, precision, ranks)
+    held = held_by_parts(count_parts(model, config), config, stage, precision, ranks)
     activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention != "eager")
     return [replace(one, activations=activations.get(one.name, 0)) for one in held]
 

@@ -24,6 +24,7 @@ from omnivision_train import lora
 from omnivision_train.attention import set_attention
 from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
+from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 from omnivision_train.run_data import MANIFEST, LeftOut
@@ -142,7 +143,7 @@ def open_model(config: StageConfig, stage: str):
     if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
         ranks = int(os.environ["WORLD_SIZE"])
-        check_memory(held_by_parts(count_parts(on_meta(known, config)), config, stage, resolved(config), ranks), config, stage, ranks, memory)
+        check_memory(held_by_parts(count_parts(on_meta(known, config), config), config, stage, resolved(config), ranks), config, stage, ranks, memory)
     if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
         set_attention(model, config)
@@ -154,8 +155,9 @@ def open_model(config: StageConfig, stage: str):
     return model, OmniVisionProcessor.from_pretrained(start)
 
 
-def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True) -> dict[str, tuple[bool, int]]:
-    """Freezes all but the stage's parts, or all but adapters where the model has them; prints and returns part -> (trains, parameters)."""
+def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True, frozen_layers: int = 0) -> dict[str, tuple[bool, int]]:
+    """Freezes all but the stage's parts, or all but adapters where the model has them, and the layers that are held; prints and returns
+    part -> (trains, parameters)."""
     adapters = lora.adapter_parameters(model)
     trained = () if adapters else (*TRAINS[stage], *extra)
     model.requires_grad_(False)
@@ -170,6 +172,12 @@ def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main:
         table[ADAPTER] = (True, sum(p.requires_grad_(True).numel() for p in adapters.values()))
     if "language_model" in trained:
         model.lm_head.requires_grad_(True)  # where it is not tied
+    if frozen_layers:
+        hold_layers(model, frozen_layers)
+        held = sum(p.numel() for name, p in model.model.language_model.layers[:frozen_layers].named_parameters() if not lora.is_adapter(name))
+        table["projector"] = (False, table["projector"][1])
+        table["language_model"] = (table["language_model"][0], table["language_model"][1] - held)
+        table["frozen_layers"] = (False, held)
     if main:
         for part, (trains, count) in table.items():
             print(f"{stage}: {part:<15} {count:>13,} parameters  {'trains' if trains else 'frozen'}", file=sys.stderr)

@@ -39,10 +39,10 @@ class Flops:
 
     Args:
         model: with its parts frozen or not, as the stage has them. encoded: pictures come as cached features.
-        reference: a second model sees every row too, forward only (dpo).
+        reference: a second model sees every row too, forward only (dpo). frozen_layers: of the language model, through which no gradient flows.
     """
 
-    def __init__(self, model, encoded: bool, reference: bool = False) -> None:
+    def __init__(self, model, encoded: bool, reference: bool = False, frozen_layers: int = 0) -> None:
         inner = model.model
         language, language_trained = matrix_weights(inner.language_model)
         head, head_trained = matrix_weights(model.lm_head)  # multiplies, tied or not
@@ -51,7 +51,8 @@ class Flops:
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
         forward = 2 if reference else 1
         # backward flows through the language model even where it does not train
-        self.per_token = 2 * (language * (forward + 1) + language_trained)
+        held = matrix_weights(inner.language_model.layers[:frozen_layers])[0] if frozen_layers else 0
+        self.per_token = 2 * (language * (forward + 1) - held + language_trained)
         self.per_supervised = 2 * (head * (forward + 1) + head_trained)
         self.per_picture = 2 * tokens * (projector * forward + 2 * projector_trained)
         self.per_encoding = 2 * patches * (tower * forward + 2 * tower_trained)

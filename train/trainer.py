@@ -93,7 +93,8 @@ class StageMixin:
         self._before_step, self._last_logged, self._step_rows = torch.zeros(()), 0, []
         self._seen, self._since, self._waited = Counter(), time.perf_counter(), 0.0
         self._means_before: dict[str, int] = {}
-        self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None)
+        self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None,
+                            getattr(self.stage_config, "frozen_layers", 0))
         return super()._inner_training_loop(*args, **kwargs)
 
     def get_batch_samples(self, *args, **kwargs):

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     stage, config = _stage(options)
     model = on_meta(_model_config(config, options.model), config)
     batch = _batch(config, options.length, model.config.image_seq_length)
-    parts = count_parts(model)
+    parts = count_parts(model, config)
     held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
     steps = plan_steps(config, options) if options.config else {}
     total = sum(one.total for one in held)

@@ -1,0 +1,44 @@
+"""The first layers of the language model as they are: no gradient is computed in them or below them, and nothing there learns.
+
+Later layers adapt to a task while the earlier ones keep what they know. A held layer costs a third of one that trains, and keeps no activation.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from omnivision.errors import ConfigError
+
+LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.")
+
+
+def is_held(name: str, count: int) -> bool:
+    """Whether a parameter belongs to one of the first `count` layers of the language model."""
+    found = LAYER.search(name)
+    return found is not None and int(found[1]) < count
+
+
+def hold_layers(model: nn.Module, count: int) -> None:
+    """Freezes these layers and what lies below them: the projector, and a table that is not the head as well.
+
+    A table that is tied to the head learns there alone. Where count is 0 nothing changes.
+
+    Args:
+        model: with the parts of its stage set to train, and with the adapters that it has.
+
+    Raises:
+        ConfigError: no layer is left to train, or the language model does not call its layers so.
+    """
+    if not count:
+        return
+    layers = getattr(model.model.language_model, "layers", ())
+    if count >= len(layers):
+        raise ConfigError(f"{count} layers are to stay as they are, and the language model has {len(layers)}", "frozen_layers",
+                          f"Give at most {max(0, len(layers) - 1)}.")
+    model.model.projector.requires_grad_(False)
+    if not model.config.tie_word_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+    layers[:count].requires_grad_(False)
+    layers[0].register_forward_pre_hook(lambda layer, inputs: (inputs[0].detach(), *inputs[1:]))
