@@ -54,7 +54,7 @@ def synonyms_of(functions: list[dict]) -> dict[tuple[str, str], dict[str, str]]:
     for function in functions:
         function = function.get("function", function)
         for argument, schema in function.get("parameters", {}).get("properties", {}).items():
-            pairs = schema.get("synonyms", {})
+            pairs = schema.get("synonyms", {}) if isinstance(schema, dict) else {}
             found[function["name"], argument] = {
                 other.casefold(): canonical.casefold() for canonical, others in pairs.items() for other in others
             }
@@ -102,15 +102,15 @@ def columns(row: dict, graded: dict) -> tuple[float, ...]:
     )
 
 
-def metrics(totals_K: np.ndarray) -> dict[str, float]:
-    """Rates in 0-100; over-calls among requests no action fits, missed calls among the others."""
+def metrics(totals_K: np.ndarray) -> dict[str, float | None]:
+    """Rates in 0-100; over-calls among requests no action fits, missed calls among the others, None where there are none of them."""
     score, asked, function, strict, lenient, valid, over, none_fits, missed, fits = (float(v) for v in totals_K)
     asked = max(asked, 1)
     return {
         "right": 100 * score / asked,
         "function": 100 * function / asked, "strict": 100 * strict / asked, "lenient": 100 * lenient / asked,
         "format_valid": 100 * valid / asked, "valid_rate": 100 * valid / asked,
-        "over_call": 100 * over / max(none_fits, 1), "missed_call": 100 * missed / max(fits, 1),
+        "over_call": 100 * over / none_fits if none_fits else None, "missed_call": 100 * missed / fits if fits else None,
     }
 
 

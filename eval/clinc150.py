@@ -81,12 +81,13 @@ def headline(totals_BK: np.ndarray) -> np.ndarray:
     return 100 * right / np.maximum(asked, 1)
 
 
-def metrics(totals_K: np.ndarray) -> dict[str, float]:
-    """Accuracy in scope; recall and precision of "out of scope"; accuracy over all."""
+def metrics(totals_K: np.ndarray) -> dict[str, float | None]:
+    """Accuracy in scope; recall and precision of "out of scope", None where none is or none is said to be; accuracy over all."""
     right, inside, noticed, outside, said, valid = (float(v) for v in totals_K)
     asked = max(inside + outside, 1)
     return {
-        "in_scope_accuracy": 100 * right / max(inside, 1), "oos_recall": 100 * noticed / max(outside, 1), "oos_precision": 100 * noticed / max(said, 1),
+        "in_scope_accuracy": 100 * right / max(inside, 1), "oos_recall": 100 * noticed / outside if outside else None,
+        "oos_precision": 100 * noticed / said if outside and said else None,
         "overall_accuracy": 100 * (right + noticed) / asked, "valid_rate": 100 * valid / asked,
     }
 

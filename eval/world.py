@@ -6,7 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
+from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError, DataError
+from omnivision.functions import FunctionSet
 
 SPLITS = ("eval", "eval_held_out")
 
@@ -60,11 +62,14 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         if str(row["question_id"]) in seen:
             raise DataError(f"The question_id {row['question_id']!r} stands twice", f"{path}:{number}", "Make them unique.")
         seen.add(str(row["question_id"]))
+        if not isinstance(row["image"], str):
+            raise DataError(f"The image is {row['image']!r}, not a path", f"{path}:{number}", "Build the world again.")
         row["pictures"] = [str(root / row["image"])]
     if task == "open":
         _attach_truth(rows, root, path)
     if task == "actions":
-        functions = json.loads((root / "functions.json").read_text("utf-8")) if (root / "functions.json").is_file() else []
+        table = root / FUNCTION_FILE
+        functions = [one.to_tool() for one in FunctionSet.from_json(table).functions] if table.is_file() else []
         for row in rows:
             row["functions"] = functions
     return rows

@@ -114,6 +114,60 @@ def test_calls_inside_one_that_cannot_run_do_not_run_either(executor, tmp_path, 
     assert {line["outcome"] for line in audit_of(tmp_path)} == {deed.outcome, "not reached"}
 
 
+def test_once_an_inner_call_is_not_done_the_others_are_not_begun(executor, tmp_path):
+    wipe = Recorded("b")
+    outer = Action("send", {}, (0, 12), {"to": FIND_ANN, "text": Action("wipe", {}, (9, 11))})
+    deed = executor({"find": Rule(READ_ONLY, Recorded(Failed("down"))), "wipe": Rule(READ_ONLY, wipe), "send": Rule(READ_ONLY, Recorded())}).act(outer)
+    assert (deed.outcome, deed.nested["to"].outcome, deed.nested["text"].outcome) == ("not reached", "failed", "not reached") and wipe.calls == []
+
+
+def test_with_nobody_to_ask_what_is_inside_does_not_run_either(executor):
+    find = Recorded("a")
+    deed = executor({"find": Rule(READ_ONLY, find), "send": Rule(ASK, Recorded())}).act(SEND_ANN)
+    assert (deed.outcome, deed.nested["to"].outcome) == ("declined", "not reached") and find.calls == []
+
+
+def test_a_dry_run_says_what_a_rule_without_a_program_means(executor):
+    assert [executor({"find": Rule(READ_ONLY)}, execute=execute).act(FIND_ANN).outcome for execute in (False, True)] == ["not allowed"] * 2
+
+
+def test_a_result_that_json_cannot_hold_is_a_failure_that_the_audit_has(executor, tmp_path):
+    deed = executor({"find": Rule(READ_ONLY, Recorded({1, 2}))}).act(FIND_ANN)
+    assert deed.outcome == "failed" and "DataError" in deed.reason and [line["outcome"] for line in audit_of(tmp_path)] == [BEGUN, "failed"]
+
+
+def test_a_full_disk_leaves_no_half_line(executor, tmp_path, monkeypatch):
+    find, acting, write = Recorded("a"), None, os.write
+    acting = executor({"find": Rule(READ_ONLY, find)})
+    acting.act(FIND_ANN)
+    before = (tmp_path / "audit.jsonl").read_bytes()
+    room = [10]
+
+    def full(handle, line):
+        if not room:
+            raise OSError(28, "No space left on device")
+        return write(handle, line[: room.pop()])
+
+    monkeypatch.setattr("omnivision.acting.audit.os.write", full)
+    with pytest.raises(ResumableError, match="No space left"):
+        acting.act(FIND_ANN)
+    assert (tmp_path / "audit.jsonl").read_bytes() == before and len(find.calls) == 1
+
+
+def test_what_has_run_and_could_not_be_noted_is_not_to_be_started_again(executor, tmp_path):
+    find = Recorded("a")
+    acting = executor({"find": Rule(READ_ONLY, lambda *given: (tmp_path / "audit.jsonl").unlink() or (tmp_path / "audit.jsonl").mkdir() or find(*given))})
+    with pytest.raises(ResumableError, match=r"find HAS run \(done\).*Do not start"):
+        acting.act(FIND_ANN)
+    assert len(find.calls) == 1
+
+
+def test_a_policy_with_a_name_twice_is_refused(tmp_path):
+    (tmp_path / "policy.json").write_text('{"wipe": {"policy": "never"}, "wipe": {"policy": "read-only", "run": ["./wipe"]}}')
+    with pytest.raises(ConfigError, match="'wipe' stands twice"):
+        Policy.read(tmp_path / "policy.json", FUNCTIONS)
+
+
 def test_a_no_is_a_no(executor):
     send = Recorded()
     assert executor({"send": Rule(ASK, send)}, ask=lambda *_: False).act(Action("send", {"to": "a", "text": "b"}, (0, 1))).outcome == "declined"
@@ -212,7 +266,7 @@ def test_a_policy_file_names_programs_beside_it(tmp_path):
     ('{"fnd": {"policy": "ask"}}', "Did you mean 'find'"), ('{"irrelevant": {"policy": "ask"}}', "no function of the set"),
     ('{"find": {"policy": "ask", "cmd": []}}', "unknown key 'cmd'"), ('{"find": {"policy": "ask", "run": "rm -r"}}', "there is no shell"),
     ('{"find": {"policy": "ask", "run": []}}', "there is no shell"), ('{"find": {"policy": "ask", "seconds": 0}}', "time limit of 0"),
-    ('{"find": {"policy": "ask", "seconds": NaN}}', "time limit of nan"), ('{"find": {"policy": "ask", "seconds": "9"}}', "time limit of '9'"),
+    ('{"find": {"policy": "ask", "seconds": NaN}}', "NaN is no JSON number"), ('{"find": {"policy": "ask", "seconds": "9"}}', "time limit of '9'"),
 ])
 def test_a_policy_that_is_none_is_refused(tmp_path, content, word):
     (tmp_path / "policy.json").write_text(content)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import typing
 from dataclasses import dataclass, field
 from typing import Literal, NotRequired, TypedDict
 
 import pytest
 import torch
-from function_parts import make_model, make_shop, make_tokenizer
+from function_parts import add_tokens, make_model, make_shop, make_tokenizer
 
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet, install_tokens, parse_calls, target_ids
+from omnivision.functions.constraint import CallConstraint
 
 
 class Place(TypedDict):
@@ -126,3 +129,78 @@ def test_a_trained_set_grows_past_the_spare_rows(tied):
 def test_training_needs_no_grammar():
     code = "import sys, omnivision.functions; print('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("rest", [{}, True, {"type": "string"}])
+def test_an_empty_schema_of_further_arguments_opens_the_function(rest):
+    functions = FunctionSet((Function("f", "Do it.", {"type": "object", "properties": {}, "additionalProperties": rest}),))
+    assert functions["f"].faults({"colour": "red"}) == []
+    tokenizer = add_tokens(make_tokenizer(), functions)
+    constraint = CallConstraint(tokenizer, functions)
+    matcher = constraint.matcher()
+    assert matcher.try_consume_tokens(target_ids({"name": "f", "arguments": {"colour": "red"}}, tokenizer, functions)) > 2
+    assert matcher.is_accepting()
+
+
+def test_a_named_dialect_does_not_loosen_what_a_whole_number_is():
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object", "properties": {"to": {"type": "string"}, "count": {"type": "integer"}},
+              "required": ["to", "count"]}
+    function = Function("f", "Do it.", schema)
+    assert function.faults({"count": 2.0}, ["to"]) and function.faults({"to": "a", "count": 2.0}) and not function.faults({"count": 2}, ["to"])
+
+
+@pytest.mark.parametrize("key", ["$ref", "allOf", "anyOf"])
+def test_arguments_behind_a_reference_are_refused(key):
+    inside = {"type": "object", "properties": {"a": {"type": "string"}}}
+    schema = {"$defs": {"n": inside}, "$ref": "#/$defs/n"} if key == "$ref" else {key: [inside]}
+    with pytest.raises(ConfigError, match="stand behind"):
+        Function("f", "Do it.", schema)
+
+
+@pytest.mark.parametrize("key", ["input_schema", "inputSchema"])
+def test_other_names_of_the_schema_are_no_function_without_arguments(tmp_path, key):
+    (tmp_path / "functions.json").write_text(json.dumps([{"name": "f", "description": "Do it.", key: {"type": "object", "properties": {"a": {"type": "string"}}}}]))
+    with pytest.raises(ConfigError, match=f"{key}.*parameters"):
+        FunctionSet.from_json(tmp_path / "functions.json")
+
+
+@pytest.mark.parametrize("text", ['[{"name": "f", "name": "g"}]', '[{"name": "f", "parameters": {"type": "object", "properties": {"a": {"minimum": NaN}}}}]'])
+def test_tables_are_strict_json(tmp_path, text):
+    (tmp_path / "functions.json").write_text(text)
+    with pytest.raises(ConfigError, match="stands twice|NaN"):
+        FunctionSet.from_json(tmp_path / "functions.json")
+
+
+def test_bare_typing_hints_are_plain_lists_and_objects():
+    def f(a: typing.List, b: typing.Dict) -> None:  # noqa: UP006
+        """Do it."""
+
+    assert FunctionSet.from_callables(f)["f"].parameters["properties"] == {"a": {"type": "array"}, "b": {"type": "object"}}
+
+
+def test_a_function_that_no_arguments_fit_is_told():
+    path = {"type": "object", "properties": {"path": {"type": "string", "pattern": r"^[A-Z]:\\"}}, "required": ["path"]}
+    functions = FunctionSet((Function("open", "Open a file.", path), Function("wipe", "Wipe the disk.")))
+    constraint = CallConstraint(add_tokens(make_tokenizer(), functions), functions)
+    with pytest.raises(ConfigError, match=r"another would be called.*functions open"):
+        constraint.check_all_can_be_called()
+
+
+def test_a_function_without_a_description_starts_from_its_name():
+    functions = FunctionSet((Function("play_song", ""), Function("b", "Do b.")))
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer) + 8)
+    install_tokens(model, tokenizer, functions)
+    assert torch.isfinite(model.get_input_embeddings().weight).all()
+
+
+def test_half_a_character_is_no_text():
+    functions = FunctionSet((Function("say", "Say it.", {"type": "object", "properties": {"text": {"type": "string"}}}),))
+    tokenizer = add_tokens(make_tokenizer(), functions)
+    ids = target_ids({"name": "say", "arguments": {"text": "a猫b"}}, tokenizer, functions)
+    assert parse_calls(ids, tokenizer, functions)[0].arguments == {"text": "a猫b"}
+    broken = [at for at in range(1, len(ids) - 1) if parse_calls(ids[:at] + ids[at + 1:], tokenizer, functions).errors]
+    found = [call.arguments["text"] for at in range(1, len(ids) - 1) for call in parse_calls(ids[:at] + ids[at + 1:], tokenizer, functions) if "text" in call.arguments]
+    assert broken and not any("\ufffd" in text for text in found)
+    kept = target_ids({"name": "say", "arguments": {"text": "\ufffd"}}, tokenizer, functions)
+    assert parse_calls(kept, tokenizer, functions)[0].arguments == {"text": "\ufffd"}

@@ -156,10 +156,18 @@ def test_where_no_worker_fits_the_router_answers_without_calls(play, servers):
         written.extend(generation.generate_ids(*arguments, constrain=lean, **more)[0])
         return [made.processor.tokenizer.decode(written, skip_special_tokens=True)]
 
-    made.monkeypatch.setattr("omnivision.routing.router.generate_answers", greedy)
+    made.monkeypatch.setattr("omnivision.routing.router.generate_whole", greedy)
     found = made.walk([None])
     assert (found.ended, found.steps[0].worker) == ("no worker", "router") and servers[0].received == []
     assert found.answer and not {*tokens.functions, tokens.end} & set(written)
+
+
+@pytest.mark.parametrize(("own", "outcome"), [(None, "cut_off"), ("", "empty")])
+def test_an_answer_of_the_routers_own_that_is_cut_or_empty_is_none(play, servers, own, outcome):
+    made = play([worker("law", at(servers[0]))])
+    made.monkeypatch.setattr("omnivision.routing.router.generate_whole", lambda *arguments, **more: [own])
+    with pytest.raises(ResumableError, match=f"router {outcome}"):
+        made.walk([None])
 
 
 def test_a_query_that_is_cut_or_blank_gives_way_to_the_request(play, servers):

@@ -89,3 +89,13 @@ def test_unusual_line_ends_inside_a_text_are_no_line_ends(tmp_path):
     file.write_bytes(f"{json.dumps(row, ensure_ascii=False)}\r\n{json.dumps(GOOD)}\n".encode())
     rows = read_rows(file)
     assert len(rows) == 2 and rows[0].turns[0]["text"] == text and rows[1].source.endswith(":2")
+
+
+@pytest.mark.parametrize("call", [
+    {"name": "order", "arguments": '{"item": "tea"}'}, {"name": "order", "arguments": None}, {"name": "order", "arguments": ["tea"]}, {"name": "order", "nested": "x"},
+    {"name": "order", "nested": {"to": {"arguments": {}}}}, {"name": "order", "nested": {"to": {"name": "find", "arguments": "x"}}}])
+def test_calls_whose_arguments_are_no_object_are_bad_rows(tmp_path, call):
+    good = {"request": "Tea, please.", "calls": [{"name": "order"}], "images": []}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "calls": [call]})))
+    with pytest.raises(DataError, match="call|write the object"):
+        read_rows(tmp_path / "rows.jsonl")

@@ -13,7 +13,7 @@ from omnivision_train.activations import activation_bytes
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Conversations
 from omnivision_train.frozen_layers import hold_layers
-from omnivision_train.functions import call_rows
+from omnivision_train.functions import call_rows, hold_other_rows
 from omnivision_train.memory import count_parts, on_meta
 from omnivision_train.throughput import Flops, matrix_weights
 from test_train_lora import RANK, TABLE, batch_of, begun
@@ -38,7 +38,7 @@ def gradients(model, batch) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("changes", [{}, {"train_table": False}, RANK, {"gradient_checkpointing": True}, {"compile": True}, {"optimizer": "muon", "zero_stage": 0}])
+@pytest.mark.parametrize("changes", [{}, RANK, {"gradient_checkpointing": True}, {"compile": True}, {"optimizer": "muon", "zero_stage": 0}])
 def test_what_is_held_stays_bit_for_bit(world, tmp_path, capsys, changes):
     before = begun(world)[0].state_dict()
     final = train_world.train(train_world.settings(world, tmp_path, "functions", max_steps=3, frozen_layers=1, **changes), "functions")
@@ -47,7 +47,7 @@ def test_what_is_held_stays_bit_for_bit(world, tmp_path, capsys, changes):
     assert all(any(part in name for part in UPPER) for name in changed), changed
     assert any("layers.1.mlp.up_proj" in name for name in changed) and TABLE in changed
     rows = after[TABLE].ne(before[TABLE]).any(1).sum().item()
-    assert rows == 4 if changes in ({"train_table": False}, RANK) else rows > 4
+    assert rows == 4  # those of the functional tokens
     said = capsys.readouterr().err
     assert re.search(r"frozen_layers +[\d,]+ parameters  frozen", said) and re.search(r"projector +[\d,]+ parameters  frozen", said)
 
@@ -126,3 +126,15 @@ def test_operations_by_hand(world):
     layer = matrix_weights(model.model.language_model.layers[0])[0]
     stages.set_trainable(model, "functions", main=False, frozen_layers=1)
     assert Flops(model, encoded=True, frozen_layers=1).per_token == 2 * layer + 6 * layer  # the first forward alone
+
+
+def test_a_table_of_its_own_below_held_layers_stays_whole(world):
+    model, _, ids = begun(world, tied=False)
+    stages.set_trainable(model, "functions", main=False, frozen_layers=1)
+    hold_other_rows(model, FunctionsConfig(frozen_layers=1), ids)
+    assert not model.get_input_embeddings().weight.requires_grad and model.lm_head.weight.requires_grad
+
+
+def test_weight_decay_of_the_table_is_refused(world, tmp_path):
+    with pytest.raises(ConfigError, match=r"frozen_layers: 1"):
+        train_world.train(train_world.settings(world, tmp_path, "functions", frozen_layers=1, weight_decay=0.1), "functions")

@@ -20,6 +20,15 @@ def is_held(name: str, count: int) -> bool:
     return found is not None and int(found[1]) < count
 
 
+def check_count(model: nn.Module, count: int) -> None:
+    """Raises:
+    ConfigError: no layer would be left to train, or the language model does not call its layers so.
+    """
+    layers = len(getattr(model.model.language_model, "layers", ()))
+    if count and count >= layers:
+        raise ConfigError(f"{count} layers are to stay as they are, and the language model has {layers}", "frozen_layers", f"Give at most {max(0, layers - 1)}.")
+
+
 def hold_layers(model: nn.Module, count: int) -> None:
     """Freezes these layers and what lies below them: the projector, and a table that is not the head as well.
 
@@ -29,14 +38,12 @@ def hold_layers(model: nn.Module, count: int) -> None:
         model: with the parts of its stage set to train, and with the adapters that it has.
 
     Raises:
-        ConfigError: no layer is left to train, or the language model does not call its layers so.
+        ConfigError: as `check_count`.
     """
     if not count:
         return
-    layers = getattr(model.model.language_model, "layers", ())
-    if count >= len(layers):
-        raise ConfigError(f"{count} layers are to stay as they are, and the language model has {len(layers)}", "frozen_layers",
-                          f"Give at most {max(0, len(layers) - 1)}.")
+    check_count(model, count)
+    layers = model.model.language_model.layers
     model.model.projector.requires_grad_(False)
     if not model.config.tie_word_embeddings:
         model.get_input_embeddings().requires_grad_(False)

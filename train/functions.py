@@ -56,10 +56,13 @@ def hold_other_rows(model, config: FunctionsConfig, token_ids: Iterable[int]) ->
         ConfigError: weight decay, which moves rows without a gradient.
     """
     if config.weight_decay and config.optimizer == "adamw":
-        raise ConfigError(f"AdamW decays rows that are to stay, and weight_decay is {config.weight_decay:g}", "train_table: false",
-                          "Set weight_decay=0, optimizer=muon, which decays no tables, or train_table=true.")
+        raise ConfigError(f"AdamW decays rows that are to stay, and weight_decay is {config.weight_decay:g}",
+                          f"frozen_layers: {config.frozen_layers}" if config.frozen_layers else "train_table: false",
+                          "Set weight_decay=0, optimizer=muon, which decays no tables, or let all train.")
     ids = torch.tensor(sorted(token_ids))
     for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
+        if not weight.requires_grad:  # a table below held layers
+            continue
         weight.register_hook(lambda grad_VD: torch.zeros_like(grad_VD).index_copy_(0, ids.to(grad_VD.device), grad_VD[ids]))
 
 
@@ -126,7 +129,7 @@ def functions(config: FunctionsConfig) -> Path:
         if config.lora_rank:
             lora.add_adapters(model, config, token_ids)
         stages.set_trainable(model, stage, main=run.main, frozen_layers=config.frozen_layers)
-        if not config.train_table and not config.lora_rank:  # adapters train these rows alone in any case
+        if (config.frozen_layers or not config.train_table) and not config.lora_rank:  # adapters train these rows alone in any case
             hold_other_rows(model, config, token_ids)
         cache = run_data.open_cache(config, model, processor)
 

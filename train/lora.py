@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from omnivision.errors import ConfigError
 from omnivision_train.config import ADAPTER, FunctionsConfig
+from omnivision_train.frozen_layers import check_count
 
 NAME = "default"  # peft's name of the one adapter
 KINDS = (f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight", f".trainable_tokens_delta.{NAME}")
@@ -51,6 +52,7 @@ def add_adapters(model, config: FunctionsConfig, token_ids: Iterable[int]) -> No
     table = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
     rows = {table: ids} | ({} if model.config.tie_word_embeddings else {"lm_head": ids})
     targets = "|".join(map(re.escape, config.lora_targets))
+    check_count(model, config.frozen_layers)
     layers = "|".join(map(str, range(config.frozen_layers, model.config.text_config.num_hidden_layers)))
     place = rf"layers\.({layers})\." if config.frozen_layers else ""
     inject_adapter_in_model(LoraConfig(

@@ -33,7 +33,8 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="wandb" if config.report_to == "wandb" else "none",
         logging_nan_inf_filter=False,  # StageMixin counts them
-        seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers, remove_unused_columns=False,
+        seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=config.workers > 0, remove_unused_columns=False,
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )
     # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omnivision.data.flags import within
 from omnivision.errors import ConfigError
 from omnivision.runs import HAND_OVER, RunLock, environment, file_hash, read_json, write_json, write_text
 
@@ -45,10 +46,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", required=True, metavar="DIR", help="final/ of `sft`, from which every arm is trained")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the run; what is finished there is kept")
     parser.add_argument("--sizes", type=_numbers, metavar="N,N,…", help="numbers of functions (default 20,100,500,1000)")
-    parser.add_argument("--rows", type=int, metavar="N", help="that train every checkpoint (default 8000)")
+    parser.add_argument("--rows", type=within("--rows", int, 1), metavar="N", help="that train every checkpoint (default 8000)")
     parser.add_argument("--each", action="store_true", help="train the arms with descriptions at every size, not once on the largest")
-    parser.add_argument("--questions", type=int, metavar="N", help="a size (default 150)")
-    parser.add_argument("--k", type=int, metavar="N", help="descriptions that are retrieved (default 5)")
+    parser.add_argument("--questions", type=within("--questions", int, 1), metavar="N", help="a size (default 150)")
+    parser.add_argument("--k", type=within("--k", int, 1), metavar="N", help="descriptions that are retrieved (default 5)")
     parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument("--functions", type=Path, metavar="FILE", help="a function table, instead of the made catalogue; with --train and --eval")
     parser.add_argument("--train", type=Path, metavar="FILE", help="rows with request and one call")

@@ -63,12 +63,15 @@ def read(files: Files, size: int, rows: int, questions: int, seed: int) -> Mater
 
 
 def _rows(file: Path, names: set[str], most: int, seed: int) -> list[dict]:
-    found = []
+    found, seen = [], set()
     for row in read_rows(file):
         if row.images or len(row.calls) != 1 or row.calls[0].get("nested"):
             raise DataError(f"Row {row.id} has {len(row.images)} pictures and {len(row.calls)} calls", row.source,
                             "The comparison takes requests in words alone, with one plain call each.")
         if row.calls[0]["name"] in names:
+            if row.id in seen:
+                raise DataError(f"The id {row.id!r} stands twice", row.source, "Make ids unique: answers are kept by them.")
+            seen.add(row.id)
             found.append({"id": row.id, "images": [], "request": row.request, "calls": list(row.calls)})
     if not found:
         raise DataError("No row calls one of the functions", str(file), "Give rows for the functions of the table.")

@@ -10,6 +10,19 @@ from pathlib import Path
 from omnivision.errors import ResumableError
 
 
+def _append(handle: int, line: bytes) -> None:
+    """The whole line or nothing of it: a full disk takes a part without an error."""
+    size, written = os.fstat(handle).st_size, 0
+    try:
+        while written < len(line):
+            written += os.write(handle, line[written:])
+        os.fsync(handle)
+    except OSError:
+        if os.fstat(handle).st_size == size + written:  # nobody else has added a line meanwhile
+            os.ftruncate(handle, size)
+        raise
+
+
 class Audit:
     """Writes lines that are on the disk before anything goes on.
 
@@ -31,8 +44,7 @@ class Audit:
         try:
             handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
-                os.write(handle, line.encode())
-                os.fsync(handle)
+                _append(handle, line.encode())
             finally:
                 os.close(handle)
         except OSError as error:

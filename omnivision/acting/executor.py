@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from omnivision.acting.audit import Audit
 from omnivision.acting.policy import ASK, NEVER, Policy, Rule
 from omnivision.acting.program import Failed, TimedOut
+from omnivision.errors import ResumableError
 from omnivision.functions.calls import Action
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
+from omnivision.functions.literals import literal
 
 DONE, FAILED, TIMED_OUT = "done", "failed", "timed out"  # after these something has run; after the others nothing has
 DRY_RUN = "dry run"
@@ -75,7 +77,10 @@ class Executor:
         if barred:
             nested = {name: self._unreached(one) for name, one in action.nested.items()}
             return self._noted(Deed(action, barred[0], rule and rule.policy, reason=barred[1], nested=nested))
-        nested = {name: self.act(one) for name, one in action.nested.items()}
+        nested: dict[str, Deed] = {}
+        for name, one in action.nested.items():  # once one is not done, the call around them cannot run, and the others are for nothing
+            hopeless = self.execute and any(deed.outcome != DONE for deed in nested.values())
+            nested[name] = self._unreached(one) if hopeless else self.act(one)
         stopped = self._stopped(action, nested)
         if stopped:
             return self._noted(Deed(action, stopped[0], rule and rule.policy, reason=stopped[1], nested=nested))
@@ -90,8 +95,10 @@ class Executor:
             return NOTHING, ""
         if self.rules is not None and (rule is None or rule.policy == NEVER):
             return NOT_ALLOWED, "no rule allows it" if rule is None else "the rule says never"
-        if self.execute and rule.run is None:
+        if rule is not None and rule.run is None:
             return NOT_ALLOWED, "the rule names nothing to run"
+        if self.execute and rule.policy == ASK and self.ask is None:
+            return DECLINED, "there is nobody to ask"
         faults = function.faults(action.arguments, [*action.nested])
         return (INVALID, faults[0][1]) if faults else None
 
@@ -117,11 +124,16 @@ class Executor:
         started, result, outcome, reason = time.monotonic(), None, DONE, ""
         try:
             result = rule.run(arguments, rule.seconds)
+            literal(result, "result")  # the audit and an outer call take JSON values only
         except TimedOut as error:
             outcome, reason = TIMED_OUT, str(error)
         except Exception as error:  # noqa: BLE001 - whatever a user's own function raises is that call's failure
             outcome, reason = FAILED, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-        return self._noted(Deed(action, outcome, rule.policy, result, reason, time.monotonic() - started, nested))
+        try:
+            return self._noted(Deed(action, outcome, rule.policy, result if outcome == DONE else None, reason, time.monotonic() - started, nested))
+        except ResumableError as error:
+            raise ResumableError(f"{action.name} HAS run ({outcome}), and this could not be noted: {error.what}", error.where,
+                                 "Do not start the same command again: see in the audit what has begun.") from error
 
     def _noted(self, deed: Deed) -> Deed:
         if self.audit:

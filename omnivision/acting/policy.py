@@ -7,13 +7,13 @@ A policy file is JSON; a function that it does not name never runs:
 from __future__ import annotations
 
 import difflib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from omnivision.acting.program import Program
+from omnivision.data.raw import parse
 from omnivision.errors import ConfigError
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
 
@@ -72,7 +72,7 @@ class Policy(dict):
         """
         file = Path(file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             what = f"not a readable policy file: {error}"
             raise ConfigError(what, str(file), "Give a JSON object with one rule for each function.") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 
@@ -30,13 +31,15 @@ def main(argv: list[str]) -> int:
     about = {"model": options.model, "image": options.image, "request": options.request}
     audit = Audit(options.audit, about) if options.audit else None
     executor = Executor(functions, policy, execute=options.execute, ask=_ask(functions), audit=audit)
-    deeds = [executor.act(call) for call in calls]
+    deeds = []
+    for call in calls:
+        deeds.append(executor.act(call))
+        if not options.json:
+            print(_line(deeds[-1], functions), flush=True)  # at once: should the next one's audit fail, this one has been told
     errors = [{"kind": error.kind, "message": error.message, "span": list(error.span), "name": error.name} for error in calls.errors]
     if options.json:
         print(json.dumps({**about, "calls": [deed.to_dict() for deed in deeds], "errors": errors}, ensure_ascii=False))
     else:
-        for deed in deeds:
-            print(_line(deed, functions))
         for error in errors:
             print(f"malformed ({error['kind']}): {error['message']}", file=sys.stderr)
     return 0 if deeds and not errors and all(deed.outcome in ("done", "dry run", "nothing to do") for deed in deeds) else 1
@@ -52,12 +55,14 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--execute", action="store_true", help="run what the policy allows")
     parser.add_argument("--audit", metavar="FILE", help="JSON lines of what was called and what became of it (with --execute: call-audit.jsonl)")
     parser.add_argument("--nested", action="store_true", help="an argument's value may be a call")
+    parser.add_argument("--most-calls", type=int, default=8, metavar="N", help="calls in one answer (default 8): small models repeat themselves")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("request")
     options = parser.parse_args(argv)
-    if options.max_new_tokens < 1:
-        parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
+    for flag, number in (("--max-new-tokens", options.max_new_tokens), ("--most-calls", options.most_calls)):
+        if number < 1:
+            parser.error(f"{flag} is {number}; at least 1 is needed")
     if options.execute and not options.policy:
         parser.error("--execute needs --policy FILE: what it does not name never runs")
     options.audit = options.audit or ("call-audit.jsonl" if options.execute else None)
@@ -86,8 +91,10 @@ def call_ids(model, processor, functions, picture, options: argparse.Namespace) 
     from omnivision.functions.constraint import CallConstraint
     from omnivision.generation import generate_ids, stop_ids
 
-    constraint = CallConstraint(processor.tokenizer, functions, nested=options.nested, stop_token_ids=stop_ids(model) or None)
-    return generate_ids(model, processor, [options.request], [picture], options.max_new_tokens, constrain=constraint)[0]
+    stops = stop_ids(model) or [processor.tokenizer.eos_token_id]
+    constraint = CallConstraint(processor.tokenizer, functions, most_calls=options.most_calls, nested=options.nested, stop_token_ids=stops)
+    constraint.check_all_can_be_called()
+    return generate_ids(model, processor, [options.request], [picture], options.max_new_tokens, stop_token_ids=stops, constrain=constraint)[0]
 
 
 def _line(deed, functions) -> str:
@@ -113,8 +120,12 @@ def _ask(functions):
         return None
 
     def ask(action, arguments: dict) -> bool:
+        import termios
+
         from omnivision.functions import format_call
 
+        with contextlib.suppress(OSError, ValueError, termios.error):  # a terminal that is none of the system's
+            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)  # what was typed before the question is no answer to it
         print(f"{action.name}{format_call(action.name, arguments, functions)}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -44,6 +44,8 @@ def read_splits(path: Path) -> dict[str, list[Request]]:
     """
     path = layout_file(path)
     content = _object(path)
+    if not isinstance(content, dict) or not all(isinstance(one, list) for one in content.values()):
+        raise DataError("The file has not the published layout: an object of lists", str(path), "Take data_full.json of clinc/oos-eval.")
     found = {split: [_request(one, f"{path}, {key}[{at}]") for key in (split, f"{OUT_OF_SCOPE}_{split}")
                      for at, one in enumerate(content.get(key, ()))] for split in SPLITS}
     return {split: requests for split, requests in found.items() if requests}

@@ -120,8 +120,7 @@ def _row(raw: dict, source: str, urls: str | None) -> Row:
         if key in filled and not (filled[key].strip() if isinstance(filled[key], str) else filled[key]):
             raise ValueError(f"{what} is empty")
     for call in filled.get("calls", ()):
-        if not isinstance(call.get("name"), str):
-            raise ValueError(f"a call without a name is {call!r}")
+        _check_call(call)
     _check_text(name, "`id`")
     for key in ("calls", "regions", "edit_spans"):
         if raw.get(key):
@@ -129,6 +128,18 @@ def _row(raw: dict, source: str, urls: str | None) -> Row:
     images = tuple(_place(image, f"{source}#{at}", urls) for at, image in enumerate(raw["images"]))
     return Row(id=name, images=images, source=source, regions=_regions(raw.get("regions", [])), edit_spans=raw.get("edit_spans", {}),
                format=raw["format"], **filled)
+
+
+def _check_call(call: Any) -> None:
+    """Name, arguments and nested calls are what they have to be; whether a function takes them its schema says."""
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        raise ValueError(f"a call without a name is {call!r}")
+    for key in ("arguments", "nested"):
+        if not isinstance(call.get(key, {}), dict):
+            told = ": write the object, not its JSON text" if isinstance(call[key], str) else ""
+            raise ValueError(f"`{key}` of the call {call['name']!r} is {call[key]!r}, no object{told}")
+    for one in call.get("nested", {}).values():
+        _check_call(one)
 
 
 def _place(image: str | Packed, name: str, urls: str | None) -> str | Packed:

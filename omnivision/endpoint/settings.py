@@ -67,6 +67,11 @@ class Endpoint:
             _check_number(name, getattr(self, name))
         if taken := sorted(set(OURS) & set(self.extra)):
             raise ConfigError(f"extra may not hold {', '.join(taken)}", "extra", "Take it out.")
+        for name in ("max_completion_tokens", "max_tokens"):
+            if self.extra.get(name) is not None:
+                _check_number("max_tokens", self.extra[name])
+        if self.max_cost is not None and "max_tokens" in self.extra and self._limits() == [None, None]:
+            raise ConfigError("max_cost needs a longest answer, and extra takes max_tokens away", "extra", "Give max_completion_tokens in its place.")
         if self.max_cost is not None and None in (self.price_in, self.price_out):
             raise ConfigError("max_cost needs the prices of a million tokens", "price_in, price_out", "Give both, 0 for what costs nothing.")
 
@@ -92,7 +97,11 @@ class Endpoint:
 
     def bound(self, messages: list) -> tuple[int, int]:
         """Tokens of prompt and of answer that one request can cost at most."""
-        return prompt_bound(messages), self.max_tokens
+        return prompt_bound(messages), next((limit for limit in self._limits() if limit is not None), self.max_tokens)
+
+    def _limits(self) -> list[int | None]:
+        """The longest answer as `extra` says it: some servers refuse `max_tokens`, and take it by another name."""
+        return [self.extra.get("max_completion_tokens"), self.extra.get("max_tokens")]
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What so many tokens cost; 0 without prices."""

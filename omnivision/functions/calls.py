@@ -16,6 +16,7 @@ from omnivision.functions.function import Function
 from omnivision.functions.function_set import FunctionSet
 from omnivision.functions.tokens import functional_tokens
 
+BROKEN = "\ufffd"  # in the place of bytes that are no character
 MAX_NESTED = 16  # calls in calls; far above any answer, so that nothing that walks an action meets Python's limit
 
 
@@ -181,4 +182,7 @@ class _Decoder:
         for one in ids:
             if one in self.special or not 0 <= one < self.size:
                 raise Malformed("foreign_token", f"id {one} cannot stand among arguments")
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if BROKEN in text and self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) != ids:
+            raise Malformed("syntax", "a character's bytes are not whole")
+        return text

@@ -77,6 +77,16 @@ class CallConstraint:
         allowed_BV = np.unpackbits(bits, axis=1, count=width, bitorder="little").view(bool)
         return logits_BV.masked_fill(~torch.from_numpy(allowed_BV).to(logits_BV.device), -torch.inf)
 
+    def check_all_can_be_called(self) -> None:
+        """Refuses a set of which a function can never be called: a model that wants it would have to call another one.
+
+        Raises:
+            ConfigError: names these functions.
+        """
+        if self.grammar.never:
+            raise ConfigError("no arguments can be written for a function, so that another would be called in its place", f"functions {', '.join(self.grammar.never)}",
+                              "Loosen its schema (a required text's pattern may need a backslash, say), or take it out of the set.")
+
     def matcher(self) -> llguidance.LLMatcher:
         """llguidance's own view of an answer that has not begun: consume_tokens, is_accepting, compute_bitmask and so on."""
         return self._fresh.deep_copy()

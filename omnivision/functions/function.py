@@ -55,6 +55,10 @@ class Function:
         if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
             raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
 
+        behind = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in self.parameters]
+        if behind and "properties" not in self.parameters:
+            raise ConfigError(f"the arguments stand behind {behind[0]!r}, not under 'properties'", where, "Write the object's properties at the top of 'parameters'.")
+
     @property
     def argument_names(self) -> tuple[str, ...]:
         """Names in the schema's order."""
@@ -67,7 +71,8 @@ class Function:
     @cached_property
     def _validator(self) -> jsonschema.Draft202012Validator:
         # An empty registry never fetches; jsonschema's default one would.
-        return _STRICT(self.parameters, registry=referencing.Registry())
+        # Without "$schema", by which jsonschema would choose a class of its own, which takes 2.0 for an integer.
+        return _STRICT({key: value for key, value in self.parameters.items() if key != "$schema"}, registry=referencing.Registry())
 
     def faults(self, arguments: dict, nested: Collection[str] = ()) -> list[tuple[str, str]]:
         """What is wrong with arguments: (kind, message) pairs, empty when they are valid.
@@ -80,12 +85,12 @@ class Function:
                 known before another call has run: they count as given and are not checked.
         """
         found = []
-        if not self.parameters.get("additionalProperties", False):
+        if self.parameters.get("additionalProperties", False) is False:
             for name in (*arguments, *nested):
                 if name not in self.argument_names:
                     found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))
         required = [name for name in self.parameters.get("required", []) if name not in nested]
-        validator = self._validator.evolve(schema={**self.parameters, "required": required}) if nested else self._validator
+        validator = self._validator.evolve(schema={**self._validator.schema, "required": required}) if nested else self._validator
         try:
             found += [("schema", error.message) for error in validator.iter_errors(arguments)]
         except (RecursionError, referencing.exceptions.Unresolvable) as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnivision.constants import FUNCTION_FILE, FUNCTION_PREFIX
+from omnivision.data.raw import parse
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions.function import Function
 from omnivision.functions.schema import callable_schema
@@ -134,7 +135,7 @@ class FunctionSet:
 
 def _read_json(file: Path) -> object:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError("no function file", str(file), "Give a JSON list of tools in OpenAI's format.") from error
     except (OSError, ValueError) as error:
@@ -146,5 +147,8 @@ def _read_tool(tool: object, where: str) -> Function:
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
     # OpenAI allows a function without parameters to leave the schema out or null.
+    elsewhere = [key for key in ("input_schema", "inputSchema") if key in body]
+    if elsewhere and "parameters" not in body:
+        raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
     parameters = body.get("parameters") or {"type": "object", "properties": {}}
     return Function(body["name"], str(body.get("description") or body["name"]), in_json_words(parameters))

@@ -72,7 +72,9 @@ def hint_schema(hint: object, where: str, inside: tuple[type, ...] = ()) -> dict
         return dict(_SIMPLE[hint])
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin is list:
-        return {"type": "array", "items": hint_schema(inner[0], where, inside)}
+        return {"type": "array", "items": hint_schema(inner[0], where, inside)} if inner else {"type": "array"}  # a bare typing.List
+    if origin is dict and not inner:
+        return {"type": "object"}
     if origin is dict and inner[0] is str:
         return {"type": "object", "additionalProperties": hint_schema(inner[1], where, inside)}
     if origin is typing.Literal:

@@ -71,7 +71,7 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
 
     Source: Octopus v2 (functional tokens); spare rows: Qwen2.5 config.json, 151,936 rows for 151,665 ids.
     """
-    about = {token: function.description for token, function in zip(function_set.tokens, function_set.functions)}
+    about = {token: function.description.strip() or function.name.replace("_", " ") for token, function in zip(function_set.tokens, function_set.functions)}
     about[function_set.end_token] = "The end of the call."
     new = {token: text for token, text in about.items() if token not in tokenizer.get_added_vocab()}
     # Encoded before the tokens exist and with special tokens split: a description is plain text.

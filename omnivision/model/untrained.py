@@ -1,6 +1,6 @@
 """A checkpoint of parts that were never trained together, as a start for functions of requests in text alone.
 
-    python -m omnivision.model.untrained --preset tiny --vision tiny --language models/smollm2-6 --out models/smollm2-6-start
+    python -m omnivision.model.untrained --preset tiny --vision tiny --language models/smollm2 --out models/smollm2-start
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omnivision.presets import PRESETS
 from omnivision.runs import write_hand_over
 
 STAGE = "untrained"  # in the note that the next stage reads
-EXAMPLE = "example: python -m omnivision.model.untrained --preset tiny --vision tiny --language models/smollm2-6 --out models/smollm2-6-start"
+EXAMPLE = "example: python -m omnivision.model.untrained --preset tiny --vision tiny --language models/smollm2 --out models/smollm2-start"
 
 
 def write(out: Path, preset: str, vision: str | None, language: str, seed: int = 0) -> dict:

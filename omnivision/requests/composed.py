@@ -12,6 +12,7 @@ from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.functions.options import TYPES, options
+from omnivision.functions.type_names import in_json_words
 from omnivision.requests.drawing import Drawing, Undrawable
 from omnivision.requests.sentences import fill, frames, given_in_words
 from omnivision.requests.wording import deeds, infinitive, labels
@@ -129,4 +130,6 @@ def returns_of(file: Path) -> dict[str, dict]:
     for name, schema in found.items():
         if not isinstance(schema, dict):
             raise ConfigError(f"`returns` of {name!r} is no schema", str(file), 'Write one such as {"type": "string"}.')
+        found[name] = in_json_words(schema)
+        Function(name, "", {"type": "object", "properties": {"result": found[name]}})  # refuses what is no schema
     return found

@@ -63,7 +63,10 @@ class Drawing:
         """
         fault = "no arguments fit"
         for _ in range(TRIES):
-            found = self._object(self.rng.choice(self._options({**self.function.parameters, "type": "object"})), 0, fixed)
+            try:
+                found = self._object(self.rng.choice(self._options({**self.function.parameters, "type": "object"})), 0, fixed)
+            except RecursionError as error:
+                raise Undrawable("the schema holds itself without an end") from error
             faults = self.function.faults(found)
             if not faults:
                 return found
@@ -206,8 +209,9 @@ class Drawing:
         first, least, most = option.get("prefixItems", []), int(option.get("minItems", 0)), option.get("maxItems")
         top = max(least, 1, min(int(most) if most is not None else 3, least + 2))
         count = self.rng.randint(max(least, 1), top) if most != 0 else 0
+        count = max(count, len(first) if most is None else min(len(first), int(most)))
         found: list = []
-        for at in range(max(count, len(first) if most is None else min(len(first), int(most)))):
+        for at in range(least if depth >= DEEPEST else count):  # a schema may hold itself
             schema = first[at] if at < len(first) else option.get("items", {"type": "string"})
             for _ in range(TRIES):
                 one = self.value(schema, name, depth + 1)

@@ -16,6 +16,8 @@ from omnivision.requests.words import words_of
 LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call has to be to a part of the request; one letter in ten may differ
 FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 MINUS = re.compile(r"(?<![A-Za-z0-9_)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
+SIGN_BEFORE = re.compile(r"(?:(?<![A-Za-z0-9_)])[-\u2212\u2013]|\bminus\s+|\bnegative\s+|负|零下)$", re.IGNORECASE)
+NOT_COUNTED = re.compile("一下|一些|一起|一样|一定|一直|一般")  # words in which "one" counts nothing
 COUNTED = {"en": "zero one two three four five six seven eight nine ten eleven twelve".split(), "zh": "零一二三四五六七八九十"}
 
 
@@ -65,11 +67,17 @@ def text_said(text: str, request: str) -> bool:
 def number_said(value: int | float, request: str, language: str) -> bool:
     """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve; one below 0 with its sign or a word for it."""
     plain = unicodedata.normalize("NFKC", request)
+    size = abs(value)
     if value < 0 and not MINUS.search(plain):
+        return False
+    places = [found for found in FIGURES.finditer(plain) if found[0].replace(",", "").count(".") < 2]
+    signed = [SIGN_BEFORE.search(plain[:found.start()]) is not None for found in places]
+    own = [sign for found, sign in zip(places, signed, strict=True) if float(found[0].replace(",", "")) == size]
+    loose = len(MINUS.findall(plain)) > sum(signed)  # a word for it that stands elsewhere
+    if own and not loose and not any(sign is (value < 0) for sign in own):
         return False
     written = [one.replace(",", "") for one in FIGURES.findall(plain)]
     figures = {float(one) for one in written if one.count(".") < 2}
-    size = abs(value)
     as_share = "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures)
     if size in figures or str(size) in written or as_share:  # as written: a double does not hold a long whole number
         return True
@@ -77,4 +85,7 @@ def number_said(value: int | float, request: str, language: str) -> bool:
     if size != int(size) or size >= len(words):
         return False
     word = words[int(size)]
-    return word in plain or size == 2 and "两" in plain if language == "zh" else re.search(rf"\b{word}\b", plain.casefold()) is not None
+    if language == "zh":
+        plain = NOT_COUNTED.sub("", plain)
+        return word in plain or size == 2 and "两" in plain
+    return re.search(rf"\b{word}\b", plain.casefold()) is not None

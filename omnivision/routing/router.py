@@ -14,7 +14,7 @@ from omnivision.errors import ConfigError
 from omnivision.functions import FunctionSet, functional_tokens, parse_calls
 from omnivision.functions.constraint import CallConstraint
 from omnivision.functions.function_set import IRRELEVANT
-from omnivision.generation import ImagesInput, generate_answers, generate_ids, stop_ids
+from omnivision.generation import ImagesInput, generate_ids, generate_whole, stop_ids
 from omnivision.routing.graph import Graph
 from omnivision.routing.worker import QUERY
 
@@ -62,14 +62,14 @@ class Router:
         name, arguments = (calls[0].name, calls[0].arguments) if calls else (calls.errors[0].name, {})
         return Choice(None if name == IRRELEVANT else name, arguments.get(QUERY, "").strip())
 
-    def answer(self, text: str, picture: ImagesInput) -> str:
-        """The router's own answer, without calls."""
+    def answer(self, text: str, picture: ImagesInput) -> str | None:
+        """The router's own answer, without calls; None where max_new_tokens cut it."""
         banned = [*self._tokens.functions, self._tokens.end]
 
         def constrain(logits_BV: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
             return logits_BV.index_fill(1, torch.tensor(banned, device=logits_BV.device), -torch.inf)
 
-        return generate_answers(self.model, self.processor, [text], [picture], self.max_new_tokens, constrain=constrain)[0]
+        return generate_whole(self.model, self.processor, [text], [picture], self.max_new_tokens, constrain=constrain)[0]
 
 
 def router_functions(graph: Graph, folder: Path) -> FunctionSet:

@@ -6,6 +6,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 
+from omnivision.endpoint.outcomes import Kind
 from omnivision.errors import ResumableError
 from omnivision.routing.asking import ANSWERED, Reply, Workers
 from omnivision.routing.graph import Graph
@@ -88,7 +89,8 @@ def walk(request: str, graph: Graph, router: Router, workers: Workers, picture: 
     if graph.default is not None:
         replies = workers.ask(f"{name}/1", graph.default, request, picture=picture)
         return Walk(name, request, (_step(graph.default, request, replies, started, 1, workers),), NO_WORKER)
-    own = Reply(ROUTER, ANSWERED, router.answer(request, picture))
+    answer = router.answer(request, picture)
+    own = Reply(ROUTER, Kind.CUT_OFF.value if answer is None else ANSWERED if answer else Kind.EMPTY.value, answer or "")
     return Walk(name, request, (_step(ROUTER, request, (own,), started, 1, workers),), NO_WORKER)
 
 

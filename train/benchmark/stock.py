@@ -41,7 +41,8 @@ def run_stock(arm: Arm, paced: Paced) -> None:
         output_dir=f"{arm.folder}/stock", per_device_train_batch_size=arm.batch_size, num_train_epochs=config.epochs, learning_rate=config.lr,
         lr_scheduler_type=config.schedule, max_length=None, bf16=resolved(config) == "bf16", use_cpu=not torch.cuda.is_available(), gradient_checkpointing=False,
         save_strategy="no", report_to="none", logging_steps=arm.log_steps, seed=config.seed, weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm, disable_tqdm=True, dataloader_num_workers=arm.workers, **({"beta": config.beta} if preference else {}))
+        max_grad_norm=config.max_grad_norm, disable_tqdm=True, dataloader_num_workers=arm.workers,
+        dataloader_persistent_workers=arm.workers > 0, **({"beta": config.beta} if preference else {}))
     reference = {"ref_model": copy.deepcopy(model).requires_grad_(False).eval()} if preference else {}
     data = Dataset.from_list(rows).cast_column("images", [Image()])
     Stock(model=model, args=arguments, train_dataset=data, processing_class=processor, callbacks=[paced], **reference).train()
