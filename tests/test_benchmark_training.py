@@ -30,13 +30,16 @@ class Fake:
     """An arm that took these seconds and logged these numbers."""
 
     def __init__(self, arm: Arm, logged=()) -> None:
-        self.logged, self.seconds = list(logged), 1.0 if arm.trainer == OURS else 2.0
+        self.arm, self.logged, self.seconds = arm, list(logged), 1.0 if arm.trainer == OURS else 2.0
 
     def ready(self) -> float:
         return 10.0
 
     def steps(self, number: int) -> dict:
         return {"logged": self.logged, "seconds": self.seconds, "cpu": self.seconds}
+
+    def cpu(self) -> float:
+        return 0.0
 
     def end(self) -> float:
         return self.seconds
@@ -94,12 +97,48 @@ def test_an_arm_steps_when_it_is_told_to(monkeypatch):
 
 def test_what_a_loaders_processes_compute_counts_while_they_run_and_after():
     burn = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
-    before = arm_module._cpu_seconds()
+    before = arm_module.cpu_seconds()
     loader = subprocess.Popen([sys.executable, "-S", "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     loader.stdout.readline()
-    assert arm_module._cpu_seconds() - before >= 0.45
+    assert arm_module.cpu_seconds() - before >= 0.45
     loader.communicate("\n")
-    assert arm_module._cpu_seconds() - before >= 0.45
+    assert arm_module.cpu_seconds() - before >= 0.45
+
+
+def test_an_arm_that_cannot_run_is_left_out_where_the_others_do_without(monkeypatch):
+    class Broken(Fake):
+        def ready(self) -> float:
+            if self.arm.name == "ours, loss_kernel=liger":
+                raise SystemExit("no module named liger_kernel")
+            return super().ready()
+
+    monkeypatch.setattr(measure, "Process", Broken)
+    extra = replace(ARMS[0], name="ours, loss_kernel=liger", optional=True)
+    for together in (False, True):
+        found = timed([ARMS[0], extra, ARMS[1]], rounds=1, steps=4, together=together)
+        assert found["left_out"] == {extra.name: "no module named liger_kernel"} and len(found["rounds"][0]["arms"]) == len(found["peak_gib"]) == 2
+    with pytest.raises(SystemExit):
+        timed([replace(extra, optional=False)], rounds=1, steps=4)
+
+
+def test_what_arms_compute_while_they_wait_is_not_others(monkeypatch):
+    class Reading(Fake):
+        used = 0.0
+
+        def cpu(self) -> float:
+            Reading.used += 3.0  # of both arms, before and after
+            return Reading.used
+
+    monkeypatch.setattr(measure, "Process", Reading)
+    monkeypatch.setattr(measure, "busy_seconds", lambda: 0.0)
+    found = timed(ARMS, rounds=1, steps=4)["rounds"][0]
+    assert found["waiting"] > 0 and found["others"] < 0
+
+
+def test_where_arms_prepare_together_no_job_is_told():
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    said = stage_report("sft", ARMS, found, parser().parse_args(["--together", "--steps", "4"]))
+    assert "| stock TRL | 8.00 | – | – | 2.00 | 2.00 (2.00 to 2.00) | 2.00 | – | 2.00 |" in said and "whole job is" not in said
 
 
 def test_loaders_that_read_ahead_are_told():

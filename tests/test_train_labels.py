@@ -109,7 +109,7 @@ def test_batches_are_padded_on_the_right_and_pictures_in_order(world, model):
     assert longest >= max(len(sample.input_ids) for sample in made) and "attention_mask" not in batch
     for ids, labels, sample in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), made, strict=True):
         padding = longest - len(sample.input_ids)
-        assert ids == sample.input_ids + [pad] * padding and labels == sample.labels + [IGNORE_INDEX] * padding
+        assert ids == [*sample.input_ids, *[pad] * padding] and labels == [*sample.labels, *[IGNORE_INDEX] * padding]
     alone = [Collator(processor)([made[i]])["pixel_values"] for i in (0, 1)]
     assert torch.equal(batch["pixel_values"], torch.cat(alone))
     assert "pixel_values" not in Collator(processor)([made[2]])

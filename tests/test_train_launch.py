@@ -177,13 +177,14 @@ def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     started = []
+    monkeypatch.setattr(main_module, "free_port", lambda: 4242)
     monkeypatch.setattr(main_module, "launch", lambda argv, flags: started.append((argv, flags)) or 7)
     file = tmp_path / "stage.yaml"
     file.write_text(dump_config(mixed_settings(world, tmp_path / "out", mixed)))
     assert main_module.main(["sft", "--config", str(file), "batch_size=1", "--", "--num_gpus", "8"]) == 7
     assert main_module.main(["sft", "--config", str(file), "processes=2"]) == 7
     assert started == [(["sft", "--config", str(file), "batch_size=1"], ["--num_gpus", "8"]),
-                       (["sft", "--config", str(file), "processes=2"], ["--num_accelerators", "2"])]
+                       (["sft", "--config", str(file), "processes=2"], ["--num_accelerators", "2", "--master_port", "4242"])]
 
 
 class Launched:

@@ -86,12 +86,25 @@ def test_eager_attention_is_planned_with_its_scores():
     assert planned(attention="eager") - planned() > 2 * layers * rows * heads * 512**2  # bytes of the scores in bf16
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(world, tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize("stage, zero", [("sft", 1), ("dpo", 1), ("sft", 3), ("dpo", 3)])
+def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(world, tmp_path, monkeypatch, stage, zero):
     monkeypatch.setattr(trainer_module, "device_memory", lambda: 3 * 2**20)  # the state takes less
     with pytest.raises(PlanError, match="A batch takes .* of activations.*batch_size=1 accumulation=2"):
-        train_world.train(train_world.settings(world, tmp_path, stage), stage)
+        train_world.train(train_world.settings(world, tmp_path, stage, zero_stage=zero), stage)
     assert not list(tmp_path.rglob("metrics.jsonl")) and not list(tmp_path.rglob("step-*"))
+
+
+def test_zero_3_trains_where_memory_is_counted_first(world, tmp_path, monkeypatch):
+    """As on a GPU, whose memory is asked for once the trainer exists."""
+    found = []
+    for number, memory in enumerate((None, 2**40)):
+        monkeypatch.setattr(trainer_module, "device_memory", lambda memory=memory: memory)
+        found.append(train_world.losses(train_world.train(train_world.settings(world, tmp_path / str(number), "sft", zero_stage=3), "sft")))
+    assert found[0] == found[1] and len(found[0]) == 3
+
+
+def test_a_parted_head_keeps_its_logits():
+    assert count(SftConfig, "sft", 4, 256, zero_stage=3) - count(SftConfig, "sft", 4, 256, zero_stage=2) >= 4 * 512 * 151_936  # fp32, of 512 supervised places
 
 
 def test_counting_leaves_the_real_model_alone(world):
@@ -102,6 +115,6 @@ def test_counting_leaves_the_real_model_alone(world):
 
 def test_a_state_that_cannot_fit_is_refused_before_anything_loads(world, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "device_memory", lambda: 2**18)
-    monkeypatch.setattr(stages, "read_hand_over", lambda *_: pytest.fail("the model was opened"))
+    monkeypatch.setattr(OmniVisionForConditionalGeneration, "from_pretrained", lambda *_, **more: pytest.fail("the model was opened"))
     with pytest.raises(PlanError, match="Weights, gradients and optimizer take"):
         train_world.train(train_world.settings(world, tmp_path, "sft"), "sft")

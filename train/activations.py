@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
+from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.frozen_layers import hold_layers, is_held
 from omnivision_train.lora import is_adapter
 
@@ -74,7 +75,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1)
         for layer in exits:
             whole = pairs and not config.needed_logits_only
-            _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole)
+            _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole, parted=zero_settings(config)[0] == 3)
     return counter.bytes
 
 
@@ -86,12 +87,14 @@ def _features(model, pictures: int, trained: bool) -> Tensor:
     return torch.zeros(pictures, model.config.patch_grid**2, vision.hidden_size, dtype=dtype, device="meta")
 
 
-def _head(model, hidden_BLD: Tensor, positions: int, whole: bool) -> None:
-    """Logits and loss: in fp32 and in chunks (of which none is kept), or whole."""
+def _head(model, hidden_BLD: Tensor, positions: int, whole: bool, parted: bool) -> None:
+    """Logits and loss: in fp32 and in chunks (of which none is kept), or whole, as under ZeRO-3, which parts the head's weight."""
     targets = torch.zeros(positions, dtype=torch.long, device="meta")
     hidden_SD = hidden_BLD.flatten(0, 1)[targets]
     if whole:
         model.lm_head(hidden_SD).float().logsumexp(-1)
+    elif parted:
+        nn.functional.cross_entropy(model.lm_head(hidden_SD).float(), targets, reduction="sum")
     else:
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
 

@@ -228,6 +228,15 @@ def gathered(value) -> list:
     return values
 
 
+def from_first(value):
+    """The value of the first process, on all; the others' is not read."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return value
+    values = [value if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
 def _trained(trainer) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
 

@@ -6,6 +6,7 @@ Shapes: B rows, L tokens, P patches, C tower width.
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,11 @@ def bucket(length: int) -> int:
 
 @dataclass(frozen=True)
 class Sample:
-    """An encoded row."""
+    """An encoded row. Its ids are arrays of four bytes a token: as lists of Python's numbers, millions of rows would not fit a machine, and every
+    loader's process would come to hold them all."""
 
-    input_ids: list[int]
-    labels: list[int]
+    input_ids: array[int]
+    labels: array[int]
     images: tuple[str | Packed, ...]
     id: str = ""
     part: int = 0  # which of the run's files
@@ -87,7 +89,7 @@ class Conversations(Dataset):
             raise DataError(f"Row {row.id} is no conversation", row.source, "Give rows with turns; pairs go to dpo, calls to functions.")
         images = tuple(locate(image, self.root) for image in row.images)
         encoded = fitted(row, self.processor.tokenizer, self.processor.image_seq_length, self.max_length)
-        return Sample(encoded.input_ids, encoded.labels, images, row.id, row.part)
+        return Sample(array("i", encoded.input_ids), array("i", encoded.labels), images, row.id, row.part)
 
 
 class Order(Sampler[int]):
@@ -174,12 +176,12 @@ class Collator:
                 "row_ids": [s.id for s in samples], "num_tokens": sum(len(s.input_ids) for s in samples),
                 "num_supervised": sum(label != IGNORE_INDEX for s in samples for label in s.labels)}
 
-    def pad(self, ids: list[list[int]], labels: list[list[int]]) -> dict[str, Tensor]:
+    def pad(self, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """input_ids, labels. Shape (B, L). No mask: what is padded stands behind all that it could be seen by."""
         longest, pad = bucket(max(map(len, ids))), self.processor.tokenizer.pad_token_id
         return {
-            "input_ids": torch.tensor([row + [pad] * (longest - len(row)) for row in ids]),
-            "labels": torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in labels]),
+            "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids]),
+            "labels": torch.tensor([[*row, *[IGNORE_INDEX] * (longest - len(row))] for row in labels]),
         }
 
     def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:

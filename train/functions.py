@@ -151,6 +151,7 @@ def functions(config: FunctionsConfig) -> Path:
         collator = Collator(**run_data.collator_arguments(config, processor, cache))
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         trainer.passes = run_data.passes(config, rows)
+        del rows, held_out  # encoded by now
         trainer.token_ids = token_ids
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
 

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 
-from omnivision_train.launch import launch, under_launcher
+from omnivision_train.launch import free_port, launch, under_launcher
 
 RECIPES = {  # verb -> (config class, recipe)
     "align": ("omnivision_train.config:AlignConfig", "omnivision_train.supervised:align"),
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
-        return launch(argv, flags or ["--num_accelerators", str(processes)])
+        return launch(argv, flags or ["--num_accelerators", str(processes), "--master_port", str(free_port())])
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
     if os.environ.get("RANK", "0") == "0":  # one result, however many processes

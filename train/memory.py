@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,20 @@ class Held:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Hides ZeRO-3 from transformers for its time: once a trainer exists, models would be built in parts, those without memory too."""
+    from transformers.integrations import deepspeed
+
+    before = deepspeed._hf_deepspeed_config_weak_ref  # it has no other way to ask for what it set
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if before is not None and before() is not None:
+            deepspeed.set_hf_deepspeed_config(before())
+
+
 def on_meta(config: Any, stage_config: StageConfig | None = None):
     """The model of an OmniVisionConfig without memory, with the adapters that a stage trains.
 
@@ -54,7 +69,7 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
 
     from omnivision import OmniVisionForConditionalGeneration
 
-    with torch.device("meta"):
+    with whole_weights(), torch.device("meta"):
         model = OmniVisionForConditionalGeneration(copy.deepcopy(config))  # a model changes its config: another's must not change
     model.tie_weights()
     if getattr(stage_config, "lora_rank", 0):
@@ -95,7 +110,8 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
 def held_with_batch(model, config: StageConfig, stage: str, precision: str, ranks: int, batch: Batch) -> list[Held]:
     """The same of a model on the meta device, with the activations of one batch on a GPU."""
     held = held_by_parts(count_parts(model, config), config, stage, precision, ranks)
-    activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention != "eager")
+    with whole_weights():
+        activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention != "eager")
     return [replace(one, activations=activations.get(one.name, 0)) for one in held]
 
 

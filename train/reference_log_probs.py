@@ -27,12 +27,14 @@ from torch import nn
 from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
 from omnivision_train import precision
-from omnivision_train.checkpoint import gathered
+from omnivision_train.checkpoint import from_first, gathered
 from omnivision_train.config import DpoConfig
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
+
+AT_ONCE = 2048  # pairs of a process, after which their log-probs are written
 
 LogProbs = tuple[list[float], list[float]]  # of chosen and rejected
 
@@ -95,15 +97,17 @@ def add_reference(config: DpoConfig, folder: Path, model, collator: PairCollator
     flat = [pair for pairs in all_pairs for pair in pairs.samples]
     keys = pair_keys(flat, _arithmetic(config, collator, model, device))
     by_key = dict(zip(keys, flat, strict=True))
-    missing = gathered([key for key in by_key if key not in known.known])[0]  # processes that read at different times go by the first one
+    missing = from_first([key for key in by_key if key not in known.known])  # processes that read at different times go by the first one
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    mine = missing[rank::ranks]
-    values = reference_log_probs(config, model, collator, [by_key[key] for key in mine], device)
-    found = gathered(dict(zip(mine, values, strict=True)))
+    for start in range(0, len(missing), AT_ONCE * ranks):  # what is written is not lost to a kill
+        mine = missing[start : start + AT_ONCE * ranks][rank::ranks]
+        values = reference_log_probs(config, model, collator, [by_key[key] for key in mine], device)
+        found = gathered(dict(zip(mine, values, strict=True)))
+        if rank == 0:
+            known.add({key: value for part in found for key, value in part.items()})
     if rank == 0:
-        known.add({key: value for part in found for key, value in part.items()})
         print(f"reference: log-probs of {len(missing)} of {len(by_key)} pairs computed", file=sys.stderr)
-    held = gathered({key: known.known[key] for key in by_key} if rank == 0 else None)[0]
+    held = from_first({key: known.known[key] for key in by_key} if rank == 0 else None)
     _hand_out(all_pairs, keys, held)
 
 

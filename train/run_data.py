@@ -62,6 +62,7 @@ class LeftOut:
         Raises:
             DataError: more than `max_bad_fraction` of the rows, all that train, or more than 0.1 % that supervise nothing.
         """
+        needed, self.needed = self.needed, []  # they are not held while the stage trains
         if self.before is not None:
             return  # the run has begun with these rows
         silent = [error for error in self.errors.values() if isinstance(error, Unsupervised)]
@@ -69,8 +70,8 @@ class LeftOut:
         if len(self.errors) > self.most * self.total:
             raise DataError(f"{len(self.errors)} of {self.total} rows are bad, more than max_bad_fraction {self.most:g}; the first: {first.what}", first.where,
                             "Look at them with `omnivision data check`; mend the file, or raise `max_bad_fraction`.")
-        if self.needed and all(row.source in self.errors for row in self.needed):
-            raise DataError(f"No row is left to train on: all {len(self.needed)} are bad; the first: {first.what}", first.where,
+        if needed and all(row.source in self.errors for row in needed):
+            raise DataError(f"No row is left to train on: all {len(needed)} are bad; the first: {first.what}", first.where,
                             "Look at them with `omnivision data check`, and mend the file.")
         if len(silent) > MOST_UNSUPERVISED * self.total:
             raise DataError(f"{len(silent)} of {self.total} rows supervise nothing; the first: {silent[0].what}", silent[0].where,

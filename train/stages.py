@@ -25,6 +25,7 @@ from omnivision_train.attention import set_attention
 from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.frozen_layers import hold_layers
+from omnivision_train.launch import free_port
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 from omnivision_train.run_data import MANIFEST, LeftOut
@@ -112,13 +113,8 @@ def check_devices() -> None:
 
 def single_process_defaults() -> None:
     """What DeepSpeed asks of the environment where no launcher has set it; a free port, so that runs do not meet."""
-    import socket
-
     if "RANK" not in os.environ:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     if not torch.cuda.is_available():
         import deepspeed.ops
 
@@ -140,6 +136,8 @@ def open_model(config: StageConfig, stage: str):
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
                           "Remove `start`.")
     shape = preset_config(config.preset, projector_layout=config.projector) if config.start is None else None
+    if config.start is not None:
+        read_hand_over(Path(config.start), FOLLOWS[stage], stage)
     if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
         ranks = int(os.environ["WORLD_SIZE"])
@@ -149,7 +147,6 @@ def open_model(config: StageConfig, stage: str):
         set_attention(model, config)
         return model, processor
     start = Path(config.start)
-    read_hand_over(start, FOLLOWS[stage], stage)
     model = OmniVisionForConditionalGeneration.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
     set_attention(model, config)
     return model, OmniVisionProcessor.from_pretrained(start)

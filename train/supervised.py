@@ -51,6 +51,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         kind = early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer
         trainer = kind(model=model, args=arguments, train_dataset=samples, data_collator=collator, callbacks=list(callbacks))
         trainer.passes = run_data.passes(config, rows)
+        del rows, held_out  # encoded by now
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)
 

@@ -16,7 +16,7 @@ AHEAD = 32  # things under way or waiting for each thread
 
 def cores() -> int:
     """Cores of this process: those that it may use, shared among the processes that a launcher started here."""
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"))  # torchrun's, DeepSpeed's
 
 
 def at_once(workers: int, function: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:

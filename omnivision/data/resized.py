@@ -64,7 +64,7 @@ class ResizedCache:
     def _kept(self, path: Path) -> Image.Image | None:
         try:
             record = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # another account's, with closed rights
             return None
         raw = memoryview(record)[:-CHECKSUM]
         if len(record) != self.bytes or record[-CHECKSUM:] != struct.pack("<I", zlib.crc32(raw)):
@@ -79,7 +79,17 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         with open(handle, "wb") as file:
             file.write(data)
+        os.chmod(part, 0o666 & ~_umask())  # mkstemp's are closed to other accounts, and a team shares the folder
         os.replace(part, path)
     except BaseException:
         os.unlink(part)
         raise
+
+
+def _umask() -> int:
+    """This process' umask; reading it is setting it, so that threads could see 0: the file of Linux tells without."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("Umask:")).split()[1], 8)
+    except (OSError, StopIteration):
+        return 0o022

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from contextlib import suppress
@@ -41,6 +40,7 @@ class Arm:
     log_steps: int = 1
     workers: int = 0
     changes: dict | None = None  # keys of the stage's config, for ours
+    optional: bool = False  # where it cannot run, the others are compared without it
 
     def config(self) -> StageConfig:
         """The stage's settings; frozen features are cached, since a job has several epochs."""
@@ -72,7 +72,9 @@ class Paced(TrainerCallback):
         if self.left == 0:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.answer(seconds=time.perf_counter() - self.began, cpu=_cpu_seconds() - self.cpu, logged=self.logged)
+            self.answer(seconds=time.perf_counter() - self.began, cpu=cpu_seconds() - self.cpu, logged=self.logged)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()  # the others' turn: what this arm keeps for itself is not theirs to use
             self.wait()
 
     def wait(self) -> None:
@@ -81,7 +83,7 @@ class Paced(TrainerCallback):
         if not line:
             self.answer(peak_gib=peak_gib())
             raise SystemExit(0)
-        self.left, self.logged, self.began, self.cpu = int(line), [], time.perf_counter(), _cpu_seconds()
+        self.left, self.logged, self.began, self.cpu = int(line), [], time.perf_counter(), cpu_seconds()
 
     def answer(self, **said) -> None:
         """One line."""
@@ -89,13 +91,13 @@ class Paced(TrainerCallback):
         self.answers.flush()
 
 
-def _cpu_seconds() -> float:
-    """What this process and its loader's have computed, those that have ended among them."""
-    mine = [resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    used = sum(one.ru_utime + one.ru_stime for one in mine)
-    for process in psutil.Process().children(recursive=True):
+def cpu_seconds(number: int | None = None) -> float:
+    """What a process and its loader's have computed, those that have ended among them; this process where no number is given."""
+    process = psutil.Process(number)
+    used = sum(process.cpu_times()[:4])  # its own, and that of children which have ended
+    for child in process.children(recursive=True):
         with suppress(psutil.Error):  # it ends just now
-            used += sum(process.cpu_times()[:2])
+            used += sum(child.cpu_times()[:2])
     return used
 
 

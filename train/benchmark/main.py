@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         measured = timed(arms, options.rounds, options.steps, options.together)
         found["stages"][stage] = {"agreed": agreed, **measured}
         (folder / "benchmark.json").write_text(json.dumps(found, indent=1))
-        print(stage_report(stage, arms, measured, options), flush=True)
+        print(stage_report(stage, [arm for arm in arms if arm.name not in measured["left_out"]], measured, options), flush=True)
+        for name, why in measured["left_out"].items():
+            print(f"\nLeft out, for it could not run: {name}. {why}", flush=True)
     return 0
 
 
@@ -75,7 +78,7 @@ def compared(material: Path, folder: Path, stage: str, options: argparse.Namespa
     ours = Arm(OURS, OURS, stage, str(folder / f"{stage}-ours"), str(material), options.preset, options.batch_size, options.precision,
                options.steps, options.workers, changes)
     levers = LEVERS[stage] if options.levers else {word: settings([word]) for word in options.also}
-    others = [replace(ours, name=f"ours, {name}", folder=f"{ours.folder}-{number}", changes={**changes, **change})
+    others = [replace(ours, name=f"ours, {name}", folder=f"{ours.folder}-{number}", changes={**changes, **change}, optional=bool(options.also))
               for number, (name, change) in enumerate(levers.items())]
     peers = [PEERS[name] for name in options.peers if not options.levers and (name == "trl" or stage == "sft")]
     stock = [replace(ours, name=name, trainer=name, folder=str(folder / f"{stage}-stock{number}"), changes=None) for number, name in enumerate(peers)]
@@ -98,9 +101,11 @@ def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.
     lines, quiet = rows(measured, options.epochs * options.rows, [2 * options.steps * arm.config().batch_size for arm in arms])
     told = f"{quiet} of {len(measured['rounds'])} rounds were quiet" + ("" if quiet else "; none, so all count and nothing is shown")
     changed = f" ({', '.join(options.change)})" if options.change else ""
-    ahead = " Loaders read on while an arm waits for its turn, so that reading pictures costs it less than in a run." if options.workers else ""
-    return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines), "",
-                      f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation. {told}.{ahead}"])
+    waiting = statistics.median(one.get("waiting", 0.0) for one in measured["rounds"])
+    ahead = (f" Loaders read on while an arm waits for its turn ({waiting:.1f} cores), so that reading pictures costs it less than in a run, and the arm whose turn it is more."
+             if options.workers else "")
+    job = "" if options.together else f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation but compiling. "
+    return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines, whole=not options.together), "", f"{job}{told}.{ahead}"])
 
 
 def device() -> str:
@@ -116,6 +121,8 @@ def rates() -> dict[str, float]:
     data = torch.randn(2**30, device="cuda")
     seconds = {"TFLOP/s of bf16 products": _seconds(lambda: one @ other), "TB/s of copies": _seconds(data.clone)}
     work = {"TFLOP/s of bf16 products": 2 * 8192**3 / 1e12, "TB/s of copies": 2 * data.nbytes / 1e12}
+    del one, other, data
+    torch.cuda.empty_cache()  # the arms' now
     return {name: work[name] / seconds[name] for name in seconds}
 
 

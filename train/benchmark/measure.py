@@ -40,25 +40,29 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) 
         steps: of a turn; every arm has two turns a round, in the order A B C C B A. together: arms prepare at the same time, which
             is quicker, but their preparation is then no measure.
     """
-    processes, preparation = [], []
-    for arm in arms:
-        processes.append(Process(arm))
-        if not together:
-            preparation.append(processes[-1].ready())
-    if together:
-        preparation = [process.ready() for process in processes]
+    started = [Process(arm) for arm in arms] if together else (Process(arm) for arm in arms)
+    processes, preparation, left_out = [], [], {}
+    for process in started:
+        try:
+            preparation.append(process.ready())
+        except SystemExit as error:
+            if not process.arm.optional:
+                raise
+            left_out[process.arm.name] = str(error)
+        else:
+            processes.append(process)
     found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
-    return {"rounds": found[WARM_UP:], "preparation": preparation, "peak_gib": [process.end() for process in processes]}
+    return {"rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
 
 
 def one_round(processes: Sequence[Process], steps: int) -> dict:
-    """Wall and CPU seconds of each arm, what each logged, and how many cores others used meanwhile."""
-    began, before = time.perf_counter(), busy_seconds()
+    """Wall and CPU seconds of each arm, what each logged, and how many cores were used meanwhile by others, and by arms that waited (their loaders)."""
+    began, before, own = time.perf_counter(), busy_seconds(), sum(process.cpu() for process in processes)
     found = [{"seconds": 0.0, "cpu": 0.0, "logged": []} for _ in processes]
     turns = [*range(len(processes)), *reversed(range(len(processes)))]
     for turn in turns:
         said = processes[turn].steps(steps)
         for key in found[turn]:
             found[turn][key] += said[key]
-    ours = sum(one["cpu"] for one in found)
-    return {"arms": found, "others": (busy_seconds() - before - ours) / (time.perf_counter() - began)}
+    own, passed = sum(process.cpu() for process in processes) - own, time.perf_counter() - began
+    return {"arms": found, "others": (busy_seconds() - before - own) / passed, "waiting": (own - sum(one["cpu"] for one in found)) / passed}

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from omnivision_train.benchmark.arm import Arm
+from omnivision_train.benchmark.arm import Arm, cpu_seconds
 
 
 class Process:
@@ -34,6 +34,10 @@ class Process:
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()
         return self._answer()
+
+    def cpu(self) -> float:
+        """CPU seconds of it and its loader's so far, in others' turns too."""
+        return cpu_seconds(self.process.pid)
 
     def end(self) -> float:
         """Its peak memory in GiB."""

@@ -31,15 +31,21 @@ def rows(found: dict, job: int, samples: Sequence[int]) -> tuple[list[dict], int
     return lines, len(quiet)
 
 
-def table(names: Sequence[str], lines: Sequence[dict]) -> list[str]:
-    """Markdown; how many times the first arm is better than each other one."""
+def table(names: Sequence[str], lines: Sequence[dict], whole: bool = True) -> list[str]:
+    """Markdown; how many times the first arm is better than each other one.
+
+    Args:
+        whole: whether preparation was measured, and with it the whole job.
+    """
     shares = any(line["share"] is not None for line in lines)
     head = [*COLUMNS, *(["share of the data sheet's peak"] if shares else [])]
     made = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, line in zip(names, lines, strict=True):
         steady, low, high = line["steady"]
         times = [f"{steady:.2f} ({low:.2f} to {high:.2f})", f"{line['cpu']:.2f}", f"{line['job'] / lines[0]['job']:.2f}", f"{line['peak'] / lines[0]['peak']:.2f}"]
-        cells = [name, f"{line['speed']:.2f}", f"{line['preparation']:.1f}", f"{line['job']:.1f}", f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
+        if not whole:
+            times[2] = "–"
+        cells = [name, f"{line['speed']:.2f}", *([f"{line['preparation']:.1f}", f"{line['job']:.1f}"] if whole else ["–", "–"]), f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
         cells += ([f"{line['share']:.1%}" if line["share"] is not None else "–"] if shares else [])
         made.append("| " + " | ".join(cells) + " |")
     return made
