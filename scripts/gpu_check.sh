@@ -12,6 +12,8 @@ omnivision=("$python" -m omnivision_cli)
 mkdir -p "$(dirname "$out")"
 mkdir "$out"
 
+"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_train_gpu.py # first, for minutes are dear there: every stage starts and goes on at all
+
 # All arms of a stage are alive together, each with its weights and optimizer: no more of them, and no larger batches, than 80 GB hold.
 speed() { # stage, samples a step, settings that are compared too
   "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "${BATCH:-$2}" --rows 640 --words 100 \

@@ -28,7 +28,7 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 28  # development looked at 3, earlier reports at 20 to 27
+    seed: int = 29  # development looked at 3, earlier reports at 20 to 28
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 

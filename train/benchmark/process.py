@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from omnivision_train.benchmark.arm import Arm, cpu_seconds
+
+
+def one_gpu() -> dict[str, str]:
+    """The environment of an arm: of several GPUs it sees the first, which TRL's trainers would else split every batch over."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return {**os.environ, **({"CUDA_VISIBLE_DEVICES": seen} if torch.cuda.is_available() else {})}
 
 
 class Process:
@@ -22,7 +31,7 @@ class Process:
         self.log = folder / "log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen([sys.executable, "-m", "omnivision_train.benchmark.arm", json.dumps(asdict(arm))], text=True,
-                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=one_gpu())
 
     def ready(self) -> float:
         """Seconds from its start to its first step."""
