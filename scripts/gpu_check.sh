@@ -12,7 +12,8 @@ omnivision=("$python" -m omnivision_cli)
 mkdir -p "$(dirname "$out")"
 mkdir "$out"
 
-"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_train_gpu.py # first, for minutes are dear there: every stage starts and goes on at all
+# First whether every stage starts and goes on at all, for minutes are dear there.
+"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_train_gpu.py | tee "$out/tests.txt" || echo "gpu_check: tests are red, see $out/tests.txt"
 
 # All arms of a stage are alive together, each with its weights and optimizer: no more of them, and no larger batches, than 80 GB hold.
 speed() { # stage, samples a step, settings that are compared too

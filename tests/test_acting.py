@@ -15,7 +15,7 @@ from omnivision.acting.audit import Audit
 from omnivision.acting.executor import BEGUN, OUTCOMES, Executor
 from omnivision.acting.policy import ASK, NEVER, READ_ONLY, Policy, Rule
 from omnivision.acting.program import Failed, Program, TimedOut
-from omnivision.errors import ConfigError, ResumableError
+from omnivision.errors import ConfigError, OmniError, ResumableError
 from omnivision.functions import Action, Function, FunctionSet, parse_calls, target_ids
 
 FIND = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_no_half_line(executor, tmp_path, monkeypatch):
         return write(handle, line[: room.pop()])
 
     monkeypatch.setattr("omnivision.acting.audit.os.write", full)
-    with pytest.raises(ResumableError, match="No space left"):
+    with pytest.raises(OmniError, match="find HAS run.*No space left"):
         acting.act(FIND_ANN)
     assert (tmp_path / "audit.jsonl").read_bytes() == before and len(find.calls) == 1
 
@@ -157,7 +157,10 @@ def test_a_full_disk_leaves_no_half_line(executor, tmp_path, monkeypatch):
 def test_what_has_run_and_could_not_be_noted_is_not_to_be_started_again(executor, tmp_path):
     find = Recorded("a")
     acting = executor({"find": Rule(READ_ONLY, lambda *given: (tmp_path / "audit.jsonl").unlink() or (tmp_path / "audit.jsonl").mkdir() or find(*given))})
-    with pytest.raises(ResumableError, match=r"find HAS run \(done\).*Do not start"):
+    with pytest.raises(OmniError, match=r"find HAS run.*Do not start") as refused:
+        acting.act(FIND_ANN)
+    assert len(find.calls) == 1 and refused.value.exit_code == 1  # 6 would say: start it again
+    with pytest.raises(OmniError, match="find HAS run"):
         acting.act(FIND_ANN)
     assert len(find.calls) == 1
 

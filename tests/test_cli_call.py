@@ -96,7 +96,8 @@ def test_a_person_at_the_terminal_is_shown_the_call(run, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize(("words", "code", "word"), [
-    (["--execute"], 2, "--execute needs --policy"), (["--max-new-tokens", "0"], 2, "at least 1"), (["--most-calls", "0"], 2, "at least 1"), (["--policy", "none.json"], 2, "not a readable policy"),
+    (["--execute"], 2, "--execute needs --policy"), (["--max-new-tokens", "0"], 2, "at least 1"),
+    (["--most-calls", "0"], 2, "at least 1"), (["--policy", "none.json"], 2, "not a readable policy"),
     (["--functions", "none.json"], 2, "no function file"), (["--image", "none.png"], 3, "none.png")])
 def test_wrong_input_is_told_before_anything_loads(run, monkeypatch, words, code, word):
     monkeypatch.setattr(call, "call_ids", lambda *_: pytest.fail("it asked the model"))

@@ -274,3 +274,16 @@ def test_the_table_in_the_docstring_is_what_the_code_does():
     told = {name: (tries, final, billed) for name, _, tries, final, billed in rows}
     done = {kind.value: (str(kind.tries or "attempts"), "yes" if kind.final else "no", kind.billed.value) for kind in Kind}
     assert told == done
+
+
+@pytest.mark.parametrize(("extra", "longest"), [
+    ({}, 1024), ({"max_tokens": None, "max_completion_tokens": 32_000}, 32_000), ({"max_completion_tokens": 100}, 1024), ({"max_tokens": 2048}, 2048)])
+def test_what_an_answer_can_cost_is_by_the_largest_limit_that_is_sent(extra, longest):
+    endpoint = Endpoint("http://x/v1", "m", max_tokens=1024, extra=extra, max_cost=1.0, price_in=1.0, price_out=1.0)
+    assert endpoint.bound([{"role": "user", "content": "a"}])[1] == longest
+
+
+@pytest.mark.parametrize("extra", [{"max_tokens": None}, {"max_completion_tokens": "9"}, {"max_tokens": 0}])
+def test_a_cost_without_a_longest_answer_is_refused(extra):
+    with pytest.raises(ConfigError, match="longest answer"):
+        Endpoint("http://x/v1", "m", extra=extra, max_cost=1.0, price_in=1.0, price_out=1.0)

@@ -4,10 +4,11 @@ import json
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from eval_world import random_model
-from omnivision_eval import clinc150, results
+from omnivision_eval import actions, clinc150, results
 from omnivision_eval import main as eval_main
 from omnivision_eval.answer import Answer
 from omnivision_eval.margin import Margins
@@ -246,3 +247,11 @@ def test_the_published_requests(official_data, tmp_path):
     assert len(functions) == 151 and len({one.description for one in functions.functions}) == 151
     rows = clinc150.load(official_data / "clinc150", "clinc150").rows
     assert len(rows) == 3100 and Counter(row["kind"] for row in rows) == {"in scope": 3000, "out of scope": 100}
+
+
+def test_figures_of_nothing_are_none():
+    inside = clinc150.metrics(np.array([3.0, 4.0, 0.0, 0.0, 0.0, 4.0]))
+    assert inside["in_scope_accuracy"] == 75 and inside["oos_recall"] is inside["oos_precision"] is None
+    silent = clinc150.metrics(np.array([3.0, 4.0, 0.0, 2.0, 0.0, 6.0]))
+    assert silent["oos_recall"] == 0 and silent["oos_precision"] is None
+    assert actions.metrics(np.array([1.0, 2.0, 1.0, 1.0, 1.0, 2.0, 0.0, 0.0, 1.0, 2.0]))["over_call"] is None

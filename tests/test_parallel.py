@@ -50,7 +50,10 @@ def test_a_batch_keeps_its_order(workers):
 def test_processes_of_one_machine_share_its_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("LOCAL_SIZE", raising=False)
     assert cores() == 8
     for processes, share in (("2", 4), ("16", 1)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert cores() == share
+        for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):  # torchrun's, and that of DeepSpeed's launcher
+            monkeypatch.setenv(name, processes)
+            assert cores() == share
+            monkeypatch.delenv(name)

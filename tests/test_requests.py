@@ -115,14 +115,16 @@ def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_,
 @pytest.mark.parametrize(("value", "request_", "is_said"), [
     (-18, "Set the freezer to -18 degrees", True), (-18, "Set the freezer to 18 degrees", False), (-18, "Set it to minus 18", True), (-18, "Set it to \u221218", True),
     (-5, "温度调到零下5度", True), (-5, "温度调到5度", False), (-5, "温度为-5度", True), (-3, "rooms 2-3", False), (18, "Set it to 18", True),
-    (18, "Set the freezer to -18 degrees", False), (18, "Set it to minus 18", False), (5, "温度调到零下5度", False), (-7, "between -5 and 7", False), (7, "between -5 and 7", True),
-    (5, "pizza - 5 of them", True), (-7, "7 degrees below zero", True), (3, "from 3 to -3", True), (-3, "from 3 to -3", True)])
+    (18, "Set the freezer to -18 degrees", False), (18, "Set it to minus 18", False), (5, "温度调到零下5度", False),
+    (-7, "between -5 and 7", False), (7, "between -5 and 7", True),
+    (5, "pizza - 5 of them", True), (-7, "7 degrees below zero", True), (3, "from 3 to -3", True), (-3, "from 3 to -3", True),
+    (3, "What is 10 minus 3?", True), (5, "温度在3月-5月", True), (20, "温度10元-20元", True), (3, "from -3 to three", True), (0.5, "a change of -50%", False)])
 def test_a_number_below_zero_is_said_with_its_sign(value, request_, is_said):
     assert number_said(value, request_, "zh" if "温" in request_ else "en") == is_said
 
 
 def test_one_in_a_word_of_chinese_counts_nothing():
-    assert not number_said(1, "帮我查一下天气", "zh") and number_said(1, "给我一个", "zh")
+    assert not number_said(1, "帮我查一下天气", "zh") and number_said(1, "给我一个", "zh") and number_said(1, "周一下午", "zh")
 
 
 def test_a_number_longer_than_a_double_is_said_digit_by_digit():

@@ -150,8 +150,10 @@ def test_every_berkeley_function_gets_its_rows(official_data):
 
 
 def test_a_function_whose_schema_holds_itself_gets_rows():
-    node = {"type": "object", "properties": {"name": {"type": "string"}, "children": {"type": "array", "items": {"$ref": "#/$defs/n"}}}, "required": ["name", "children"]}
-    functions = FunctionSet((Function("plant", "Plant a tree.", {"$defs": {"n": node}, "type": "object", "properties": {"tree": {"$ref": "#/$defs/n"}}, "required": ["tree"]}),))
+    inside, itself = {"type": "array", "items": {"$ref": "#/$defs/n"}}, {"$ref": "#/$defs/n"}
+    node = {"type": "object", "properties": {"name": {"type": "string"}, "children": inside}, "required": ["name", "children"]}
+    schema = {"$defs": {"n": node}, "type": "object", "properties": {"tree": itself}, "required": ["tree"]}
+    functions = FunctionSet((Function("plant", "Plant a tree.", schema),))
     rows = template_rows(functions, per_function=20, seed=0, split="train", languages=("en",))
     planted = [row["calls"][0]["arguments"]["tree"] for row in rows if row["calls"][0]["name"] == "plant"]
     assert planted and any(tree["children"] for tree in planted)

@@ -132,6 +132,11 @@ def test_values_are_the_models_own_and_are_computed_once(world, tmp_path, monkey
     again = ask(rows)
     assert "5 of 12 pairs computed" in capsys.readouterr().err
     assert [pair.reference for pair in again[:7]] == [pair.reference for pair in first]
+    monkeypatch.setattr(reference_log_probs, "AT_ONCE", 2)  # in parts they are the same
+    parts = Pairs(rows, processor, world.folder, 256)
+    add_reference(config, tmp_path / "parts", model, collator, (parts,), torch.device("cpu"))
+    for one, other in zip(parts.samples, again, strict=True):
+        assert all(torch.allclose(torch.tensor(one.reference[side]), torch.tensor(other.reference[side]), atol=1e-5) for side in (0, 1))
     monkeypatch.setattr(reference_log_probs, "token_log_probs", lambda *_: pytest.fail("computed again"))
     assert [pair.reference for pair in ask(rows)] == [pair.reference for pair in again]
 

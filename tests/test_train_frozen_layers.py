@@ -38,7 +38,7 @@ def gradients(model, batch) -> dict[str, torch.Tensor]:
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("changes", [{}, RANK, {"gradient_checkpointing": True}, {"compile": True}, {"optimizer": "muon", "zero_stage": 0}])
+@pytest.mark.parametrize("changes", [{}, RANK, {"gradient_checkpointing": True}, {"compile": True}, {"optimizer": "muon", "zero_stage": 0}, {"zero_stage": 3}])
 def test_what_is_held_stays_bit_for_bit(world, tmp_path, capsys, changes):
     before = begun(world)[0].state_dict()
     final = train_world.train(train_world.settings(world, tmp_path, "functions", max_steps=3, frozen_layers=1, **changes), "functions")

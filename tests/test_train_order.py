@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+import torch
+import train_world
 from hypothesis import given
 from hypothesis import strategies as st
 from omnivision_train import run_data
 from omnivision_train.config import SftConfig
 from omnivision_train.data import Order
+from test_train_resume import Killed, die, interrupt
 
 from omnivision.data.rows import Row
 
@@ -100,3 +104,23 @@ def test_weights_are_shares_of_an_epoch():
     order = Order(100, 1, 0, None, [row.part for row in rows], found)
     assert Counter(rows[one].part for one in order) == {0: 25, 1: 75}
     assert run_data.passes(SftConfig(data=["a", "b"]), rows) is None
+
+
+def test_loaders_that_live_on_give_the_rows_of_one_process(tmp_path_factory, tmp_path, monkeypatch):
+    """Over three epochs, and after a resume in the second."""
+    world = train_world.world(tmp_path_factory)
+    steps = {"max_steps": 9, "batch_size": 4, "save_steps": 4}
+    plain = train_world.losses(train_world.train(train_world.settings(world, tmp_path / "plain", "sft", **steps), "sft"))
+    config = train_world.settings(world, tmp_path / "workers", "sft", workers=1, **steps)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, die)
+        with pytest.raises(Killed):
+            train_world.train(config, "sft")
+    assert train_world.losses(train_world.train(config, "sft")) == plain
+
+
+def test_training_keeps_no_keys_and_values(tmp_path_factory):
+    model, processor = train_world.build(train_world.world(tmp_path_factory))
+    ids = torch.ones(1, 8, dtype=torch.long)
+    assert model.train()(input_ids=ids, labels=ids).past_key_values is None
+    assert model.eval()(input_ids=ids).past_key_values is not None

@@ -25,8 +25,8 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
 
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
             "cache_gib", "requests_per_row", "beta", "edit_weight", "exit_every")
-NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "grounding_contrast", "warmup", "weight_decay", "max_grad_norm", "sft_weight", "token_weight",
-                "frozen_layers",                 "exit_loss")
+NOT_NEGATIVE = ("lr", "vision_lr", "grounding_lr", "workers", "grounding_steps", "grounding_contrast", "warmup", "weight_decay", "max_grad_norm", "sft_weight",
+                "token_weight", "frozen_layers", "exit_loss")
 
 
 def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[str, ...]) -> None:

@@ -34,7 +34,7 @@ from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
 
-AT_ONCE = 2048  # pairs of a process, after which their log-probs are written
+AT_ONCE = 16_384  # pairs of a process, after which their log-probs are written
 
 LogProbs = tuple[list[float], list[float]]  # of chosen and rejected
 

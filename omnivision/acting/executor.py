@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from omnivision.acting.audit import Audit
 from omnivision.acting.policy import ASK, NEVER, Policy, Rule
 from omnivision.acting.program import Failed, TimedOut
-from omnivision.errors import ResumableError
+from omnivision.errors import OmniError, ResumableError
 from omnivision.functions.calls import Action
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
 from omnivision.functions.literals import literal
@@ -65,12 +65,13 @@ class Executor:
         if execute and (policy is None or audit is None):
             raise ValueError("To execute, give a policy and an audit.")
         self.functions, self.rules, self.execute, self.ask, self.audit = functions, policy, execute, ask, audit
+        self.ran: list[str] = []  # names of what has been started
 
     def act(self, action: Action) -> Deed:
         """Run one call and the calls inside it, as far as the policy allows.
 
         Raises:
-            ResumableError: the audit cannot be written.
+            ResumableError: the audit cannot be written, and nothing has run. OmniError: it cannot be written any more; names what has run.
         """
         rule = self.rules.get(action.name) if self.rules is not None else None
         barred = self._barred(action, rule)
@@ -121,6 +122,7 @@ class Executor:
         if rule.policy == ASK and not (self.ask and self.ask(action, arguments)):
             return self._noted(Deed(action, DECLINED, rule.policy, reason="nobody said yes", nested=nested))
         self._noted(Deed(action, BEGUN, rule.policy, nested=nested))
+        self.ran.append(action.name)
         started, result, outcome, reason = time.monotonic(), None, DONE, ""
         try:
             result = rule.run(arguments, rule.seconds)
@@ -129,15 +131,17 @@ class Executor:
             outcome, reason = TIMED_OUT, str(error)
         except Exception as error:  # noqa: BLE001 - whatever a user's own function raises is that call's failure
             outcome, reason = FAILED, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
-        try:
-            return self._noted(Deed(action, outcome, rule.policy, result if outcome == DONE else None, reason, time.monotonic() - started, nested))
-        except ResumableError as error:
-            raise ResumableError(f"{action.name} HAS run ({outcome}), and this could not be noted: {error.what}", error.where,
-                                 "Do not start the same command again: see in the audit what has begun.") from error
+        return self._noted(Deed(action, outcome, rule.policy, result if outcome == DONE else None, reason, time.monotonic() - started, nested))
 
     def _noted(self, deed: Deed) -> Deed:
-        if self.audit:
-            self.audit.write(deed.to_dict())
+        try:
+            if self.audit:
+                self.audit.write(deed.to_dict())
+        except ResumableError as error:
+            if not self.ran:
+                raise
+            raise OmniError(f"{', '.join(self.ran)} HAS run, and the audit takes no more: {error.what}", error.where,
+                            "Do not start the same command again: nothing more has run, and the audit says what had begun.") from error
         return deed
 
 

@@ -114,18 +114,25 @@ def _shown(action, functions) -> str:
     return action.name + "".join(piece + call for piece, call in zip(pieces, shown))
 
 
+def _forget_typed() -> None:
+    """What was typed before a question is no answer to it; nothing where the terminal is none of the system's."""
+    try:
+        import termios
+    except ImportError:  # Windows has none
+        return
+    with contextlib.suppress(OSError, ValueError, termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+
+
 def _ask(functions):
     """Asks the person at the terminal; None where there is none."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
     def ask(action, arguments: dict) -> bool:
-        import termios
-
         from omnivision.functions import format_call
 
-        with contextlib.suppress(OSError, ValueError, termios.error):  # a terminal that is none of the system's
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)  # what was typed before the question is no answer to it
+        _forget_typed()
         print(f"{action.name}{format_call(action.name, arguments, functions)}\nRun it? [y/N] ", end="", file=sys.stderr, flush=True)
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 

@@ -7,6 +7,7 @@ import os
 import struct
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import PIL
@@ -56,10 +57,11 @@ class ResizedCache:
         if not again and self.room.left(used) < self.bytes:
             self.room.tell_full(used, "Pictures that are not in it are decoded whenever they are seen: allow it more, or delete it.")
             return
-        write_whole(path, raw + struct.pack("<I", zlib.crc32(raw)))
-        if not again:
-            with (self.folder / TALLY).open("ab") as tally:
-                tally.write(b"+")
+        with suppress(PermissionError):  # another account's folder: what is there is read, and nothing is added
+            write_whole(path, raw + struct.pack("<I", zlib.crc32(raw)))
+            if not again:
+                with (self.folder / TALLY).open("ab") as tally:
+                    tally.write(b"+")
 
     def _kept(self, path: Path) -> Image.Image | None:
         try:
@@ -79,7 +81,8 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         with open(handle, "wb") as file:
             file.write(data)
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's are closed to other accounts, and a team shares the folder
+        with suppress(OSError):  # a file system without rights
+            os.chmod(part, 0o666 & ~_umask())  # mkstemp's are closed to other accounts, and a team shares the folder
         os.replace(part, path)
     except BaseException:
         os.unlink(part)

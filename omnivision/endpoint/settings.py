@@ -15,6 +15,7 @@ COUNTS = ("concurrency", "attempts", "max_tokens", "max_response_bytes")
 ABOVE_ZERO = ("timeout", "requests_per_minute")
 NOT_NEGATIVE = ("max_cost", "price_in", "price_out", "backoff")
 OURS = ("model", "messages", "stream", "n")  # a stream could not be read, and further answers would be paid and dropped
+LIMITS = ("max_tokens", "max_completion_tokens")  # names of the longest answer
 OPTIONAL = ("requests_per_minute", "max_cost", "price_in", "price_out")
 
 
@@ -67,10 +68,10 @@ class Endpoint:
             _check_number(name, getattr(self, name))
         if taken := sorted(set(OURS) & set(self.extra)):
             raise ConfigError(f"extra may not hold {', '.join(taken)}", "extra", "Take it out.")
-        for name in ("max_completion_tokens", "max_tokens"):
-            if self.extra.get(name) is not None:
-                _check_number("max_tokens", self.extra[name])
-        if self.max_cost is not None and "max_tokens" in self.extra and self._limits() == [None, None]:
+        for limit in (self.extra[name] for name in LIMITS if self.extra.get(name) is not None):
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                raise ConfigError(f"The longest answer is {limit!r}, and must be a whole number of at least 1", f"extra: {', '.join(LIMITS)}", "Correct the setting.")
+        if self.max_cost is not None and not self._limits():
             raise ConfigError("max_cost needs a longest answer, and extra takes max_tokens away", "extra", "Give max_completion_tokens in its place.")
         if self.max_cost is not None and None in (self.price_in, self.price_out):
             raise ConfigError("max_cost needs the prices of a million tokens", "price_in, price_out", "Give both, 0 for what costs nothing.")
@@ -97,11 +98,12 @@ class Endpoint:
 
     def bound(self, messages: list) -> tuple[int, int]:
         """Tokens of prompt and of answer that one request can cost at most."""
-        return prompt_bound(messages), next((limit for limit in self._limits() if limit is not None), self.max_tokens)
+        return prompt_bound(messages), max(self._limits(), default=self.max_tokens)
 
-    def _limits(self) -> list[int | None]:
-        """The longest answer as `extra` says it: some servers refuse `max_tokens`, and take it by another name."""
-        return [self.extra.get("max_completion_tokens"), self.extra.get("max_tokens")]
+    def _limits(self) -> list[int]:
+        """The longest answer by every name that is sent: some servers refuse `max_tokens`, others do not know the newer one."""
+        sent = {"max_tokens": self.max_tokens, **self.extra}
+        return [sent[name] for name in LIMITS if sent.get(name) is not None]
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What so many tokens cost; 0 without prices."""

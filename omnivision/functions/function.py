@@ -64,6 +64,11 @@ class Function:
         """Names in the schema's order."""
         return tuple(self.parameters.get("properties", {}))
 
+    @property
+    def takes_others(self) -> bool:
+        """Whether arguments of any other name are allowed, of some schema at least; an empty schema allows everything."""
+        return self.parameters.get("additionalProperties", False) is not False
+
     def __getstate__(self) -> dict:
         """Without the validator: jsonschema's cannot be pickled, and is made anew where it is needed."""
         return {name: value for name, value in vars(self).items() if name != "_validator"}
@@ -85,7 +90,7 @@ class Function:
                 known before another call has run: they count as given and are not checked.
         """
         found = []
-        if self.parameters.get("additionalProperties", False) is False:
+        if not self.takes_others:
             for name in (*arguments, *nested):
                 if name not in self.argument_names:
                     found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))

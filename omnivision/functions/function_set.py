@@ -146,9 +146,9 @@ def _read_tool(tool: object, where: str) -> Function:
     body = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
-    # OpenAI allows a function without parameters to leave the schema out or null.
     elsewhere = [key for key in ("input_schema", "inputSchema") if key in body]
     if elsewhere and "parameters" not in body:
         raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
+    # OpenAI allows a function without parameters to leave the schema out or null.
     parameters = body.get("parameters") or {"type": "object", "properties": {}}
     return Function(body["name"], str(body.get("description") or body["name"]), in_json_words(parameters))

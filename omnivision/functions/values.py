@@ -68,7 +68,7 @@ class Values:
         names = self.function.argument_names
         for option in options({**schema, "type": "object"}, self.function, self.left_out):
             fields = {name: option.get("properties", {}).get(name, True) for name in names}
-            rest = option.get("additionalProperties", False) if schema.get("additionalProperties", False) is not False else False
+            rest = option.get("additionalProperties", False) if self.function.takes_others else False
             required = option.get("required", [])
             if rest is not False and not set(required) <= set(names):
                 self.left_out.add("required")  # the grammar offers other names, but cannot ask for one

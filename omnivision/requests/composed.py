@@ -131,5 +131,5 @@ def returns_of(file: Path) -> dict[str, dict]:
         if not isinstance(schema, dict):
             raise ConfigError(f"`returns` of {name!r} is no schema", str(file), 'Write one such as {"type": "string"}.')
         found[name] = in_json_words(schema)
-        Function(name, "", {"type": "object", "properties": {"result": found[name]}})  # refuses what is no schema
+        Function(name, "", {"type": "object", "properties": {"result": found[name]}, "$defs": found[name].get("$defs", {})})  # refuses what is no schema
     return found

@@ -7,6 +7,8 @@ import math
 import random
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -37,6 +39,17 @@ def side(value: object) -> str:
     return HELD_OUT if zlib.crc32(json.dumps(value, sort_keys=True).encode()) % HELD_OUT_SHARE == 0 else TRAIN
 
 
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Raises:
+    Undrawable: the schema holds itself, and asks for that without an end.
+    """
+    try:
+        yield
+    except RecursionError as error:
+        raise Undrawable("the schema holds itself without an end") from error
+
+
 @dataclass(frozen=True)
 class Drawing:
     """Draws arguments of one function for one split and language.
@@ -63,10 +76,8 @@ class Drawing:
         """
         fault = "no arguments fit"
         for _ in range(TRIES):
-            try:
+            with _ending():
                 found = self._object(self.rng.choice(self._options({**self.function.parameters, "type": "object"})), 0, fixed)
-            except RecursionError as error:
-                raise Undrawable("the schema holds itself without an end") from error
             faults = self.function.faults(found)
             if not faults:
                 return found
@@ -80,7 +91,8 @@ class Drawing:
             Undrawable: none were found that fit.
         """
         fields = self.function.parameters["properties"]
-        found = {name: self.value(fields[name], name, 1) for name in fields if name in names}
+        with _ending():
+            found = {name: self.value(fields[name], name, 1) for name in fields if name in names}
         faults = self.function.faults(found, nested)
         if faults:
             raise Undrawable(faults[0][1])

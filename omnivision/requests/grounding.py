@@ -17,7 +17,8 @@ LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call 
 FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 MINUS = re.compile(r"(?<![A-Za-z0-9_)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
 SIGN_BEFORE = re.compile(r"(?:(?<![A-Za-z0-9_)])[-\u2212\u2013]|\bminus\s+|\bnegative\s+|负|零下)$", re.IGNORECASE)
-NOT_COUNTED = re.compile("一下|一些|一起|一样|一定|一直|一般")  # words in which "one" counts nothing
+ANOTHER_BEFORE = re.compile(r"\d\s*\w{0,3}\s*$")
+NOT_COUNTED = re.compile("(?<![周期拜])一下|一些|一起|一样|一定|一直|一般")  # words in which "one" counts nothing
 COUNTED = {"en": "zero one two three four five six seven eight nine ten eleven twelve".split(), "zh": "零一二三四五六七八九十"}
 
 
@@ -66,17 +67,13 @@ def text_said(text: str, request: str) -> bool:
 
 def number_said(value: int | float, request: str, language: str) -> bool:
     """Whether a number stands in a request: in figures, as a percentage, or as a word up to twelve; one below 0 with its sign or a word for it."""
-    plain = unicodedata.normalize("NFKC", request)
-    size = abs(value)
+    plain, size = unicodedata.normalize("NFKC", request), abs(value)
     if value < 0 and not MINUS.search(plain):
         return False
-    places = [found for found in FIGURES.finditer(plain) if found[0].replace(",", "").count(".") < 2]
-    signed = [SIGN_BEFORE.search(plain[:found.start()]) is not None for found in places]
-    own = [sign for found, sign in zip(places, signed, strict=True) if float(found[0].replace(",", "")) == size]
-    loose = len(MINUS.findall(plain)) > sum(signed)  # a word for it that stands elsewhere
-    if own and not loose and not any(sign is (value < 0) for sign in own):
-        return False
-    written = [one.replace(",", "") for one in FIGURES.findall(plain)]
+    places = list(FIGURES.finditer(plain))
+    signs = [_is_signed(plain[: place.start()]) for place in places]
+    loose = len(MINUS.findall(plain)) > sum(signs)  # a word for it that stands elsewhere, or a dash that may be none
+    written = [place[0].replace(",", "") for place, sign in zip(places, signs, strict=True) if loose or sign is (value < 0)]
     figures = {float(one) for one in written if one.count(".") < 2}
     as_share = "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures)
     if size in figures or str(size) in written or as_share:  # as written: a double does not hold a long whole number
@@ -89,3 +86,9 @@ def number_said(value: int | float, request: str, language: str) -> bool:
         plain = NOT_COUNTED.sub("", plain)
         return word in plain or size == 2 and "两" in plain
     return re.search(rf"\b{word}\b", plain.casefold()) is not None
+
+
+def _is_signed(before: str) -> bool:
+    """Whether what stands before a figure makes it one below 0; behind another figure ("3-5", "10 minus 3") it does not."""
+    sign = SIGN_BEFORE.search(before)
+    return sign is not None and ANOTHER_BEFORE.search(before[: sign.start()]) is None

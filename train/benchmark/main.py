@@ -102,7 +102,7 @@ def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.
     told = f"{quiet} of {len(measured['rounds'])} rounds were quiet" + ("" if quiet else "; none, so all count and nothing is shown")
     changed = f" ({', '.join(options.change)})" if options.change else ""
     waiting = statistics.median(one.get("waiting", 0.0) for one in measured["rounds"])
-    ahead = (f" Loaders read on while an arm waits for its turn ({waiting:.1f} cores), so that reading pictures costs it less than in a run, and the arm whose turn it is more."
+    ahead = (f" Loaders read on while an arm waits for its turn ({waiting:.1f} cores): reading pictures costs it less than in a run, and the one at work more."
              if options.workers else "")
     job = "" if options.together else f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation but compiling. "
     return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines, whole=not options.together), "", f"{job}{told}.{ahead}"])

@@ -44,13 +44,15 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) 
     processes, preparation, left_out = [], [], {}
     for process in started:
         try:
-            preparation.append(process.ready())
+            seconds = process.ready()
+            process.steps(steps)  # what compiles, and what needs a package or more memory, tells at its first step
         except SystemExit as error:
             if not process.arm.optional:
                 raise
             left_out[process.arm.name] = str(error)
         else:
             processes.append(process)
+            preparation.append(seconds)
     found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
     return {"rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
 

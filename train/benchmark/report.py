@@ -45,7 +45,8 @@ def table(names: Sequence[str], lines: Sequence[dict], whole: bool = True) -> li
         times = [f"{steady:.2f} ({low:.2f} to {high:.2f})", f"{line['cpu']:.2f}", f"{line['job'] / lines[0]['job']:.2f}", f"{line['peak'] / lines[0]['peak']:.2f}"]
         if not whole:
             times[2] = "–"
-        cells = [name, f"{line['speed']:.2f}", *([f"{line['preparation']:.1f}", f"{line['job']:.1f}"] if whole else ["–", "–"]), f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
+        job = [f"{line['preparation']:.1f}", f"{line['job']:.1f}"] if whole else ["–", "–"]
+        cells = [name, f"{line['speed']:.2f}", *job, f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
         cells += ([f"{line['share']:.1%}" if line["share"] is not None else "–"] if shares else [])
         made.append("| " + " | ".join(cells) + " |")
     return made

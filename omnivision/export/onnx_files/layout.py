@@ -92,7 +92,7 @@ def _functions(tokenizer: Any, functions: FunctionSet) -> dict[str, Any]:
     return {
         "names": {str(id_): function.name for id_, function in zip(tokens.functions, functions.functions, strict=True)},
         "arguments": {str(id_): {"known": list(function.argument_names), "required": list(function.parameters.get("required", [])),
-                                 "others": bool(function.parameters.get("additionalProperties", False))}
+                                 "others": function.takes_others}
                       for id_, function in zip(tokens.functions, functions.functions, strict=True)},
         "end": tokens.end,
         "control": sorted(special | set(tokenizer.all_special_ids)),
