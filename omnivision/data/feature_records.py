@@ -61,7 +61,8 @@ class Records:
         except FileNotFoundError:
             self._forget_all()
             return
-        whole = self.data.stat().st_size // self.size if self.data.is_file() else 0
+        with (self.data if self.data.is_file() else Path(os.devnull)).open("rb") as data:  # opened: a network file system may tell an old size else
+            whole = os.fstat(data.fileno()).st_size // self.size
         for line in new[: new.rfind(b"\n") + 1].split(b"\n")[:-1]:
             self._read += len(line) + 1
             self._take(line, whole)
