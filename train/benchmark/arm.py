@@ -43,7 +43,7 @@ class Arm:
     optional: bool = False  # where it cannot run, the others are compared without it
 
     def config(self) -> StageConfig:
-        """The stage's settings; frozen features are cached, since a job has several epochs."""
+        """The stage's settings; frozen features are cached, since a job has several epochs, and ZeRO is off on a CPU, as in the tiny preset's files."""
         kept = {"feature_cache": f"{self.folder}/features"} | ({"reference_cache": f"{self.folder}/reference"} if self.stage == "dpo" else {})
         rows = f"{self.material}/{'pairs' if self.stage == 'dpo' else 'rows'}.jsonl"
         first = {"preset": self.preset, "vision": f"{self.material}/vision", "language": f"{self.material}/language"}
@@ -51,7 +51,7 @@ class Arm:
         return CONFIGS[self.stage](**{
             "out": self.folder, **begin, "data": [rows], "image_root": f"{self.material}/photos", "batch_size": self.batch_size, "precision": self.precision,
             "workers": self.workers, "epochs": 1e6, "lr": 1e-4, "schedule": "constant", "warmup": 0.0, "log_steps": self.log_steps, "save_steps": 10**9,
-            **kept, **(self.changes or {})})
+            "zero_stage": int(torch.cuda.is_available()), **kept, **(self.changes or {})})
 
 
 class Paced(TrainerCallback):
