@@ -90,9 +90,9 @@ def test_a_negative_number_is_refused():
         FunctionsConfig(frozen_layers=-1)
 
 
-@pytest.mark.parametrize("changes", [{}, RANK])
-def test_the_plan_counts_what_trains_and_what_is_kept(world, changes):
-    model, processor, ids = begun(world)
+@pytest.mark.parametrize("changes, tied", [({}, True), (RANK, True), ({}, False)])
+def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
+    model, processor, ids = begun(world, tied)
     config = FunctionsConfig(**changes, frozen_layers=1, functions=str(world.folder / "functions.json"), batch_size=4)
     planned = on_meta(model.config, config)
     if changes:

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from omnivision.model.chunked_loss import summed_cross_entropy
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
-from omnivision_train.frozen_layers import hold_layers, is_held
+from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.lora import is_adapter
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
@@ -99,12 +99,10 @@ def _head(model, hidden_BLD: Tensor, positions: int, whole: bool, parted: bool) 
         summed_cross_entropy(model.lm_head, hidden_SD, targets, model.config.text_config.vocab_size)
 
 
-def part_of(name: str, frozen_layers: int = 0) -> str:
-    """The part of the model that a parameter belongs to; the first layers of the language model are one where they are held."""
+def part_of(name: str) -> str:
+    """The part of the model that a parameter belongs to."""
     if is_adapter(name):
         return ADAPTER
-    if is_held(name, frozen_layers):
-        return "frozen layers"
     if ".vision_tower." in name:
         return "pooling head" if ".vision_tower.head." in name else "vision tower"
     return "projector" if ".projector." in name else "language model"

@@ -14,10 +14,13 @@ from omnivision.errors import ConfigError
 LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.")
 
 
-def is_held(name: str, count: int) -> bool:
-    """Whether a parameter belongs to one of the first `count` layers of the language model."""
-    found = LAYER.search(name)
-    return found is not None and int(found[1]) < count
+def held_names(model: nn.Module, count: int) -> set[str]:
+    """Parameters that stay as they are with the first `count` layers of the language model: theirs, and a table that is not the head as well."""
+    if not count:
+        return set()
+    names = {name for name, _ in model.named_parameters() if (found := LAYER.search(name)) and int(found[1]) < count}
+    table = None if model.config.tie_word_embeddings else next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
+    return names | {name for name, _ in model.named_parameters() if table is not None and name.startswith(f"{table}.")}
 
 
 def check_count(model: nn.Module, count: int) -> None:

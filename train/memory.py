@@ -15,6 +15,7 @@ from omnivision_train import lora
 from omnivision_train.activations import Batch, activation_bytes, part_of
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
+from omnivision_train.frozen_layers import held_names
 
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
@@ -80,10 +81,12 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
 
 
 def count_parts(model, config: StageConfig | None = None) -> list[Part]:
-    """Parameters of vision tower, its pooling head, projector, language model with an untied head (its held layers apart), and adapters."""
+    """Parameters of vision tower, its pooling head, projector, language model with an untied head (what is held of it apart), and adapters."""
     counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "frozen layers": 0, "language model": 0, ADAPTER: 0}
+    held = held_names(model, getattr(config, "frozen_layers", 0))
     for name, weight in model.named_parameters():
-        counts[part_of(name, getattr(config, "frozen_layers", 0))] += weight.numel()
+        part = part_of(name)
+        counts["frozen layers" if name in held and part != ADAPTER else part] += weight.numel()
     return [Part(name, count) for name, count in counts.items() if count]
 
 

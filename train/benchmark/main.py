@@ -91,8 +91,8 @@ def settings(words: list[str]) -> dict:
 
 
 def fp32(arm: Arm) -> Arm:
-    """An arm for the gate: exact, rows in the same order, a log line a step."""
-    exact = {**(arm.changes or {}), "feature_cache": None, "group_by_length": False, "precision": "fp32"} if arm.trainer == OURS else None
+    """An arm for the gate: exact, rows in the same order, a log line a step; with ZeRO, for DeepSpeed tells no gradient's norm without."""
+    exact = {**(arm.changes or {}), "feature_cache": None, "group_by_length": False, "precision": "fp32", "zero_stage": 1} if arm.trainer == OURS else None
     return replace(arm, precision="fp32", batch_size=min(4, arm.batch_size), changes=exact, log_steps=1, folder=f"{arm.folder}-gate")
 
 
