@@ -99,7 +99,8 @@ def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
         lora.add_adapters(model, config, ids)
     table = stages.set_trainable(model.train(), "functions", main=False, frozen_layers=1)
     counted = dict(count_parts(planned, config))
-    assert counted["frozen layers"] == table["frozen_layers"][1] and counted["language model"] == table["language_model"][1]
+    head = 0 if tied else model.lm_head.weight.numel()  # trains, and is counted with the language model
+    assert counted["frozen layers"] == table["frozen_layers"][1] and counted["language model"] == table["language_model"][1] + head
     trains = counted["adapter" if changes else "language model"]
     assert trains == sum(p.numel() for p in model.parameters() if p.requires_grad)
     samples = Conversations(call_rows(world.rows("functions"), processor.tokenizer, FunctionSet.from_json(config.functions)), processor, world.folder, 256)
