@@ -60,7 +60,7 @@ def write(trainer, folder: Path, keep: int) -> None:
         except Exception as error:  # noqa: BLE001 - whatever it is, the other processes wait for word of it
             remove(partial, ignore_errors=True)
             failure = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-    failure = gathered(failure)[0]
+    failure = from_first(failure)
     if failure:
         raise ResumableError(f"The checkpoint of step {step} could not be written: {failure}", str(folder),
                              "Make room, then start the same command again: it goes on from the checkpoint before.")
@@ -216,7 +216,7 @@ def newest(folder: Path, warn) -> Path | None:
 
     Every process calls it.
     """
-    return gathered(newest_checkpoint(folder, warn) if int(os.environ.get("RANK", "0")) == 0 else None)[0]
+    return from_first(newest_checkpoint(folder, warn) if int(os.environ.get("RANK", "0")) == 0 else None)
 
 
 def gathered(value) -> list:

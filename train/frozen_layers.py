@@ -32,7 +32,7 @@ def check_count(model: nn.Module, count: int) -> None:
         raise ConfigError(f"{count} layers are to stay as they are, and the language model has {layers}", "frozen_layers", f"Give at most {max(0, layers - 1)}.")
 
 
-def hold_layers(model: nn.Module, count: int) -> None:
+def hold_layers(model: nn.Module, count: int) -> set[str]:
     """Freezes these layers and what lies below them: the projector, and a table that is not the head as well.
 
     A table that is tied to the head learns there alone. Where count is 0 nothing changes.
@@ -40,15 +40,19 @@ def hold_layers(model: nn.Module, count: int) -> None:
     Args:
         model: with the parts of its stage set to train, and with the adapters that it has.
 
+    Returns:
+        Names of what is held of the language model.
+
     Raises:
         ConfigError: as `check_count`.
     """
-    if not count:
-        return
     check_count(model, count)
-    layers = model.model.language_model.layers
+    held = held_names(model, count)
+    if not count:
+        return held
     model.model.projector.requires_grad_(False)
-    if not model.config.tie_word_embeddings:
-        model.get_input_embeddings().requires_grad_(False)
-    layers[:count].requires_grad_(False)
-    layers[0].register_forward_pre_hook(lambda layer, inputs: (inputs[0].detach(), *inputs[1:]))
+    for name, parameter in model.named_parameters():
+        if name in held:
+            parameter.requires_grad_(False)
+    model.model.language_model.layers[0].register_forward_pre_hook(lambda layer, inputs: (inputs[0].detach(), *inputs[1:]))
+    return held

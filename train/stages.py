@@ -24,7 +24,7 @@ from omnivision_train import lora
 from omnivision_train.attention import set_attention
 from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
-from omnivision_train.frozen_layers import held_names, hold_layers
+from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.launch import free_port
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
@@ -170,8 +170,7 @@ def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main:
     if "language_model" in trained:
         model.lm_head.requires_grad_(True)  # where it is not tied
     if frozen_layers:
-        hold_layers(model, frozen_layers)
-        names = held_names(model, frozen_layers)
+        names = hold_layers(model, frozen_layers)
         held = sum(p.numel() for name, p in model.named_parameters() if name in names and not lora.is_adapter(name))
         table["projector"] = (False, table["projector"][1])
         table["language_model"] = (table["language_model"][0], table["language_model"][1] - held)

@@ -102,7 +102,12 @@ class Workers:
         if worker.name not in self._models:
             self._models[worker.name] = load_checkpoint(worker.checkpoint.folder)
         answer = generate_whole(*self._models[worker.name], [text], [picture], worker.checkpoint.max_new_tokens)[0]
-        return {"outcome": Kind.CUT_OFF.value if answer is None else ANSWERED if answer else Kind.EMPTY.value, "answer": answer or ""}
+        return {"outcome": outcome_of(answer), "answer": answer or ""}
+
+
+def outcome_of(answer: str | None) -> str:
+    """How a model of ours ended: None is an answer that was cut."""
+    return Kind.CUT_OFF.value if answer is None else ANSWERED if answer else Kind.EMPTY.value
 
 
 def _of_endpoint(client: Client, worker: Worker, key: str, text: str, picture: str | None) -> dict:

@@ -6,9 +6,8 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 
-from omnivision.endpoint.outcomes import Kind
 from omnivision.errors import ResumableError
-from omnivision.routing.asking import ANSWERED, Reply, Workers
+from omnivision.routing.asking import ANSWERED, Reply, Workers, outcome_of
 from omnivision.routing.graph import Graph
 from omnivision.routing.router import Router
 from omnivision.routing.turns import turn
@@ -90,7 +89,7 @@ def walk(request: str, graph: Graph, router: Router, workers: Workers, picture: 
         replies = workers.ask(f"{name}/1", graph.default, request, picture=picture)
         return Walk(name, request, (_step(graph.default, request, replies, started, 1, workers),), NO_WORKER)
     answer = router.answer(request, picture)
-    own = Reply(ROUTER, Kind.CUT_OFF.value if answer is None else ANSWERED if answer else Kind.EMPTY.value, answer or "")
+    own = Reply(ROUTER, outcome_of(answer), answer or "")
     return Walk(name, request, (_step(ROUTER, request, (own,), started, 1, workers),), NO_WORKER)
 
 
