@@ -1,13 +1,28 @@
-"""The most memory that this process has held."""
+"""The memory of this process: the most it has held, and what it keeps for itself."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
 
 import torch
 
 STATUS = Path("/proc/self/status")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+LARGEST_KEPT = 32 * 2**20  # the most that glibc takes as M_MMAP_THRESHOLD
+
+
+def keep_freed_memory() -> bool:
+    """Lets glibc keep what torch frees on a CPU for the next tensors, in place of handing it back to the system, which has to clear every page of it
+    anew; what a step needs the next one needs too. Blocks of over LARGEST_KEPT are handed back as before.
+
+    Returns:
+        whether this system's library has such settings.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return mallopt is not None and all((mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)))
 
 
 def peak_bytes() -> int:

@@ -182,3 +182,14 @@ def test_the_tower_trains_at_its_own_rate_if_asked(world, tmp_path, zero_stage):
 def test_the_tower_does_not_train_on_cached_features(world, tmp_path):
     with pytest.raises(ConfigError, match="its features are cached.*feature_cache"):
         train_world.train(train_world.settings(world, tmp_path, "sft", vision_lr=1e-5, feature_cache=str(tmp_path / "cache")), "sft")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1])
+def test_a_process_alone_adds_its_gradients_with_nobody(world, tmp_path, monkeypatch, zero_stage):
+    """Under ZeRO 0 DeepSpeed would copy them to a buffer and back; ZeRO's own buffers are its optimizer's."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    added, original = [], DeepSpeedEngine.allreduce_gradients
+    monkeypatch.setattr(DeepSpeedEngine, "allreduce_gradients", lambda self, *args, **more: added.append(1) or original(self, *args, **more))
+    train_world.train(train_world.settings(world, tmp_path, "sft", zero_stage=zero_stage, max_steps=2), "sft")
+    assert bool(added) == (zero_stage == 1)

@@ -11,6 +11,7 @@ import torch
 
 from omnivision.errors import ConfigError
 from omnivision_train.config import StageConfig
+from omnivision_train.lean_attention import LEAN, MODELS
 from omnivision_train.precision import resolved
 
 SHORT = 450  # tokens of a row: below, a CPU's bf16 products of small matrices are quicker than its fused kernel
@@ -33,16 +34,21 @@ def kernels(config: StageConfig, length: float = 0) -> Kernels:
         return Kernels(config.attention, config.attention)
     if torch.cuda.is_available():
         return Kernels(None, None)
-    return Kernels("sdpa", "eager" if resolved(config) == "bf16" and length < SHORT else "sdpa")
+    return Kernels("sdpa", LEAN if resolved(config) == "bf16" and length < SHORT else "sdpa")
 
 
 def set_attention(model, config: StageConfig, length: float = 0) -> None:
-    """Gives both parts their kernels; a language model that has no sdpa keeps eager attention.
+    """Gives both parts their kernels; a language model that has no sdpa, or does more than lean attention knows, keeps eager attention.
 
     Raises:
-        ConfigError: it was asked for sdpa by hand.
+        ConfigError: it was asked for another by hand.
     """
     tower, language = kernels(config, length)
+    kind = model.config.get_text_config().model_type
+    if language == LEAN and kind not in MODELS:
+        if config.attention == LEAN:
+            raise ConfigError(f"Lean attention is not what a model of type {kind} does", "attention: lean", "Use attention=eager, or auto.")
+        language = "eager"
     if language == "sdpa" and not model.model.language_model._supports_sdpa:
         if config.attention == "sdpa":
             raise ConfigError(f"{type(model.model.language_model).__name__} has no sdpa attention", "attention: sdpa", "Use attention=eager, or auto.")

@@ -1,8 +1,8 @@
-"""How fast eager and sdpa attention are at a preset's shapes: one layer forward and backward, or the tower's forward alone.
+"""How fast eager, lean and sdpa attention are at a preset's shapes: one layer forward and backward, or the tower's forward alone.
 
     OMP_NUM_THREADS=1 python -m omnivision_train.attention_speed --preset tiny --lengths 96 288 512 1024
 
-Both take turns; told is the median of the rounds' ratios of CPU time (on a GPU: of time) with its 95 % interval.
+All take turns; told is the median of the rounds' ratios of CPU time (on a GPU: of time) with its 95 % interval.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import nn
 from omnivision.hardware import device, fast_precision
 from omnivision.presets import preset_config
 from omnivision.statistics import median_interval
+from omnivision_train.lean_attention import LEAN
 
-KERNELS = ("eager", "sdpa")
+KERNELS = ("sdpa", "eager", LEAN)
 PADDED = 0.25  # share of every second row
 
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="default 9, after one that warms up")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default=fast_precision(), help="default: what is fast here")
     options = parser.parse_args(argv)
-    print(f"{options.preset}, {options.rows} rows, {options.precision}\n\n| part | mask | eager (ms) | sdpa (ms) | eager / sdpa |\n|---|---|---|---|---|")
+    print(f"{options.preset}, {options.rows} rows, {options.precision}\n\n| part | mask | sdpa (ms) | eager / sdpa | lean / sdpa |\n|---|---|---|---|---|")
     for length in options.lengths:
         for mask in ("none", "padding"):
             print(line(f"language model, {length} tokens", mask, language(options, length, mask == "padding"), options), flush=True)
@@ -47,9 +48,9 @@ def line(part: str, mask: str, run: tuple[nn.Module, Callable[[], None]], option
     for number in range(options.rounds + 1):
         for kernel in KERNELS if number % 2 else reversed(KERNELS):
             times[kernel].append(seconds(*run, kernel, options.precision))
-    eager, sdpa = (times[kernel][1:] for kernel in KERNELS)
-    middle, low, high = median_interval([one / other for one, other in zip(eager, sdpa, strict=True)])
-    return f"| {part} | {mask} | {1000 * min(eager):.1f} | {1000 * min(sdpa):.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |"
+    sdpa, *others = (times[kernel][1:] for kernel in KERNELS)
+    ratios = [median_interval([one / other for one, other in zip(kernel, sdpa, strict=True)]) for kernel in others]
+    return f"| {part} | {mask} | {1000 * min(sdpa):.1f} | " + " | ".join(f"{middle:.2f} ({low:.2f} to {high:.2f})" for middle, low, high in ratios) + " |"
 
 
 def seconds(module: nn.Module, step: Callable[[], None], kernel: str, precision: str) -> float:

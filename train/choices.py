@@ -64,12 +64,12 @@ def _precision(config: StageConfig) -> Choice:
 def _attention(config: StageConfig) -> list[Choice]:
     short, long = kernels(config, 0), kernels(config, SHORT)
     if short.tower is None:
-        return [Choice("attention", "sdpa", "a GPU's fused kernels, for every model that has them", "attention=eager|sdpa")]
-    tower = Choice("attention of the tower", short.tower, "pictures are long rows without a mask", "attention=eager|sdpa")
+        return [Choice("attention", "sdpa", "a GPU's fused kernels, for every model that has them", "attention=eager|lean|sdpa")]
+    tower = Choice("attention of the tower", short.tower, "pictures are long rows without a mask", "attention=eager|lean|sdpa")
     if short.language == long.language:
-        return [tower, Choice("attention of the language model", long.language, "in fp32 it is as fast at any length", "attention=eager|sdpa")]
+        return [tower, Choice("attention of the language model", long.language, "in fp32 it is as fast at any length", "attention=eager|lean|sdpa")]
     return [tower, Choice("attention of the language model", f"{short.language}, from {SHORT} tokens on {long.language}",
-                          "by the usual row's length, in bf16 on a CPU", "attention=eager|sdpa")]
+                          "by the usual row's length, in bf16 on a CPU", "attention=eager|lean|sdpa")]
 
 
 def _threads(config: StageConfig) -> Choice:

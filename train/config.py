@@ -73,7 +73,7 @@ class StageConfig:
     max_length: int = 2048
     group_by_length: bool = True  # batches of rows of like length; not in dpo
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    attention: Literal["auto", "eager", "sdpa"] = "auto"  # by device, precision and length, see attention.py
+    attention: Literal["auto", "eager", "lean", "sdpa"] = "auto"  # by device, precision and length, see attention.py
     gradient_checkpointing: bool = False
     compile: bool = False  # layers through torch.compile: the first steps take minutes, later ones less
     loss_kernel: Literal["chunked", "liger"] = "chunked"  # of the loss over the vocabulary; liger: on a GPU, not in dpo

@@ -16,6 +16,7 @@ from omnivision_train.activations import Batch, activation_bytes, part_of
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.frozen_layers import held_names
+from omnivision_train.lean_attention import LEAN
 
 # Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
@@ -114,7 +115,7 @@ def held_with_batch(model, config: StageConfig, stage: str, precision: str, rank
     """The same of a model on the meta device, with the activations of one batch on a GPU."""
     held = held_by_parts(count_parts(model, config), config, stage, precision, ranks)
     with whole_weights():
-        activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention != "eager")
+        activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention not in ("eager", LEAN))
     return [replace(one, activations=activations.get(one.name, 0)) for one in held]
 
 

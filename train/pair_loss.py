@@ -13,9 +13,10 @@ from torch import Tensor
 
 from omnivision.errors import ConfigError
 from omnivision.model.chunked_loss import read_log_probs
+from omnivision_train.lean_attention import LEAN
 from omnivision_train.pair_trie import PADDING, SHARED, Share
 
-MASKED = ("eager", "sdpa")  # attention kernels that take a mask of one's own
+MASKED = ("eager", LEAN, "sdpa")  # attention kernels that take a mask of one's own
 INPUTS = ("input_ids", "position_ids", "pixel_values", "image_features")
 
 
@@ -33,7 +34,7 @@ def check_share(config, share: Share) -> None:
         return
     if text._attn_implementation not in MASKED:
         raise ConfigError(f"Attention is {text._attn_implementation}, which takes no mask of branches", f"share: {share}",
-                          f"Use {' or '.join(MASKED)}, or share=none.")
+                          f"Use {', '.join(MASKED)}, or share=none.")
     if others := set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
         raise ConfigError(f"The language model has layers of {', '.join(sorted(others))}", f"share: {share}", "Use share=none.")
 
@@ -64,9 +65,10 @@ def branch_mask(branches_RL: Tensor, model) -> Tensor:
     same_RLL = branches_RL[:, :, None] == branches_RL[:, None, :]
     seen_RLL = (same_RLL | (branches_RL[:, None, :] == SHARED)) & torch.ones(length, length, dtype=torch.bool, device=branches_RL.device).tril()
     model = getattr(model, "module", model)  # DeepSpeed's engine has a `config` of its own
-    if model.config.get_text_config()._attn_implementation == "sdpa":
+    kernel = model.config.get_text_config()._attn_implementation
+    if kernel == "sdpa":
         return seen_RLL[:, None]
-    dtype = next(model.parameters()).dtype
+    dtype = torch.bfloat16 if kernel == LEAN else next(model.parameters()).dtype
     return torch.zeros(seen_RLL.shape, dtype=dtype, device=seen_RLL.device).masked_fill(~seen_RLL, torch.finfo(dtype).min)[:, None]
 
 

@@ -214,11 +214,13 @@ class StageMixin:
         return epochs, steps * self.args.gradient_accumulation_steps
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        if resume_from_checkpoint is None:
-            return super()._prepare_for_training(max_steps, train_dataloader, None)
-        checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
+        if resume_from_checkpoint is not None:
+            checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        checkpoint.restore(self, Path(resume_from_checkpoint))
+        if self.args.world_size == 1 and zero_settings(self.stage_config)[0] == 0:
+            self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
+        if resume_from_checkpoint is not None:
+            checkpoint.restore(self, Path(resume_from_checkpoint))
         return prepared
 
     def _load_rng_state(self, folder) -> None:

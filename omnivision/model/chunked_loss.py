@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from omnivision.constants import IGNORE_INDEX
 
+SHAPES = 32  # positions come in multiples of it: a CPU's library keeps a kernel of up to a megabyte for every other number
 MOST_LOGITS = 2**26  # of one chunk, 256 MiB in fp32: 441 positions of Qwen2.5's 151,936 columns
 
 
@@ -24,6 +25,7 @@ def summed_cross_entropy(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor, 
     Args:
         head: from (S, D) to (S, V). columns: V.
     """
+    hidden_SD, targets_S = padded(hidden_SD), padded(targets_S, IGNORE_INDEX)
     rows = rows_of_chunk(len(targets_S), columns, most_logits)
     if len(targets_S) <= rows:
         return _summed(head, hidden_SD, targets_S)
@@ -51,6 +53,7 @@ def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor
     Args:
         at_N: the position of each. tokens_N: their ids.
     """
+    hidden_SD = padded(hidden_SD)
     rows = rows_of_chunk(len(hidden_SD), columns, most_logits)
     if len(hidden_SD) <= rows:
         return _log_probs(head, hidden_SD, at_N, tokens_N)
@@ -59,6 +62,12 @@ def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor
     found = [checkpoint(_log_probs, head, hidden, at_N[those] - first, tokens_N[those], use_reentrant=False, preserve_rng_state=False)
              for hidden, first, those in parts]
     return torch.cat(found)[torch.cat(inside).argsort()]
+
+
+def padded(rows: Tensor, fill: int = 0) -> Tensor:
+    """With rows of `fill` behind, which nobody reads, up to a multiple of SHAPES."""
+    more = -len(rows) % SHAPES
+    return nn.functional.pad(rows, [0, 0] * (rows.dim() - 1) + [0, more], value=fill) if more else rows
 
 
 def rows_of_chunk(positions: int, columns: int, most_logits: int) -> int:
