@@ -81,8 +81,7 @@ def _log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tenso
 
 def read_log_probs(logits_SV: Tensor, at_N: Tensor, tokens_N: Tensor) -> Tensor:
     """The same from logits. Shape (N,), fp32."""
-    logits_SV = logits_SV.float()
-    return logits_SV[at_N, tokens_N] - logits_SV.logsumexp(-1)[at_N]
+    return torch.log_softmax(logits_SV.float(), -1)[at_N, tokens_N]
 
 
 def _summed(head: nn.Module, hidden_SD: Tensor, targets_S: Tensor) -> Tensor:
