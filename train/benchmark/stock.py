@@ -14,6 +14,7 @@ from omnivision.runs import read_json_lines
 from omnivision_train.benchmark.arm import LLAVA, Arm, Paced
 from omnivision_train.benchmark.material import PROMPT
 from omnivision_train.data import Order
+from omnivision_train.lean_attention import LEAN
 from omnivision_train.precision import resolved
 from omnivision_train.stages import open_model, set_trainable
 
@@ -27,6 +28,8 @@ def run_stock(arm: Arm, paced: Paced) -> None:
     os.environ.setdefault("WORLD_SIZE", "1")
     model, processor = open_model(config, arm.stage)
     set_trainable(model, arm.stage)
+    if model.config.get_text_config()._attn_implementation == LEAN:
+        model.set_attn_implementation({"text_config": "eager"})  # the quickest that transformers has
     if arm.trainer == LLAVA:
         model, processor = llava(model, processor, arm.stage)
 
