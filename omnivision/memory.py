@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 STATUS = Path("/proc/self/status")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+BY_HAND = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"}  # glibc's variables
 LARGEST_KEPT = 32 * 2**20  # the most that glibc takes as M_MMAP_THRESHOLD
 
 
@@ -19,8 +21,10 @@ def keep_freed_memory() -> bool:
     anew; what a step needs the next one needs too. Blocks of over LARGEST_KEPT are handed back as before.
 
     Returns:
-        whether this system's library has such settings.
+        whether it is done: not where the library is another, or a variable of the environment says otherwise.
     """
+    if BY_HAND & set(os.environ):
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all((mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT), mallopt(M_TRIM_THRESHOLD, 2**31 - 1)))
 
