@@ -26,7 +26,7 @@ def kernels_of(model) -> tuple[str, str]:
     return model.model.vision_tower.config._attn_implementation, model.model.language_model.config._attn_implementation
 
 
-@pytest.mark.parametrize(("config", "length", "found"), [(BF16, 200, ("sdpa", "lean")), (BF16, 600, ("sdpa", "sdpa")), (FP32, 200, ("sdpa", "sdpa")),
+@pytest.mark.parametrize(("config", "length", "found"), [(BF16, 200, ("sdpa", "lean")), (BF16, 640, ("sdpa", "lean")), (BF16, 650, ("sdpa", "sdpa")), (FP32, 200, ("sdpa", "sdpa")),
                                                          (SftConfig(precision="bf16", attention="eager"), 600, ("eager", "eager")),
                                                          (SftConfig(precision="bf16", attention="sdpa"), 200, ("sdpa", "sdpa"))])
 def test_kernels_by_precision_and_length_on_a_cpu_or_by_hand(config, length, found):
@@ -52,11 +52,11 @@ def test_a_language_model_without_sdpa_stays_eager(monkeypatch):
         attention.set_attention(model, SftConfig(attention="sdpa"))
 
 
-def test_a_language_model_of_another_kind_stays_eager():
+def test_a_language_model_of_another_kind_has_sdpa():
     model = make_model()
     model.config.text_config.model_type = "gemma2"  # caps its scores
     attention.set_attention(model, BF16, 200)
-    assert kernels_of(model) == ("sdpa", "eager")
+    assert kernels_of(model) == ("sdpa", "sdpa")
     with pytest.raises(ConfigError, match="not what a model of type gemma2 does.*attention=eager"):
         attention.set_attention(model, SftConfig(attention="lean"))
 

@@ -14,7 +14,7 @@ from omnivision_train.config import StageConfig
 from omnivision_train.lean_attention import LEAN, MODELS
 from omnivision_train.precision import resolved
 
-SHORT = 450  # tokens of a row: below, a CPU's bf16 products of small matrices are quicker than its fused kernel
+SHORT = 650  # tokens of a row: below, lean attention is quicker than a CPU's fused kernel in bf16
 
 
 class Kernels(NamedTuple):
@@ -38,7 +38,7 @@ def kernels(config: StageConfig, length: float = 0) -> Kernels:
 
 
 def set_attention(model, config: StageConfig, length: float = 0) -> None:
-    """Gives both parts their kernels; a language model that has no sdpa, or does more than lean attention knows, keeps eager attention.
+    """Gives both parts their kernels; a language model that does more than lean attention knows gets sdpa, and eager where it has no sdpa.
 
     Raises:
         ConfigError: it was asked for another by hand.
@@ -48,7 +48,7 @@ def set_attention(model, config: StageConfig, length: float = 0) -> None:
     if language == LEAN and kind not in MODELS:
         if config.attention == LEAN:
             raise ConfigError(f"Lean attention is not what a model of type {kind} does", "attention: lean", "Use attention=eager, or auto.")
-        language = "eager"
+        language = "sdpa"
     if language == "sdpa" and not model.model.language_model._supports_sdpa:
         if config.attention == "sdpa":
             raise ConfigError(f"{type(model.model.language_model).__name__} has no sdpa attention", "attention: sdpa", "Use attention=eager, or auto.")
