@@ -1,4 +1,4 @@
-"""The most memory that a process has held."""
+"""The memory of a process: the most it has held, and what it keeps for itself."""
 
 from __future__ import annotations
 

@@ -62,14 +62,14 @@ def _precision(config: StageConfig) -> Choice:
 
 
 def _attention(config: StageConfig) -> list[Choice]:
-    short, long = kernels(config, 0), kernels(config, SHORT)
+    short, long, by_hand = kernels(config, 0), kernels(config, SHORT), "attention=eager|lean|sdpa"
     if short.tower is None:
-        return [Choice("attention", "sdpa", "a GPU's fused kernels, for every model that has them", "attention=eager|lean|sdpa")]
-    tower = Choice("attention of the tower", short.tower, "pictures are long rows without a mask", "attention=eager|lean|sdpa")
+        return [Choice("attention", "sdpa", "a GPU's fused kernels, for every model that has them", by_hand)]
+    tower = Choice("attention of the tower", short.tower, "pictures are long rows without a mask", by_hand)
     if short.language == long.language:
-        return [tower, Choice("attention of the language model", long.language, "in fp32 it is as fast at any length", "attention=eager|lean|sdpa")]
+        return [tower, Choice("attention of the language model", long.language, "in fp32 it is as fast at any length", by_hand)]
     return [tower, Choice("attention of the language model", f"{short.language}, from {SHORT} tokens on {long.language}",
-                          "by the usual row's length, in bf16 on a CPU", "attention=eager|lean|sdpa")]
+                          "by the usual row's length, in bf16 on a CPU", by_hand)]
 
 
 def _threads(config: StageConfig) -> Choice:
