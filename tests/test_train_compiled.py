@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+
 import pytest
 import torch
 import train_world
-from omnivision_train.compiled import check_compile, compile_layers
+from omnivision_train.compiled import check_compile, compile_layers, compiles
 from omnivision_train.config import SftConfig
 from torch import nn
 from torch._dynamo.utils import counters
@@ -29,6 +32,16 @@ def test_layers_whose_weights_are_parted_are_not_compiled(changes, refused):
         check_compile(SftConfig(compile=True, **changes))
 
 
+@pytest.mark.parametrize("gpu, triton, compiler, changes, compiled", [
+    (True, True, True, {}, True), (False, True, True, {}, False), (True, False, True, {}, False), (True, True, False, {}, False), (True, True, True, {"zero_stage": 3}, False),
+    (True, True, True, {"compile": False}, False), (False, False, False, {"compile": True}, True)])
+def test_a_gpu_that_can_compiles_unless_told_otherwise(monkeypatch, gpu, triton, compiler, changes, compiled):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: triton or None)
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/cc" if compiler else None)
+    assert compiles(SftConfig(**changes)) is compiled
+
+
 def test_every_layer_is_compiled_and_the_weights_keep_their_names(world):
     model, _ = train_world.build(world)
     names = list(model.state_dict())
@@ -42,6 +55,7 @@ def test_layers_by_another_name_are_told_with_what_to_do(world):
     model.model.language_model = GPT2Model(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ConfigError, match="GPT2Model has no `layers`.*compile=false"):
         compile_layers(model)
+    compile_layers(model, asked=False)  # as it is
 
 
 def test_the_tower_is_not_compiled_anew_for_every_number_of_pictures(world, monkeypatch):

@@ -9,6 +9,9 @@ import pytest
 import torch
 import train_world
 import workers
+from omnivision_train import precision
+from omnivision_train.config import SftConfig
+from omnivision_train.deepspeed_config import adds_alone, deepspeed_config
 from safetensors.torch import load_file
 
 STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 1, "batch_size": 2, "log_steps": 1}
@@ -59,3 +62,26 @@ def test_an_engine_learns_the_same_and_a_killed_run_goes_on(world, plain, tmp_pa
     assert train_world.losses(final) == train_world.losses(whole)
     one, other = train_world.weights(final), train_world.weights(whole)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_process_sums_bf16_gradients_in_fp32_and_a_killed_run_goes_on(world, plain, tmp_path):
+    changes = {**STEPS, "batch_size": 2, "accumulation": 2, "zero_stage": 1}
+    whole = workers.run(train_world.settings(world, tmp_path / "whole" / "out", "sft", **changes), "sft", bf16=True)
+    assert train_world.losses(whole) == pytest.approx(train_world.losses(plain), abs=0.15)
+    config = train_world.settings(world, tmp_path / "killed" / "out", "sft", **changes)
+    checkpoints = Path(config.out) / "sft" / "checkpoints"
+    assert workers.finish(workers.start(config, "sft", 1, workers.Sabotage("kill", checkpoints / ".step-6", 0, tmp_path / "unused"), True)) == [-signal.SIGKILL]
+    final = workers.run(config, "sft", bf16=True)
+    assert train_world.losses(final) == train_world.losses(whole)
+    one, other = train_world.weights(final), train_world.weights(whole)
+    assert all(torch.equal(one[name], other[name]) for name in one) and {weight.dtype for weight in one.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("ranks, changes, alone, in_fp32", [
+    ("1", {}, True, True), ("2", {}, False, False), ("1", {"zero_stage": 2}, False, False), ("1", {"offload_optimizer": True}, False, False), ("1", {"zero_stage": 0}, True, False)])
+def test_who_sums_gradients_in_which_type(monkeypatch, ranks, changes, alone, in_fp32):
+    monkeypatch.setenv("WORLD_SIZE", ranks)
+    monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)
+    config = SftConfig(**changes)
+    assert adds_alone(config) is alone
+    assert deepspeed_config(config).get("data_types") == ({"grad_accum_dtype": "fp32"} if in_fp32 else None)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import train_world
 from omnivision_train.config import DpoConfig, FunctionsConfig, SftConfig
-from omnivision_train.loss_kernel import check_loss_kernel, set_loss_kernel
+from omnivision_train.loss_kernel import check_loss_kernel, loss_kernel, set_loss_kernel
 
 from omnivision.errors import ConfigError
 from omnivision.model import modeling
@@ -28,10 +28,11 @@ def world(tmp_path_factory):
     (True, True, DpoConfig(), None),  # keys that all stages of a chain share
 ])
 def test_where_it_cannot_run_the_stage_says_so_before_it_starts(monkeypatch, gpu, package, config, told):
-    check_loss_kernel(config)  # not asked for
-    object.__setattr__(config, "loss_kernel", "liger")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: package or None)
+    check_loss_kernel(config)  # not asked for
+    assert loss_kernel(config) == ("liger" if told is None else "chunked")
+    object.__setattr__(config, "loss_kernel", "liger")
     if told is None:
         check_loss_kernel(config)
     else:

@@ -75,8 +75,8 @@ class StageConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     attention: Literal["auto", "eager", "lean", "sdpa"] = "auto"  # by device, precision and length, see attention.py
     gradient_checkpointing: bool = False
-    compile: bool = False  # layers through torch.compile: the first steps take minutes, later ones less
-    loss_kernel: Literal["chunked", "liger"] = "chunked"  # of the loss over the vocabulary; liger: on a GPU, not in dpo
+    compile: bool | None = None  # layers through torch.compile: the first steps take longer, later ones less; None: on a GPU, see compiled.py
+    loss_kernel: Literal["auto", "chunked", "liger"] = "auto"  # of the loss over the vocabulary, not in dpo; auto: liger on a GPU, see loss_kernel.py
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload_optimizer: bool = False
     deepspeed: str | dict[str, Any] | None = None  # a JSON file or mapping of one's own

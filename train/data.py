@@ -27,10 +27,12 @@ from omnivision.errors import DataError
 from omnivision_train.activations import Batch
 
 
-def bucket(length: int) -> int:
-    """The next multiple of 32, or of 2 up to 64 (requests in text alone, where 8 would be a tenth of padding): few different shapes keep the allocator
-    and the kernel cache small."""
-    step = 32 if length > 64 else 2
+CPU_STEP, GPU_STEP = 32, 8  # rows are padded to multiples: few different shapes keep a CPU's allocator and kernel cache small; a GPU has no such need
+
+
+def bucket(length: int, step: int = CPU_STEP) -> int:
+    """The next multiple of `step`, or of 2 up to 64 (requests in text alone, where 8 would be a tenth of padding)."""
+    step = step if length > 64 else 2
     return -(-length // step) * step
 
 
@@ -163,6 +165,7 @@ class Collator:
     Args:
         processor: of the model. cache: features of the frozen tower. squashed: pictures as the tower takes them, kept on disk.
         as_bytes: pictures stay uint8, to be normalised on the device (see encoding.as_pixels): a quarter of the bytes to send there.
+        step: rows are padded to a multiple of it.
 
     `row_ids`, `num_tokens` and `num_supervised` are for messages and meters; the trainers take them out before the model sees the batch.
     """
@@ -171,6 +174,7 @@ class Collator:
     cache: FeatureCache | None = None
     squashed: ResizedCache | None = None
     as_bytes: bool = False
+    step: int = CPU_STEP
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         return {**self.pad([s.input_ids for s in samples], [s.labels for s in samples]), **self.pictures(samples),
@@ -179,7 +183,7 @@ class Collator:
 
     def pad(self, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """input_ids, labels. Shape (B, L). No mask: what is padded stands behind all that it could be seen by."""
-        longest, pad = bucket(max(map(len, ids))), self.processor.tokenizer.pad_token_id
+        longest, pad = bucket(max(map(len, ids)), self.step), self.processor.tokenizer.pad_token_id
         return {
             "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids]),
             "labels": torch.tensor([[*row, *[IGNORE_INDEX] * (longest - len(row))] for row in labels]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from omnivision.errors import ConfigError
+from omnivision_train import precision
 from omnivision_train.config import StageConfig
 
 
@@ -16,6 +18,13 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
     Raises:
         ConfigError: the user's own JSON cannot be read, or holds no object.
     """
+    settings = _settings(config)
+    if config.deepspeed is not None or config.offload_optimizer or config.zero_stage != 1 or not (_alone() and precision.deepspeed_bf16(config)):
+        return settings
+    return {**settings, "data_types": {"grad_accum_dtype": "fp32"}}
+
+
+def _settings(config: StageConfig) -> dict[str, Any]:
     if isinstance(config.deepspeed, dict):
         return config.deepspeed
     if config.deepspeed:
@@ -40,13 +49,27 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
     }
 
 
+def adds_alone(config: StageConfig) -> bool:
+    """Whether one process trains whose optimizer has whole gradients: at ZeRO 0, and at 1 where a GPU's bf16 gradients are summed in fp32.
+
+    With several processes DeepSpeed sums in bf16 and sends as much: half of the bytes, while the backward pass goes on.
+    """
+    stage, _ = zero_settings(config)
+    sums_in_fp32 = (deepspeed_config(config).get("data_types") or {}).get("grad_accum_dtype") == "fp32"
+    return _alone() and (stage == 0 or (stage == 1 and sums_in_fp32))
+
+
+def _alone() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") == "1"
+
+
 def zero_settings(config: StageConfig) -> tuple[int, bool]:
     """(ZeRO stage, whether the optimizer's state is in the CPU's memory), also of a user's own JSON.
 
     Raises:
         ConfigError: the JSON's part about ZeRO is not as DeepSpeed wants it.
     """
-    zero = _mapping(deepspeed_config(config).get("zero_optimization") or {}, "zero_optimization")
+    zero = _mapping(_settings(config).get("zero_optimization") or {}, "zero_optimization")
     offload = _mapping(zero.get("offload_optimizer") or {}, "zero_optimization.offload_optimizer")
     stage = zero.get("stage", 0)
     if isinstance(stage, bool) or stage not in range(4):

@@ -14,7 +14,7 @@ from omnivision.functions import FunctionSet
 from omnivision_train import lora
 from omnivision_train.activations import Batch, activation_bytes, part_of
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
-from omnivision_train.deepspeed_config import zero_settings
+from omnivision_train.deepspeed_config import adds_alone, zero_settings
 from omnivision_train.frozen_layers import held_names
 from omnivision_train.lean_attention import LEAN
 
@@ -99,10 +99,11 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
     """
     zero, offloaded = zero_settings(config)
     trains = trained_parts(config, stage)
+    in_fp32 = WEIGHT["fp32"] * (precision == "bf16" and zero == 1 and adds_alone(config))  # their sums, beside them
     held = []
     for part in parts:
         trained = part.name.replace(" ", "_") in trains
-        gradients = WEIGHT[precision] * part.parameters * trained
+        gradients = (WEIGHT[precision] + in_fp32) * part.parameters * trained
         optimizer = OPTIMIZER[precision] * part.parameters * trained * (not offloaded)
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
                          gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))

@@ -106,7 +106,7 @@ class PairCollator(Collator):
     def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor | list]:
         layouts = [lay_out(pair, self.share, self.edit_weight, self.whole_chosen) for pair in pairs]
         rows = [row for layout in layouts for row in layout.rows]
-        longest = bucket(max(len(row.ids) for row in rows))
+        longest = bucket(max(len(row.ids) for row in rows), self.step)
         padded = {"input_ids": self.processor.tokenizer.pad_token_id, "branches": PADDING, "position_ids": 0}
         batch = {key: torch.tensor([list(column) + [fill] * (longest - len(column)) for column in columns])
                  for (key, fill), columns in zip(padded.items(), zip(*rows, strict=True), strict=True)}

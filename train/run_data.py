@@ -27,6 +27,7 @@ from omnivision.hardware import device
 from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
+from omnivision_train.data import CPU_STEP, GPU_STEP
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.precision import resolved
 
@@ -211,7 +212,8 @@ def open_squashed(config: StageConfig, processor) -> ResizedCache | None:
 def collator_arguments(config: StageConfig, processor, cache: FeatureCache | None) -> dict[str, Any]:
     """How a stage's collator reads pictures: its arguments."""
     on_gpu = device() == "cuda"
-    return {"processor": processor, "cache": cache, "squashed": open_squashed(config, processor), "as_bytes": on_gpu and processor.squashes_only}
+    return {"processor": processor, "cache": cache, "squashed": open_squashed(config, processor), "as_bytes": on_gpu and processor.squashes_only,
+            "step": GPU_STEP if on_gpu else CPU_STEP}
 
 
 def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[Row]) -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 from functools import wraps
 from pathlib import Path
 
+import deepspeed.runtime.bf16_optimizer
 import torch
 from transformers import PrinterCallback, Trainer
 
@@ -20,10 +21,10 @@ from omnivision_train import checkpoint
 from omnivision_train.activations import Batch
 from omnivision_train.attention import set_attention
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
-from omnivision_train.compiled import compile_layers
+from omnivision_train.compiled import compile_layers, compiles
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
-from omnivision_train.deepspeed_config import zero_settings
+from omnivision_train.deepspeed_config import adds_alone, zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.loss_kernel import set_loss_kernel
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
@@ -216,8 +217,9 @@ class StageMixin:
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         if resume_from_checkpoint is not None:
             checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
+        deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *args, **kwargs: None  # it prints twenty lines (0.19.8)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        if self.args.world_size == 1 and zero_settings(self.stage_config)[0] == 0:
+        if adds_alone(self.stage_config):
             self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
         if resume_from_checkpoint is not None:
             checkpoint.restore(self, Path(resume_from_checkpoint))
@@ -310,8 +312,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     set_attention(trainer.model, config, usual_length(trainer.train_dataset, largest))
     checkpoint.clear_leftovers(folder / "checkpoints")
     set_loss_kernel(trainer.model, config)
-    if config.compile:
-        compile_layers(trainer.model)
+    if compiles(config):
+        compile_layers(trainer.model, asked=config.compile is not None)
     stop = StopOnSignal()
     trainer.remove_callback(PrinterCallback)  # Log says it
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []

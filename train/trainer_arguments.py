@@ -34,7 +34,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="wandb" if config.report_to == "wandb" else "none",
         logging_nan_inf_filter=False,  # StageMixin counts them
         seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers,
-        dataloader_persistent_workers=config.workers > 0, remove_unused_columns=False,
+        dataloader_persistent_workers=config.workers > 0, remove_unused_columns=False, accelerator_config={"non_blocking": on_gpu},
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )
     # Under ZeRO-3 transformers would part weights while they load; the tower's cache, the copy for dpo and new rows for

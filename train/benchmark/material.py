@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,14 +19,14 @@ PROMPT = "Describe the image."
 
 
 def prepare(out: Path, options: argparse.Namespace) -> None:
-    """Writes vision/, language/, sft-start/ and dpo-start/ of the preset's shape, photos/, and rows.jsonl and pairs.jsonl about them.
+    """Writes vision/, language/, sft-start/ and dpo-start/ (the same weights) of the preset's shape, photos/, and rows.jsonl and pairs.jsonl about them.
 
     Answers are random words, half to one and a half times `options.words` of them; those of a pair differ in one word.
 
     Raises:
         ConfigError: the folder has the material of another comparison.
     """
-    wanted, note = {key: getattr(options, key) for key in ("preset", "rows", "words")}, out / "material.json"
+    wanted, note = {key: getattr(options, key) for key in ("preset", "rows", "photos", "words")}, out / "material.json"
     if note.is_file() and read_json(note) == wanted:
         return
     if out.exists():
@@ -37,7 +39,7 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
 
     photos = out / "photos"
     photos.mkdir(parents=True)
-    make_photos(photos, options.rows)
+    make_photos(photos, options.photos or options.rows)
     shape, words = preset_config(options.preset), AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language")
     torch.manual_seed(0)
     with torch.device(device()):  # a billion random numbers
@@ -45,11 +47,12 @@ def prepare(out: Path, options: argparse.Namespace) -> None:
         AutoModelForCausalLM.from_config(shape.text_config).save_pretrained(out / "language")
     words.save_pretrained(out / "language")
     model, processor = build_model(shape, vision=str(out / "vision"), language=str(out / "language"))
+    for part in (model, processor):
+        part.save_pretrained(out / "sft-start")
+    shutil.copytree(out / "sft-start", out / "dpo-start", copy_function=os.link)
     for stage, before in (("sft", "align"), ("dpo", "sft")):
-        for part in (model, processor):
-            part.save_pretrained(out / f"{stage}-start")
         write_hand_over(out / f"{stage}-start", before, None)
-    write_rows(out, options.rows, options.words, word_list(words))
+    write_rows(out, options.rows, options.words, word_list(words), options.photos)
     write_json(note, wanted)
 
 
@@ -59,15 +62,15 @@ def word_list(tokenizer) -> list[str]:
     return sorted({piece.strip() for piece in pieces if piece.startswith(" ") and piece.strip().isascii() and piece.strip().isalpha() and piece.islower()})
 
 
-def write_rows(out: Path, rows: int, mean: int, words: list[str]) -> None:
-    """rows.jsonl: conversations; pairs.jsonl: the same answers, and each with one word replaced."""
+def write_rows(out: Path, rows: int, mean: int, words: list[str], photos: int | None = None) -> None:
+    """rows.jsonl: conversations; pairs.jsonl: the same answers, and each with one word replaced. `photos` are asked about in turn; None: each once."""
     rng = random.Random(0)
     with (out / "rows.jsonl").open("w") as conversations, (out / "pairs.jsonl").open("w") as pairs:
         for number in range(rows):
             answer = rng.choices(words, k=rng.randint(mean - mean // 2, mean + mean // 2))
             edited, place = list(answer), rng.randrange(len(answer))
             edited[place] = rng.choice([word for word in words if word != answer[place]])
-            about = {"id": str(number), "images": [f"{number}.jpg"]}
+            about = {"id": str(number), "images": [f"{number % (photos or rows)}.jpg"]}
             turns = [{"role": "user", "text": PROMPT, "loss": False}, {"role": "assistant", "text": " ".join(answer), "loss": True}]
             conversations.write(json.dumps({**about, "turns": turns}) + "\n")
             pairs.write(json.dumps({**about, "prompt": PROMPT, "chosen": " ".join(answer), "rejected": " ".join(edited)}) + "\n")

@@ -20,7 +20,7 @@ def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
     Raises:
         SystemExit: losses or gradient norms do not agree; nothing is timed then.
     """
-    processes, logged = [Process(arm) for arm in (one, other)], []
+    processes, logged = [Process(arm) for arm in (one, other)], []  # both prepare at the same time
     for process in processes:
         process.ready()
         logged.append(process.steps(3)["logged"])
