@@ -41,6 +41,13 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def avoid_attention_plans() -> None:
+    """Keeps torch from cuDNN's attention, which plans half a second for every shape of a batch that it has not seen (torch 2.11 on an H100,
+    a step of which takes a tenth). Flash attention takes any shape."""
+    if torch.cuda.is_available():
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def usable_cores() -> int:
     """Cores that this process may use: a container's share of the machine's time counts, which torch does not know of."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

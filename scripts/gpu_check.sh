@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What a GPU makes of it: speed and memory of the stages at the full shape beside stock TRL, then the `small` preset trained for real.
+# What a GPU makes of it: that every stage starts and goes on, speed and memory of the stages at the full shape beside stock TRL, then the `small` preset trained for real.
 #   bash scripts/gpu_check.sh [OUT]      # OUT must not exist; default runs/gpu-check
-# PRESET, BATCH, ROUNDS, WORLD and SMALL_STEPS make it smaller, to try the script itself. PYTHON names one that has everything installed: nothing is set up then.
+# PARTS ("tests speed small") leaves some out; PRESET, BATCH, ROUNDS, STEPS, ROWS, WORLD and SMALL_STEPS make it smaller, to try the script itself, GATE=--no-gate quicker.
+# PYTHON names one that has everything installed: nothing is set up then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
@@ -11,23 +12,27 @@ python="${PYTHON:-.venv/bin/python}"
 omnivision=("$python" -m omnivision_cli)
 mkdir -p "$(dirname "$out")"
 mkdir "$out"
+wanted() { [[ " ${PARTS:-tests speed small} " == *" $1 "* ]]; }
 
-# First whether every stage starts and goes on at all, for minutes are dear there.
-"$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_train_gpu.py | tee "$out/tests.txt" || echo "gpu_check: tests are red, see $out/tests.txt"
+if wanted tests; then
+  "$python" -m pytest -q -p no:cacheprovider -m gpu tests/test_train_gpu.py | tee "$out/tests.txt" || echo "gpu_check: tests are red, see $out/tests.txt"
+fi
 
 # All arms of a stage are alive together, each with its weights and optimizer: no more of them, and no larger batches, than 80 GB hold.
+# Pictures are few, so that their files lie in memory; an epoch is longer than a turn, so that no arm waits for its loaders to begin again.
 speed() { # stage, samples a step, settings that are compared too
-  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "${BATCH:-$2}" --rows 640 --words 100 \
-    --rounds "${ROUNDS:-5}" --workers "$(nproc)" --together --peers trl --also "${@:3}" | tee -a "$out/speed.md"
+  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "${BATCH:-$2}" --rows "${ROWS:-2880}" --photos 256 --words 100 \
+    --rounds "${ROUNDS:-5}" --steps "${STEPS:-4}" --workers "$(nproc)" --together --peers trl ${GATE:-} --also "${@:3}" | tee -a "$out/speed.md"
 }
-liger=()
-if command -v nvidia-smi >/dev/null; then liger=(loss_kernel=liger); fi # not on a CPU, where only the script itself is tried
-speed align 64 feature_cache=null compile=true
-speed sft 32 compile=true ${liger[@]+"${liger[@]}"}
-speed dpo 16 compile=true
+if wanted speed; then
+  speed sft 64 batch_size=96
+  speed dpo 32
+  speed align 64 feature_cache=null
+fi
+
+wanted small || exit 0
 "$python" scripts/benchmark_training.py --preset "${PRESET:-small}" --out "$out/small" --batch-size 32 --rows 320 --rounds "${ROUNDS:-5}" \
   --workers "$(nproc)" --together --peers trl | tee "$out/small.md"
-
 world="$out/world"
 "${omnivision[@]}" data world --out "$world" --preset "${WORLD:-long}"
 "${omnivision[@]}" train chain --config train/configs/small/chain.yaml "out=$out/trained" "shared.image_root=$world" "shared.preset=${PRESET:-small}" \

@@ -18,6 +18,7 @@ from torch import nn
 from omnivision.config_files import dump_config, read_yaml
 from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.errors import ConfigError, ResumableError
+from omnivision.hardware import avoid_attention_plans
 from omnivision.memory import keep_freed_memory
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              write_hand_over, write_json, write_text)
@@ -52,7 +53,9 @@ def open_run(config: StageConfig, stage: str):
     folder, main = Path(config.out) / stage, int(os.environ.get("RANK", "0")) == 0
     if (number := threads(config)) is not None:
         torch.set_num_threads(number)
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        avoid_attention_plans()
+    else:
         keep_freed_memory()
     if not main:
         yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))

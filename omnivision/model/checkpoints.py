@@ -87,8 +87,11 @@ def _load(models: Any, processors: Any, name: str, device: str | None, dtype: st
     from safetensors import SafetensorError
     from transformers.utils import logging
 
+    from omnivision.hardware import avoid_attention_plans
+
     logging.disable_progress_bar()  # a bar of one step, over the answer
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    avoid_attention_plans()
     kind = getattr(torch, dtype) if dtype else torch.float32 if device == "cpu" else "auto"
     try:
         model = models.from_pretrained(name, dtype=kind, **options)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from omnivision.hardware import avoid_attention_plans
 from omnivision.runs import read_json_lines
 from omnivision_train.benchmark.arm import LLAVA, Arm, Paced
 from omnivision_train.benchmark.material import PROMPT
@@ -25,6 +26,7 @@ def run_stock(arm: Arm, paced: Paced) -> None:
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     config, preference = arm.config(), arm.stage == "dpo"
+    avoid_attention_plans()  # as ours: a peer gets its best settings
     os.environ.setdefault("WORLD_SIZE", "1")
     model, processor = open_model(config, arm.stage)
     set_trainable(model, arm.stage)
