@@ -21,13 +21,14 @@ fi
 # All arms of a stage are alive together, each with its weights and optimizer: no more of them, and no larger batches, than 80 GB hold.
 # Pictures are few, so that their files lie in memory; an epoch is longer than a turn, so that no arm waits for its loaders to begin again.
 speed() { # stage, samples a step, settings that are compared too
-  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "${BATCH:-$2}" --rows "${ROWS:-2880}" --photos 256 --words 100 \
+  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "${BATCH:-$2}" --rows "${ROWS:-5120}" --photos 256 --words 100 \
     --rounds "${ROUNDS:-5}" --steps "${STEPS:-4}" --workers "$(nproc)" --together --peers trl ${GATE:-} --also "${@:3}" | tee -a "$out/speed.md"
 }
 if wanted speed; then
   speed sft 64 batch_size=96
   speed dpo 32
   speed align 64 feature_cache=null
+  "$python" -m omnivision_train.loss_speed --positions 14400 | tee -a "$out/speed.md"
 fi
 
 wanted small || exit 0

@@ -35,7 +35,7 @@ class Fake:
     def ready(self) -> float:
         return 10.0
 
-    def steps(self, number: int) -> dict:
+    def steps(self, number: int, warm: int = 0) -> dict:
         return {"logged": self.logged, "seconds": self.seconds, "cpu": self.seconds}
 
     def cpu(self) -> float:
@@ -84,15 +84,18 @@ def test_arms_take_turns_and_a_machine_that_does_not_tell_its_load_is_not_called
 
 def test_an_arm_steps_when_it_is_told_to(monkeypatch):
     said = io.StringIO()
-    monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("3 1\n"))
+    monkeypatch.setattr(arm_module.time, "perf_counter", iter([0.0, 10.0, 16.0]).__next__)
     paced = Paced(said)
     paced.on_step_begin(None, TrainerState(global_step=0), None)
-    paced.on_log(None, TrainerState(global_step=2), None, {"loss": 0.7, "epoch": 1.0})  # a log line covers two steps
-    paced.on_step_begin(None, TrainerState(global_step=2), None)
+    paced.on_step_end(None, TrainerState(global_step=1), None)  # the one that does not count
+    paced.on_step_begin(None, TrainerState(global_step=1), None)
+    paced.on_step_end(None, TrainerState(global_step=2), None)
+    paced.on_log(None, TrainerState(global_step=2), None, {"loss": 0.7, "teraflop": 2.0, "epoch": 1.0})  # a log line covers two steps
     with pytest.raises(SystemExit):  # its input ends
         paced.on_log(None, TrainerState(global_step=4), None, {"loss": 0.6, "epoch": 1.0})
     ready, steps, end = map(json.loads, said.getvalue().splitlines())
-    assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7}, {"loss": 0.6}] and end["peak_gib"] > 0
+    assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7, "teraflop": 2.0}, {"loss": 0.6}] and steps["seconds"] == 6.0 and end["peak_gib"] > 0
 
 
 def test_what_a_loaders_processes_compute_counts_while_they_run_and_after():
@@ -133,6 +136,14 @@ def test_what_arms_compute_while_they_wait_is_not_others(monkeypatch):
     monkeypatch.setattr(measure, "busy_seconds", lambda: 0.0)
     found = timed(ARMS, rounds=1, steps=4)["rounds"][0]
     assert found["waiting"] > 0 and found["others"] < 0
+
+
+def test_what_a_device_reaches_is_told_beside_its_own_product():
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    found["rounds"][0]["arms"][0]["logged"] = [{"teraflop": 750.0}, {"teraflop": 750.0}]  # of twice five steps, four of which counted
+    said = stage_report("sft", ARMS, found, parser().parse_args(["--steps", "4"]), products=600.0)
+    assert "share of the device's own |" in said and "| ours | 16.00 |" in said and "| 300 | 50.0% |" in said and "| – | – |" in said
+    assert "share" not in stage_report("sft", ARMS, found, parser().parse_args([]))
 
 
 def test_where_arms_prepare_together_no_job_is_told():
@@ -177,7 +188,7 @@ def test_pairs_differ_in_one_word_and_rows_in_length(tmp_path):
 def test_material_of_another_comparison_is_not_used(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "material.json").write_text(json.dumps({"preset": "tiny", "rows": 160, "words": 60}))
+    (out / "material.json").write_text(json.dumps({"preset": "tiny", "rows": 160, "photos": None, "words": 60}))
     prepare(out, parser().parse_args([]))
     assert [path.name for path in out.iterdir()] == ["material.json"]  # used as it is
     with pytest.raises(ConfigError, match="does not hold the material of this comparison"):

@@ -51,7 +51,7 @@ def settings(world, folder, stage="sft", **changes):
 
 def numbers(final: Path) -> list[dict]:
     """What was logged, but for times."""
-    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second", "data_wait", "peak_memory_gib")}
+    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second", "data_wait", "peak_memory_gib", "teraflop")}
             for line in train_world.read_lines(final.parent / "metrics.jsonl")]
 
 

@@ -10,7 +10,9 @@ import torch
 from omnivision.data.parallel import cores
 from omnivision.hardware import CPU_BF16, busy_cores, cpu_flags, usable_cores
 from omnivision_train.attention import SHORT, kernels
+from omnivision_train.compiled import compiles
 from omnivision_train.config import StageConfig
+from omnivision_train.loss_kernel import loss_kernel, obstacle
 from omnivision_train.precision import resolved
 
 BUSY = 0.5  # cores that others use: from here on torch's waiting threads are in their way
@@ -29,7 +31,7 @@ class Choice(NamedTuple):
 def choices(config: StageConfig | None = None) -> list[Choice]:
     """Of a stage with its defaults."""
     config = config or StageConfig()
-    return [_precision(config), *_attention(config), _threads(config), _processes()]
+    return [_precision(config), *_attention(config), _layers(config), _loss(config), _threads(config), _processes()]
 
 
 def threads(config: StageConfig) -> int | None:
@@ -70,6 +72,18 @@ def _attention(config: StageConfig) -> list[Choice]:
         return [tower, Choice("attention of the language model", long.language, "in fp32 it is as fast at any length", by_hand)]
     return [tower, Choice("attention of the language model", f"{short.language}, from {SHORT} tokens on {long.language}",
                           "by the usual row's length, in bf16 on a CPU", by_hand)]
+
+
+def _layers(config: StageConfig) -> Choice:
+    value, by_hand = "compiled" if compiles(config) else "as they are", "compile=true|false"
+    if not torch.cuda.is_available():
+        return Choice("layers", value, "compiling takes a CPU minutes, and saves it a tenth of a step", by_hand)
+    return Choice("layers", value, "it takes a GPU's steps half of the time" if compiles(config) else "triton or a C compiler is missing, or ZeRO-3 parts weights", by_hand)
+
+
+def _loss(config: StageConfig) -> Choice:
+    missing = obstacle(config)
+    return Choice("loss over the vocabulary", loss_kernel(config), missing[0] if missing else "logits never stand whole, and the head runs once", "loss_kernel=chunked|liger")
 
 
 def _threads(config: StageConfig) -> Choice:

@@ -152,14 +152,14 @@ class StageMixin:
         return super().log(logs, *args, **kwargs)
 
     def _speed(self) -> dict[str, float]:
-        """Since the last log line: tokens a second over all processes, the share of the time in which the process that waited longest waited
-        for data, and the share of the chips' peak where that is known."""
+        """Since the last log line: tokens a second and 10^12 operations of the model's products over all processes, the share of the time in which
+        the process that waited longest waited for data, and the share of the chips' peak where that is known."""
         every, waits = zip(*checkpoint.gathered((self._seen, self._waited)), strict=True)
         seen, now = sum(every, Counter()), time.perf_counter()
         seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
-        speed = {"tokens_per_second": seen["tokens"] / seconds, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_gib(), 2)}
-        peak = device_peak()
-        return speed | ({"peak_share": self._flops.of(**seen) / seconds / peak / self.args.world_size} if peak else {})
+        flops, peak = self._flops.of(**seen), device_peak()
+        speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_gib(), 2)}
+        return speed | ({"peak_share": flops / seconds / peak / self.args.world_size} if peak else {})
 
     def _means(self) -> dict[str, list[float]]:
         """PairTrainer's values since the last log line, whose means it logs; the other trainers have none."""

@@ -1,6 +1,7 @@
 """One arm: a trainer in a process of its own, which steps when it is told to.
 
-It reads a number of steps a line from stdin, and answers with a line of JSON; at the end of its input it tells its peak memory and ends.
+It reads two numbers a line from stdin, steps that count and steps before them that warm up, and answers with a line of JSON; at the end of its
+input it tells its peak memory and ends.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class Arm:
 
 
 class Paced(TrainerCallback):
-    """Waits before a step for the number of steps to make, and tells what they took; the number is a multiple of the steps of a log line."""
+    """Waits before a step for the numbers of steps to make, and tells what those that count took; both together are a multiple of the steps of a log line."""
 
     def __init__(self, answers: TextIO) -> None:
-        self.answers, self.left, self.logged, self.step = answers, 0, [], 0
+        self.answers, self.left, self.warm, self.logged, self.step = answers, 0, 0, [], 0
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         if self.left == 0:
@@ -66,29 +67,47 @@ class Paced(TrainerCallback):
             self.answer(ready=True)
             self.wait()
 
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.warm:
+            self.warm -= 1
+            if not self.warm:
+                self.start()
+
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        self.logged.append({key: logs[key] for key in ("loss", "grad_norm", "peak_share", "data_wait") if key in logs})
+        self.logged.append({key: logs[key] for key in ("loss", "grad_norm", "teraflop", "data_wait") if key in logs})
         self.left, self.step = self.left - (state.global_step - self.step), state.global_step
         if self.left == 0:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronize()
             self.answer(seconds=time.perf_counter() - self.began, cpu=cpu_seconds() - self.cpu, logged=self.logged)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # the others' turn: what this arm keeps for itself is not theirs to use
             self.wait()
 
     def wait(self) -> None:
-        """For a number of steps; ends the process where none comes."""
+        """For numbers of steps; ends the process where none come."""
         line = sys.stdin.readline()
         if not line:
             self.answer(peak_gib=peak_gib())
             raise SystemExit(0)
-        self.left, self.logged, self.began, self.cpu = int(line), [], time.perf_counter(), cpu_seconds()
+        counted, self.warm = map(int, line.split())
+        self.left, self.logged = counted + self.warm, []
+        self.start()
+
+    def start(self) -> None:
+        """From here on it counts."""
+        synchronize()
+        self.began, self.cpu = time.perf_counter(), cpu_seconds()
 
     def answer(self, **said) -> None:
         """One line."""
         self.answers.write(json.dumps(said) + "\n")
         self.answers.flush()
+
+
+def synchronize() -> None:
+    """Waits until a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def cpu_seconds(number: int | None = None) -> float:

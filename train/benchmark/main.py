@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,9 +15,10 @@ import yaml
 
 from omnivision_train.benchmark.arm import CONFIGS, LLAVA, OURS, STOCK, Arm
 from omnivision_train.benchmark.material import prepare
-from omnivision_train.benchmark.measure import gate, timed
+from omnivision_train.benchmark.measure import WARM_STEPS, gate, timed
 from omnivision_train.benchmark.report import rows, table
 
+PRODUCTS = "TFLOP/s of bf16 products"
 PEERS = {"trl": STOCK, "llava": LLAVA}
 SUPERVISED = {"no feature cache": {"feature_cache": None}, "rows of any length": {"group_by_length": False}, "fp32": {"precision": "fp32"}}
 LEVERS = {  # of ours, each in the position where it does nothing
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--words", type=int, default=60, metavar="N", help="of an answer on average (default 60)")
     made.add_argument("--epochs", type=int, default=3, metavar="N", help="of the whole job whose time is told (default 3)")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="default 7, after two that warm up")
-    made.add_argument("--steps", type=int, default=4, metavar="N", help="of a turn (default 4)")
+    made.add_argument("--steps", type=int, default=4, metavar="N", help="of a turn, after one that warms up (default 4)")
     made.add_argument("--workers", type=int, default=0, metavar="N", help="loader's processes of every arm (default 0)")
     made.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"], help="of all arms (default auto)")
     made.add_argument("--no-gate", action="store_true", help="without asking first whether ours and TRL's train the same")
@@ -63,11 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     for stage in options.stages:
         arms = compared(out, folder, stage, options)
         stock = next((arm for arm in arms if arm.trainer == STOCK), None)
-        agreed = gate(fp32(arms[0]), fp32(stock)) if stock and not options.no_gate else None
-        measured = timed(arms, options.rounds, options.steps, options.together)
-        found["stages"][stage] = {"agreed": agreed, **measured}
+        check = partial(gate, fp32(arms[0]), fp32(stock)) if stock and not options.no_gate else lambda: None
+        measured = timed(arms, options.rounds, options.steps, options.together, check)
+        found["stages"][stage] = measured
         (folder / "benchmark.json").write_text(json.dumps(found, indent=1))
-        print(stage_report(stage, [arm for arm in arms if arm.name not in measured["left_out"]], measured, options), flush=True)
+        print(stage_report(stage, [arm for arm in arms if arm.name not in measured["left_out"]], measured, options, found["rates"].get(PRODUCTS)), flush=True)
         for name, why in measured["left_out"].items():
             print(f"\nLeft out, for it could not run: {name}. {why}", flush=True)
     return 0
@@ -77,7 +79,7 @@ def compared(material: Path, folder: Path, stage: str, options: argparse.Namespa
     """The arms of a stage, ours first; each gets a folder of its own in `folder`."""
     changes = settings(options.change)
     ours = Arm(OURS, OURS, stage, str(folder / f"{stage}-ours"), str(material), options.preset, options.batch_size, options.precision,
-               options.steps, options.workers, changes)
+               options.steps + WARM_STEPS, options.workers, changes)
     levers = LEVERS[stage] if options.levers else {word: settings([word]) for word in options.also}
     others = [replace(ours, name=f"ours, {name}", folder=f"{ours.folder}-{number}", changes={**changes, **change}, optional=bool(options.also))
               for number, (name, change) in enumerate(levers.items())]
@@ -97,16 +99,21 @@ def fp32(arm: Arm) -> Arm:
     return replace(arm, precision="fp32", batch_size=min(4, arm.batch_size), changes=exact, log_steps=1, folder=f"{arm.folder}-gate")
 
 
-def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.Namespace) -> str:
-    """A table, and what it rests on."""
-    lines, quiet = rows(measured, options.epochs * options.rows, [2 * options.steps * arm.config().batch_size for arm in arms])
+def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.Namespace, products: float | None = None) -> str:
+    """A table, and what it rests on.
+
+    Args:
+        products: TFLOP/s that the device reached in one.
+    """
+    counted = options.steps / (options.steps + WARM_STEPS)
+    lines, quiet = rows(measured, options.epochs * options.rows, [2 * options.steps * arm.config().batch_size for arm in arms], counted)
     told = f"{quiet} of {len(measured['rounds'])} rounds were quiet" + ("" if quiet else "; none, so all count and nothing is shown")
     changed = f" ({', '.join(options.change)})" if options.change else ""
     waiting = statistics.median(one.get("waiting", 0.0) for one in measured["rounds"])
     ahead = (f" Loaders read on while an arm waits for its turn ({waiting:.1f} cores): reading pictures costs it less than in a run, and the one at work more."
              if options.workers else "")
     job = "" if options.together else f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation but compiling. "
-    return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines, whole=not options.together), "", f"{job}{told}.{ahead}"])
+    return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines, whole=not options.together, products=products), "", f"{job}{told}.{ahead}"])
 
 
 def device() -> str:
@@ -120,8 +127,8 @@ def rates() -> dict[str, float]:
         return {}
     one, other = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     data = torch.randn(2**30, device="cuda")
-    seconds = {"TFLOP/s of bf16 products": _seconds(lambda: one @ other), "TB/s of copies": _seconds(data.clone)}
-    work = {"TFLOP/s of bf16 products": 2 * 8192**3 / 1e12, "TB/s of copies": 2 * data.nbytes / 1e12}
+    seconds = {PRODUCTS: _seconds(lambda: one @ other), "TB/s of copies": _seconds(data.clone)}
+    work = {PRODUCTS: 2 * 8192**3 / 1e12, "TB/s of copies": 2 * data.nbytes / 1e12}
     del one, other, data
     torch.cuda.empty_cache()  # the arms' now
     return {name: work[name] / seconds[name] for name in seconds}

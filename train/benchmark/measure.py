@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from omnivision.hardware import busy_seconds, device
 from omnivision_train.benchmark.arm import Arm
@@ -12,6 +12,7 @@ from omnivision_train.benchmark.process import Process
 AGREE = {"cpu": 1e-5, "cuda": 1e-4}  # relative, of the first step; a GPU's kernels add in many orders
 LATER = 1e-3  # of the two steps after it: AdamW divides by small gradients
 WARM_UP = 2  # rounds that do not count
+WARM_STEPS = 1  # of each turn: others have used the caches, and the GPU's memory was given back
 
 
 def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
@@ -33,19 +34,20 @@ def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
     return steps
 
 
-def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) -> dict:
+def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False, check: Callable[[], object] = lambda: None) -> dict:
     """Seconds of every round, preparation and memory of all arms.
 
     Args:
         steps: of a turn; every arm has two turns a round, in the order A B C C B A. together: arms prepare at the same time, which
-            is quicker, but their preparation is then no measure.
+            is quicker, but their preparation is then no measure. check: called before arms are timed, while they prepare together; its result is `agreed`.
     """
     started = [Process(arm) for arm in arms] if together else (Process(arm) for arm in arms)
+    agreed = check()
     processes, preparation, left_out = [], [], {}
     for process in started:
         try:
             seconds = process.ready()
-            process.steps(steps)  # what compiles, and what needs a package or more memory, tells at its first step
+            process.steps(steps, WARM_STEPS)  # what compiles, and what needs a package or more memory, tells at its first step
         except SystemExit as error:
             if not process.arm.optional:
                 raise
@@ -54,7 +56,7 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False) 
             processes.append(process)
             preparation.append(seconds)
     found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
-    return {"rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
+    return {"agreed": agreed, "rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
 
 
 def one_round(processes: Sequence[Process], steps: int) -> dict:
@@ -63,7 +65,7 @@ def one_round(processes: Sequence[Process], steps: int) -> dict:
     found = [{"seconds": 0.0, "cpu": 0.0, "logged": []} for _ in processes]
     turns = [*range(len(processes)), *reversed(range(len(processes)))]
     for turn in turns:
-        said = processes[turn].steps(steps)
+        said = processes[turn].steps(steps, WARM_STEPS)
         for key in found[turn]:
             found[turn][key] += said[key]
     own, passed = sum(process.cpu() for process in processes) - own, time.perf_counter() - began

@@ -38,9 +38,9 @@ class Process:
         self._answer()
         return time.perf_counter() - self.began
 
-    def steps(self, number: int) -> dict:
-        """Makes so many steps; returns their wall and CPU seconds and what was logged."""
-        self.process.stdin.write(f"{number}\n")
+    def steps(self, number: int, warm: int = 0) -> dict:
+        """Makes so many steps, after some that warm up; returns the wall and CPU seconds of those that count, and what was logged of all."""
+        self.process.stdin.write(f"{number} {warm}\n")
         self.process.stdin.flush()
         return self._answer()
 

@@ -11,11 +11,11 @@ TRUSTED = 0.15  # cores that others may use in a round that counts
 COLUMNS = ("run", "samples/s", "preparation (s)", "whole job (s)", "peak memory (GiB)", "steady: times (95 %)", "by CPU time", "whole job: times", "memory: times")
 
 
-def rows(found: dict, job: int, samples: Sequence[int]) -> tuple[list[dict], int]:
+def rows(found: dict, job: int, samples: Sequence[int], counted: float = 1.0) -> tuple[list[dict], int]:
     """(a row for each arm, how many rounds were quiet); every arm is compared with the first.
 
     Args:
-        found: of `timed`. job: samples of the whole job. samples: of each arm in a round.
+        found: of `timed`. job: samples of the whole job. samples: of each arm in a round. counted: share of the steps that were timed.
     """
     quiet = [one for one in found["rounds"] if one["others"] <= TRUSTED]
     rounds, lines = quiet or found["rounds"], []
@@ -25,20 +25,20 @@ def rows(found: dict, job: int, samples: Sequence[int]) -> tuple[list[dict], int
         as_much = samples[0] / samples[at]
         ratios = [as_much * one["arms"][at]["seconds"] / one["arms"][0]["seconds"] for one in rounds]
         cpu = statistics.median(as_much * one["arms"][at]["cpu"] / one["arms"][0]["cpu"] for one in rounds)
-        told = [line["peak_share"] for run in runs for line in run["logged"] if "peak_share" in line]
+        told = [counted * sum(line["teraflop"] for line in run["logged"]) / run["seconds"] for run in runs
+                if run["logged"] and all("teraflop" in line for line in run["logged"])]
         lines.append({"speed": speed, "preparation": preparation, "job": preparation + job / speed, "peak": peak, "steady": median_interval(ratios), "cpu": cpu,
-                      "share": statistics.median(told) if told else None})
+                      "rate": statistics.median(told) if told else None})
     return lines, len(quiet)
 
 
-def table(names: Sequence[str], lines: Sequence[dict], whole: bool = True) -> list[str]:
+def table(names: Sequence[str], lines: Sequence[dict], whole: bool = True, products: float | None = None) -> list[str]:
     """Markdown; how many times the first arm is better than each other one.
 
     Args:
-        whole: whether preparation was measured, and with it the whole job.
+        whole: whether preparation was measured, and with it the whole job. products: TFLOP/s that the device reached in one; None leaves the share of it out.
     """
-    shares = any(line["share"] is not None for line in lines)
-    head = [*COLUMNS, *(["share of the data sheet's peak"] if shares else [])]
+    head = [*COLUMNS, *(["TFLOP/s of the model's products", "share of the device's own"] if products else [])]
     made = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, line in zip(names, lines, strict=True):
         steady, low, high = line["steady"]
@@ -47,6 +47,7 @@ def table(names: Sequence[str], lines: Sequence[dict], whole: bool = True) -> li
             times[2] = "–"
         job = [f"{line['preparation']:.1f}", f"{line['job']:.1f}"] if whole else ["–", "–"]
         cells = [name, f"{line['speed']:.2f}", *job, f"{line['peak']:.2f}", *(times if line is not lines[0] else ["1"] * 4)]
-        cells += ([f"{line['share']:.1%}" if line["share"] is not None else "–"] if shares else [])
+        if products:
+            cells += [f"{line['rate']:.0f}", f"{line['rate'] / products:.1%}"] if line["rate"] is not None else ["–", "–"]
         made.append("| " + " | ".join(cells) + " |")
     return made
