@@ -19,7 +19,7 @@ from omnivision.errors import ConfigError
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    return train_world.world(tmp_path_factory)
+    return train_world.written(tmp_path_factory.mktemp("two_layers"), layers=2)
 
 
 @pytest.mark.parametrize("changes, refused", [({"zero_stage": 3}, True), ({"deepspeed": {"zero_optimization": {"stage": 3}}}, True), ({"zero_stage": 2}, False)])
@@ -32,8 +32,14 @@ def test_layers_whose_weights_are_parted_are_not_compiled(changes, refused):
         check_compile(SftConfig(compile=True, **changes))
 
 
+def test_layers_that_run_again_in_the_backward_pass_are_not_compiled():
+    with pytest.raises(ConfigError, match="run again in the backward pass"):
+        check_compile(SftConfig(compile=True, gradient_checkpointing=True))
+
+
 @pytest.mark.parametrize("gpu, triton, compiler, changes, compiled", [
     (True, True, True, {}, True), (False, True, True, {}, False), (True, False, True, {}, False), (True, True, False, {}, False), (True, True, True, {"zero_stage": 3}, False),
+    (True, True, True, {"gradient_checkpointing": True}, False), (True, True, True, {"layer_dropout": 0.1}, False),
     (True, True, True, {"compile": False}, False), (False, False, False, {"compile": True}, True)])
 def test_a_gpu_that_can_compiles_unless_told_otherwise(monkeypatch, gpu, triton, compiler, changes, compiled):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -73,9 +79,10 @@ def test_the_tower_is_not_compiled_anew_for_every_number_of_pictures(world, monk
 
 
 @pytest.mark.slow  # needs a C++ compiler
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_compiled_layers_train_the_same(world, tmp_path, stage):
-    finals = [train_world.train(train_world.settings(world, tmp_path / str(compiled), stage, compile=compiled, max_steps=4), stage) for compiled in (False, True)]
+@pytest.mark.parametrize("stage, changes", [
+    ("sft", {}), ("dpo", {}), ("sft", {"vision_lr": 1e-5}), ("sft", {"exit_layer": 1, "exit_loss": 0.2}), ("functions", {"lora_rank": 4}), ("functions", {"frozen_layers": 1})])
+def test_compiled_layers_train_the_same(world, tmp_path, stage, changes):
+    finals = [train_world.train(train_world.settings(world, tmp_path / str(compiled), stage, compile=compiled, max_steps=4, **changes), stage) for compiled in (False, True)]
     plain, compiled = map(train_world.losses, finals)
     torch.testing.assert_close(torch.tensor(compiled), torch.tensor(plain), rtol=1e-4, atol=1e-5)
     before, after = map(train_world.weights, finals)

@@ -78,7 +78,7 @@ def _layers(config: StageConfig) -> Choice:
     value, by_hand = "compiled" if compiles(config) else "as they are", "compile=true|false"
     if not torch.cuda.is_available():
         return Choice("layers", value, "compiling takes a CPU minutes, and saves it a tenth of a step", by_hand)
-    return Choice("layers", value, "it takes a GPU's steps half of the time" if compiles(config) else "triton or a C compiler is missing, or ZeRO-3 parts weights", by_hand)
+    return Choice("layers", value, "it takes a GPU's steps half of the time" if compiles(config) else "triton or a C compiler is missing, or another setting is in the way", by_hand)
 
 
 def _loss(config: StageConfig) -> Choice:
@@ -94,9 +94,6 @@ def _threads(config: StageConfig) -> Choice:
 
 
 def _processes() -> Choice:
-    here = usable_cores()
     if torch.cuda.is_available():
         return Choice("processes", str(torch.cuda.device_count()), "one a GPU, by the launcher", "-- --num_gpus N")
-    why = "another number is another global batch" + ("; small models are faster with one process a core, as long as batch_size x accumulation x "
-                                                      f"processes stays: processes={here}" if here > 1 else "")
-    return Choice("processes", "1", why, "processes=N")
+    return Choice("processes", "1", "another number is another global batch, and threads are as fast", "processes=N")

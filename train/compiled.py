@@ -19,21 +19,25 @@ def check_compile(config: StageConfig) -> None:
     """Refuses what compiled layers cannot do.
 
     Raises:
-        ConfigError: ZeRO-3, whose hooks gather a layer's weights around its call.
+        ConfigError: ZeRO-3, whose hooks gather a layer's weights around its call; gradient checkpointing, whose second pass the
+            compiler refuses where attention may draw random numbers (torch 2.13).
     """
     if config.compile and zero_settings(config)[0] == PARTED:
         raise ConfigError("Layers are to be compiled, and ZeRO-3 parts their weights", "compile: true, zero_stage: 3", "Use zero_stage=2, or compile=false.")
+    if config.compile and config.gradient_checkpointing:
+        raise ConfigError("Layers are to be compiled, and to run again in the backward pass", "compile: true, gradient_checkpointing: true", "Leave one of them out.")
 
 
 def compiles(config: StageConfig) -> bool:
-    """Whether a stage compiles its layers: as the config says, and where it says nothing on a GPU that can.
+    """Whether a stage compiles its layers: as the config says, and where it says nothing on a GPU that can, but for layers that are dropped at random.
 
     There the compiler takes some ten seconds, and a step half of the time; on a CPU it takes minutes, and a step nine tenths.
     """
     if config.compile is not None:
         return config.compile
     has_compilers = importlib.util.find_spec("triton") is not None and any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
-    return torch.cuda.is_available() and has_compilers and zero_settings(config)[0] != PARTED
+    can = zero_settings(config)[0] != PARTED and not config.gradient_checkpointing and not getattr(config, "layer_dropout", 0)
+    return torch.cuda.is_available() and has_compilers and can
 
 
 def compile_layers(model: nn.Module, asked: bool = True) -> None:

@@ -152,7 +152,7 @@ def less_memory(config: StageConfig) -> str:
     """Settings that need less and train the same."""
     half, parted = config.batch_size // 2, config.optimizer != "muon" and config.deepspeed is None  # else ZeRO is not ours to choose
     advice = [f"batch_size={half} accumulation={config.accumulation * 2} (the same global batch)"] if config.batch_size % 2 == 0 else []
-    advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing else []
+    advice += ["gradient_checkpointing=true"] if not config.gradient_checkpointing and not config.compile else []
     advice += [f"zero_stage={2 if config.zero_stage < 2 else 3}"] if parted and config.zero_stage < 3 else []
     advice += ["offload_optimizer=true"] if parted and config.zero_stage and not config.offload_optimizer else []
     return ", or ".join(advice) or "a smaller preset"
