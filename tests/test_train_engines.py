@@ -19,8 +19,10 @@ ENGINES = {
     "bf16, ZeRO 1": (True, {"zero_stage": 1}), "bf16, ZeRO 3": (True, {"zero_stage": 3}),
     "offload, ZeRO 2": (False, {"zero_stage": 2, "offload_optimizer": True}),
 }  # fmt: skip
+SUMS_IN_FP32 = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "gradient_clipping": "auto",
+                "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True, "data_types": {"grad_accum_dtype": "fp32"}}
 OTHERS = {
-    "bf16, ZeRO 2": (True, {"zero_stage": 2}),
+    "bf16, ZeRO 2": (True, {"zero_stage": 2}), "bf16, ZeRO 1, gradients of several processes in fp32": (True, {"deepspeed": SUMS_IN_FP32}),
     "offload, ZeRO 1": (False, {"zero_stage": 1, "offload_optimizer": True}), "offload, ZeRO 3": (False, {"zero_stage": 3, "offload_optimizer": True}),
     "offload and bf16, ZeRO 2": (True, {"zero_stage": 2, "offload_optimizer": True}),
     "offload and bf16, ZeRO 3": (True, {"zero_stage": 3, "offload_optimizer": True}),
