@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 import torch
 import train_world
+from omnivision_train import loss_speed
 from omnivision_train.config import DpoConfig, FunctionsConfig, SftConfig
 from omnivision_train.loss_kernel import check_loss_kernel, loss_kernel, set_loss_kernel
 
@@ -57,3 +58,14 @@ def test_the_model_takes_the_loss_that_was_asked_for(world, monkeypatch):
     assert seen == [((2, model.config.text_config.hidden_size), [3, 4])]
     set_loss_kernel(model, SftConfig())
     assert model(input_ids=ids, labels=labels).loss == plain and len(seen) == 1
+
+
+def test_what_is_timed_is_one_loss_in_several_ways(capsys):
+    torch.manual_seed(0)
+    head, hidden, targets = torch.nn.Linear(8, 50, bias=False), torch.randn(12, 8), torch.randint(50, (12,))
+    targets[:5] = -100
+    values = [loss(head, hidden, targets).item() for loss in loss_speed.ways(50).values()]
+    assert values == pytest.approx([values[0]] * len(values), rel=1e-5)
+    assert loss_speed.main(["--preset", "tiny", "--positions", "64", "--rounds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny, 64 positions, 50% supervised") and lines[4].startswith("| all logits | ") and "1.00 (1.00 to 1.00)" in lines[4]

@@ -11,6 +11,8 @@ from omnivision.errors import ConfigError
 from omnivision_train import precision
 from omnivision_train.config import StageConfig
 
+FP32_SUMS = {"grad_accum_dtype": "fp32"}
+
 
 def deepspeed_config(config: StageConfig) -> dict[str, Any]:
     """DeepSpeed's settings; sizes are "auto", which transformers' Trainer fills in.
@@ -19,9 +21,12 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
         ConfigError: the user's own JSON cannot be read, or holds no object.
     """
     settings = _settings(config)
-    if config.deepspeed is not None or config.offload_optimizer or config.zero_stage != 1 or not (_alone() and precision.deepspeed_bf16(config)):
-        return settings
-    return {**settings, "data_types": {"grad_accum_dtype": "fp32"}}
+    return {**settings, "data_types": FP32_SUMS} if _alone() and sums_in_fp32(config) and precision.deepspeed_bf16(config) else settings
+
+
+def sums_in_fp32(config: StageConfig) -> bool:
+    """Whether one process would sum a GPU's bf16 gradients in fp32: DeepSpeed's optimizer for that has ZeRO 1 and no offload (0.19.8)."""
+    return config.deepspeed is None and config.zero_stage == 1 and not config.offload_optimizer
 
 
 def _settings(config: StageConfig) -> dict[str, Any]:
@@ -55,8 +60,7 @@ def adds_alone(config: StageConfig) -> bool:
     With several processes DeepSpeed sums in bf16 and sends as much: half of the bytes, while the backward pass goes on.
     """
     stage, _ = zero_settings(config)
-    sums_in_fp32 = (deepspeed_config(config).get("data_types") or {}).get("grad_accum_dtype") == "fp32"
-    return _alone() and (stage == 0 or (stage == 1 and sums_in_fp32))
+    return _alone() and (stage == 0 or (stage == 1 and deepspeed_config(config).get("data_types") == FP32_SUMS))
 
 
 def _alone() -> bool:

@@ -14,7 +14,7 @@ from omnivision.functions import FunctionSet
 from omnivision_train import lora
 from omnivision_train.activations import Batch, activation_bytes, part_of
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
-from omnivision_train.deepspeed_config import adds_alone, zero_settings
+from omnivision_train.deepspeed_config import sums_in_fp32, zero_settings
 from omnivision_train.frozen_layers import held_names
 from omnivision_train.lean_attention import LEAN
 
@@ -99,7 +99,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
     """
     zero, offloaded = zero_settings(config)
     trains = trained_parts(config, stage)
-    in_fp32 = WEIGHT["fp32"] * (precision == "bf16" and zero == 1 and adds_alone(config))  # their sums, beside them
+    in_fp32 = WEIGHT["fp32"] * (precision == "bf16" and ranks == 1 and sums_in_fp32(config))  # of gradients, beside bf16 ones
     held = []
     for part in parts:
         trained = part.name.replace(" ", "_") in trains
