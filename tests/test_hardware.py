@@ -25,6 +25,15 @@ def test_a_gpu_that_emulates_bf16_has_none(monkeypatch):
     assert hardware.fast_precision() == "fp32"
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_gpu_does_without_attention_that_plans_for_every_shape(monkeypatch, gpu):
+    said = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", said.append)
+    hardware.avoid_attention_plans()
+    assert said == [False] * gpu
+
+
 @pytest.mark.parametrize(("files", "cores"), [({"cpu.max": "150000 100000"}, 2), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "20000 100000"}, 1),
                                               ({}, 8), ({"cpu.max": ""}, 8), ({"cpu.cfs_quota_us": "-1"}, 8),
                                               ({"cpu.cfs_quota_us": "300000\n", "cpu.cfs_period_us": "100000\n"}, 3)])

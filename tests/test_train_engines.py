@@ -9,7 +9,7 @@ import pytest
 import torch
 import train_world
 import workers
-from omnivision_train import precision
+from omnivision_train import flat_gradients, precision, trainer
 from omnivision_train.config import SftConfig
 from omnivision_train.deepspeed_config import adds_alone, deepspeed_config
 from safetensors.torch import load_file
@@ -87,3 +87,22 @@ def test_who_sums_gradients_in_which_type(monkeypatch, ranks, changes, alone, in
     config = SftConfig(**changes)
     assert adds_alone(config) is alone
     assert deepspeed_config(config).get("data_types") == ({"grad_accum_dtype": "fp32"} if in_fp32 else None)
+
+
+def test_flat_gradients_train_as_deepspeeds_own(world, tmp_path, monkeypatch):
+    """Over two batches a step, with a gradient clipped to a tenth."""
+    monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)
+    used, summed = [], flat_gradients.sum_gradients
+    monkeypatch.setattr(flat_gradients, "sum_gradients", lambda optimizer, **how: used.append(1) or summed(optimizer, **how))
+    finals = []
+    for name in ("flat", "own"):
+        if name == "own":
+            monkeypatch.setattr(trainer, "flatten_gradients", lambda optimizer: None)
+        changes = {**STEPS, "accumulation": 2, "zero_stage": 1, "max_grad_norm": 0.1}
+        finals.append(train_world.train(train_world.settings(world, tmp_path / name, "sft", **changes), "sft"))
+    assert len(used) == 2 * STEPS["max_steps"]
+    one, other = (train_world.read_lines(final.parent / "metrics.jsonl") for final in finals)
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in one] == pytest.approx([line[key] for line in other], rel=2e-3)
+    first, second = map(train_world.weights, finals)
+    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)

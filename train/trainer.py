@@ -9,8 +9,8 @@ from collections import Counter
 from functools import wraps
 from pathlib import Path
 
-import deepspeed.runtime.bf16_optimizer
 import torch
+from deepspeed.runtime import bf16_optimizer
 from transformers import PrinterCallback, Trainer
 
 from omnivision.constants import IGNORE_INDEX
@@ -26,6 +26,7 @@ from omnivision_train.config import StageConfig
 from omnivision_train.data import Order
 from omnivision_train.deepspeed_config import adds_alone, zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
+from omnivision_train.flat_gradients import flatten_gradients
 from omnivision_train.loss_kernel import set_loss_kernel
 from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
 from omnivision_train.optimizer import MuonAdamW
@@ -217,10 +218,12 @@ class StageMixin:
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         if resume_from_checkpoint is not None:
             checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
-        deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda *args, **kwargs: None  # it prints twenty lines (0.19.8)
+        bf16_optimizer.see_memory_usage = lambda *args, **kwargs: None  # it prints twenty lines (0.19.8)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if adds_alone(self.stage_config):
             self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
+            if isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer):
+                flatten_gradients(self.deepspeed.optimizer)
         if resume_from_checkpoint is not None:
             checkpoint.restore(self, Path(resume_from_checkpoint))
         return prepared
