@@ -41,6 +41,12 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def synchronize() -> None:
+    """Waits until a GPU has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def avoid_attention_plans() -> None:
     """Keeps torch from cuDNN's attention, which plans half a second for every shape of a batch that it has not seen (torch 2.11 on an H100,
     a step of which takes a tenth). Flash attention takes any shape."""

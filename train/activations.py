@@ -55,7 +55,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     ALL_ATTENTION_FUNCTIONS.register(FUSED, _fused)
     model.set_attn_implementation(FUSED if fused else "eager")
     if config.gradient_checkpointing:
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()  # before transformers 5.23 the second
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()  # before transformers 5.23 the second
     counter = Counter(model)
     pairs = stage == "dpo"
     sides = 2 if pairs and config.share == "none" else 1

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 import torch
 from torch import nn
 
-from omnivision.hardware import device, fast_precision
+from omnivision.hardware import device, fast_precision, synchronize
 from omnivision.presets import preset_config
 from omnivision.statistics import median_interval
 from omnivision_train.lean_attention import LEAN
@@ -56,12 +56,11 @@ def line(part: str, mask: str, run: tuple[nn.Module, Callable[[], None]], option
 def seconds(module: nn.Module, step: Callable[[], None], kernel: str, precision: str) -> float:
     """Of one step."""
     module.set_attn_implementation(kernel)
-    on_gpu, clock = torch.cuda.is_available(), time.perf_counter if torch.cuda.is_available() else time.process_time
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     began = clock()
     with torch.autocast(device(), dtype=torch.bfloat16) if precision == "bf16" else nullcontext():
         step()
-    if on_gpu:
-        torch.cuda.synchronize()
+    synchronize()
     return clock() - began
 
 

@@ -75,10 +75,10 @@ def _attention(config: StageConfig) -> list[Choice]:
 
 
 def _layers(config: StageConfig) -> Choice:
-    value, by_hand = "compiled" if compiles(config) else "as they are", "compile=true|false"
-    if not torch.cuda.is_available():
-        return Choice("layers", value, "compiling takes a CPU minutes, and saves it a tenth of a step", by_hand)
-    return Choice("layers", value, "it takes a GPU's steps half of the time" if compiles(config) else "triton or a C compiler is missing, or another setting is in the way", by_hand)
+    compiled = compiles(config)
+    why = ("compiling takes a CPU minutes, and saves it a tenth of a step" if not torch.cuda.is_available() else
+           "it takes a GPU's steps half of the time" if compiled else "triton or a C compiler is missing, or another setting is in the way")
+    return Choice("layers", "compiled" if compiled else "as they are", why, "compile=true|false")
 
 
 def _loss(config: StageConfig) -> Choice:

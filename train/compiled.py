@@ -13,8 +13,6 @@ from omnivision.errors import ConfigError
 from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import zero_settings
 
-PARTED = 3  # the ZeRO stage that parts weights
-
 def check_compile(config: StageConfig) -> None:
     """Refuses what compiled layers cannot do.
 
@@ -22,7 +20,7 @@ def check_compile(config: StageConfig) -> None:
         ConfigError: ZeRO-3, whose hooks gather a layer's weights around its call; gradient checkpointing, whose second pass the
             compiler refuses where attention may draw random numbers (torch 2.13).
     """
-    if config.compile and zero_settings(config)[0] == PARTED:
+    if config.compile and zero_settings(config)[0] == 3:
         raise ConfigError("Layers are to be compiled, and ZeRO-3 parts their weights", "compile: true, zero_stage: 3", "Use zero_stage=2, or compile=false.")
     if config.compile and config.gradient_checkpointing:
         raise ConfigError("Layers are to be compiled, and to run again in the backward pass", "compile: true, gradient_checkpointing: true", "Leave one of them out.")
@@ -36,7 +34,7 @@ def compiles(config: StageConfig) -> bool:
     if config.compile is not None:
         return config.compile
     has_compilers = importlib.util.find_spec("triton") is not None and any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
-    can = zero_settings(config)[0] != PARTED and not config.gradient_checkpointing and not getattr(config, "layer_dropout", 0)
+    can = zero_settings(config)[0] != 3 and not config.gradient_checkpointing and not getattr(config, "layer_dropout", 0)
     return torch.cuda.is_available() and has_compilers and can
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.hardware import device, fast_precision
+from omnivision.hardware import device, fast_precision, synchronize
 from omnivision.model.chunked_loss import liger_cross_entropy, summed_cross_entropy
 from omnivision.presets import preset_config
 from omnivision.statistics import median_interval
@@ -79,11 +79,10 @@ def once(loss: Callable[[], Tensor]) -> tuple[float, float]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
+    synchronize()
     before, began = torch.cuda.memory_allocated() if on_gpu else 0, time.perf_counter()
     loss().backward()
-    if on_gpu:
-        torch.cuda.synchronize()
+    synchronize()
     seconds = time.perf_counter() - began
     return seconds, (torch.cuda.max_memory_allocated() - before) / 2**30 if on_gpu else float("nan")
 

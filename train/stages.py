@@ -53,9 +53,8 @@ def open_run(config: StageConfig, stage: str):
     folder, main = Path(config.out) / stage, int(os.environ.get("RANK", "0")) == 0
     if (number := threads(config)) is not None:
         torch.set_num_threads(number)
-    if torch.cuda.is_available():
-        avoid_attention_plans()
-    else:
+    avoid_attention_plans()
+    if not torch.cuda.is_available():
         keep_freed_memory()
     if not main:
         yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))

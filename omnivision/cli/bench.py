@@ -116,22 +116,19 @@ def _timed(one: Subject, picture, prompt: str, new_tokens: int) -> tuple[float, 
     """Seconds to prepare the inputs, seconds from there to the first token, tokens a second after it."""
     import torch
 
+    from omnivision.hardware import synchronize
+
     started = time.perf_counter()
     inputs = one.inputs(picture, prompt)
     prepared = time.perf_counter()
     with torch.inference_mode():
         one.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        _wait(torch)
+        synchronize()
         first = time.perf_counter()
         one.model.generate(**inputs, max_new_tokens=1 + new_tokens, min_new_tokens=1 + new_tokens, do_sample=False)
-        _wait(torch)
+        synchronize()
         ended = time.perf_counter()
     return prepared - started, first - prepared, new_tokens / max(1e-9, (ended - first) - (first - prepared))
-
-
-def _wait(torch) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def sample_picture():

@@ -19,6 +19,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
+from omnivision.hardware import synchronize
 from omnivision.memory import peak_gib
 from omnivision_train.config import AlignConfig, DpoConfig, SftConfig, StageConfig
 
@@ -102,12 +103,6 @@ class Paced(TrainerCallback):
         """One line."""
         self.answers.write(json.dumps(said) + "\n")
         self.answers.flush()
-
-
-def synchronize() -> None:
-    """Waits until a GPU has done what it was told."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def cpu_seconds(number: int | None = None) -> float:
