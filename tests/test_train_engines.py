@@ -9,7 +9,7 @@ import pytest
 import torch
 import train_world
 import workers
-from omnivision_train import flat_gradients, precision, trainer
+from omnivision_train import flat_gradients, pair_trainer, precision, trainer
 from omnivision_train.config import SftConfig
 from omnivision_train.deepspeed_config import adds_alone, deepspeed_config
 from safetensors.torch import load_file
@@ -87,6 +87,22 @@ def test_who_sums_gradients_in_which_type(monkeypatch, ranks, changes, alone, in
     config = SftConfig(**changes)
     assert adds_alone(config) is alone
     assert deepspeed_config(config).get("data_types") == ({"grad_accum_dtype": "fp32"} if in_fp32 else None)
+
+
+def test_numbers_of_a_batch_are_not_rounded_to_the_engines_type(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)
+    seen, real = [], pair_trainer.pair_loss
+
+    def noted(log_probs, batch, reference, *rest):
+        seen.append((batch["weights"], reference, batch["image_features"].dtype))
+        return real(log_probs, batch, reference, *rest)
+
+    monkeypatch.setattr(pair_trainer, "pair_loss", noted)
+    train_world.train(train_world.settings(world, tmp_path, "dpo", edit_weight=1.2345678, feature_cache=str(tmp_path / "features"), max_steps=2, zero_stage=1), "dpo")
+    weights, references, kinds = zip(*seen, strict=True)
+    assert set(torch.cat(weights).tolist()) == {1.0, torch.tensor(1.2345678).item()}
+    assert any(reference.dtype == torch.float32 and not torch.equal(reference, reference.bfloat16().float()) for reference in references)
+    assert set(kinds) == {torch.bfloat16}  # pictures are
 
 
 def test_flat_gradients_train_as_deepspeeds_own(world, tmp_path, monkeypatch):

@@ -150,6 +150,27 @@ def test_one_batch_of_four_is_four_of_one(world, tmp_path):
         assert torch.allclose(after[0][name], after[1][name], atol=2e-4), name
 
 
+def test_a_batch_knows_its_positions_and_trains_as_one_that_is_asked(world, model):
+    made = samples(world, model[1], [row(images=("images/0.png",)), row(images=()), row(images=("images/1.png", "images/2.png"))])
+    batch = Collator(model[1])(made)
+    for key in ("row_ids", "num_tokens", "num_supervised"):
+        batch.pop(key)
+    ids, labels, length = *(batch[key].flatten().tolist() for key in ("input_ids", "labels")), batch["labels"].shape[1]
+    assert batch["image_at"].tolist() == [at for at, token in enumerate(ids) if token == model[1].image_token_id]
+    assert batch["supervised_at"].tolist() == [at - 1 for at, label in enumerate(labels) if at % length and label != IGNORE_INDEX]
+    found = []
+    for given in (batch, {key: value for key, value in batch.items() if key not in ("image_at", "supervised_at")}):
+        model[0].zero_grad()
+        loss = model[0](**given).loss
+        loss.backward()
+        found.append((loss.detach(), [p.grad.clone() for p in model[0].parameters() if p.grad is not None]))
+    model[0].zero_grad()
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(one, other) for one, other in zip(found[0][1], found[1][1], strict=True))
+    with pytest.raises(ValueError, match="holds 26 image placeholders .* give 27 image tokens"):
+        model[0](**{**batch, "image_at": batch["image_at"][:-1]})
+
+
 def test_pictures_in_bytes_become_the_same_pixels_on_the_device(world, model, tmp_path):
     made = samples(world, model[1], [row(images=(f"images/{number}.png",)) for number in range(3)])
     plain = Collator(model[1])(made)

@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from omnivision.model.chunked_loss import summed_cross_entropy
+from omnivision.model.modeling import hidden_at
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.frozen_layers import hold_layers
@@ -67,9 +68,9 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         image_tokens_ITD = model.get_image_features(image_features=features)
     with counter.part("language model"):
         ids_BL = torch.zeros(rows, batch.length, dtype=torch.long, device="meta")
-        places_BL = torch.zeros(rows, batch.length, dtype=torch.bool, device="meta")
+        image_at = torch.zeros(image_tokens_ITD.shape[0] * image_tokens_ITD.shape[1], dtype=torch.long, device="meta")
         embeds_BLD = model.get_input_embeddings()(ids_BL)
-        embeds_BLD = embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
+        embeds_BLD = model.model.fuse(embeds_BLD, ids_BL, image_tokens_ITD, image_at)
         mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
         exits = most_exits(config, model.config.text_config.num_hidden_layers)
         outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1)
@@ -90,7 +91,7 @@ def _features(model, pictures: int, trained: bool) -> Tensor:
 def _head(model, hidden_BLD: Tensor, positions: int, whole: bool, parted: bool) -> None:
     """Logits and loss: in fp32 and in chunks (of which none is kept), or whole, as under ZeRO-3, which parts the head's weight."""
     targets = torch.zeros(positions, dtype=torch.long, device="meta")
-    hidden_SD = hidden_BLD.flatten(0, 1)[targets]
+    hidden_SD = hidden_at(hidden_BLD, targets)
     if whole:
         model.lm_head(hidden_SD).float().logsumexp(-1)
     elif parted:

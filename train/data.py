@@ -24,6 +24,7 @@ from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
+from omnivision.model.modeling import before_supervised
 from omnivision_train.activations import Batch
 
 
@@ -182,12 +183,16 @@ class Collator:
                 "num_supervised": sum(label != IGNORE_INDEX for s in samples for label in s.labels)}
 
     def pad(self, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """input_ids, labels. Shape (B, L). No mask: what is padded stands behind all that it could be seen by."""
+        """input_ids, labels. Shape (B, L); image_at, supervised_at: see the model's forward. No mask: what is padded stands behind all that it
+        could be seen by."""
         longest, pad = bucket(max(map(len, ids)), self.step), self.processor.tokenizer.pad_token_id
-        return {
-            "input_ids": torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids]),
-            "labels": torch.tensor([[*row, *[IGNORE_INDEX] * (longest - len(row))] for row in labels]),
-        }
+        input_ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids])
+        labels_BL = torch.tensor([[*row, *[IGNORE_INDEX] * (longest - len(row))] for row in labels])
+        return {"input_ids": input_ids, "labels": labels_BL, "image_at": self.image_at(input_ids), "supervised_at": before_supervised(labels_BL)}
+
+    def image_at(self, input_ids: Tensor) -> Tensor:
+        """Where image placeholders stand in the flattened batch."""
+        return (input_ids == self.processor.image_token_id).flatten().nonzero().squeeze(1)
 
     def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """pixel_values (I, 3, H, W) or image_features (I, P, C) of all rows in order, or of each a part; nothing for a text-only batch."""

@@ -51,6 +51,7 @@ def _settings(config: StageConfig) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1_000_000_000,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step, and metrics.jsonl has its own
     }
 
 

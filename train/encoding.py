@@ -10,10 +10,10 @@ from omnivision.errors import ResumableError
 
 
 def as_pixels(model, processor, batch: dict[str, Any]) -> None:
-    """Puts pixels, in the tower's type, in the place of a batch's pictures in bytes (see Collator.as_bytes); others stay as they are."""
-    pictures_ICHW = batch.get("pixel_values")
-    if pictures_ICHW is not None and pictures_ICHW.dtype == torch.uint8:
-        batch["pixel_values"] = processor.leveled(pictures_ICHW).to(next(model.model.vision_tower.parameters()).dtype)
+    """Puts pictures into the tower's type, those in bytes (see Collator.as_bytes) as pixels."""
+    dtype = next(model.model.vision_tower.parameters()).dtype
+    for key in {"pixel_values", "image_features"} & batch.keys():
+        batch[key] = (processor.leveled(batch[key]) if batch[key].dtype == torch.uint8 else batch[key]).to(dtype)
 
 
 @torch.no_grad()

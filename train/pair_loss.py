@@ -13,11 +13,12 @@ from torch import Tensor
 
 from omnivision.errors import ConfigError
 from omnivision.model.chunked_loss import read_log_probs
+from omnivision.model.modeling import hidden_at
 from omnivision_train.lean_attention import LEAN
 from omnivision_train.pair_trie import PADDING, SHARED, Share
 
 MASKED = ("eager", LEAN, "sdpa")  # attention kernels that take a mask of one's own
-INPUTS = ("input_ids", "position_ids", "pixel_values", "image_features")
+INPUTS = ("input_ids", "position_ids", "pixel_values", "image_features", "image_at")
 
 
 def check_share(config, share: Share) -> None:
@@ -52,8 +53,8 @@ def token_log_probs(model, batch: dict[str, Tensor], share: Share, all_logits: b
     else:
         inputs["attention_mask"] = branch_mask(batch["branches"], model)
     if not all_logits:
-        return model(**inputs, use_cache=False, logits_to_keep=batch["keep"], log_probs_of=(batch["kept_at"], batch["targets"])).log_probs
-    return read_log_probs(model(**inputs, use_cache=False).logits[batch["keep"]], batch["kept_at"], batch["targets"])
+        return model(**inputs, use_cache=False, logits_at=batch["logits_at"], log_probs_of=(batch["kept_at"], batch["targets"])).log_probs
+    return read_log_probs(hidden_at(model(**inputs, use_cache=False).logits, batch["logits_at"]), batch["kept_at"], batch["targets"])
 
 
 def branch_mask(branches_RL: Tensor, model) -> Tensor:
@@ -82,8 +83,7 @@ class PairLoss(NamedTuple):
 
 def summed(log_probs_N: Tensor, batch: dict, pairs: int) -> Tensor:
     """Weighted log-probs of all chosen answers, then of all rejected ones, from the first edit on. Shape (2B,)."""
-    weights_N = torch.tensor(batch["weights"], device=log_probs_N.device)
-    return log_probs_N.new_zeros(2 * pairs).index_add(0, batch["slots"], weights_N * log_probs_N)
+    return log_probs_N.new_zeros(2 * pairs).index_add(0, batch["slots"], batch["weights"] * log_probs_N)
 
 
 def pair_loss(log_probs_N: Tensor, batch: dict, reference_2B: Tensor, beta: float, sft_weight: float = 0.0) -> PairLoss:

@@ -49,14 +49,14 @@ class DpoTrainer(Trainer):
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
-            logs |= {key: sum(values) / len(values) for key, values in self._metrics["train"].items() if values}
+            logs |= {key: float(sum(values) / len(values)) for key, values in self._metrics["train"].items() if values}
             self._metrics["train"].clear()
         return super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
     def _reference(self, inputs: dict, log_probs_N: Tensor) -> Tensor:
         if self.ref_model is None:
-            return torch.tensor(inputs["reference"], device=log_probs_N.device)
+            return inputs["reference"]
         known_N = token_log_probs(self.ref_model, inputs, self.stage_config.share, not self.stage_config.needed_logits_only)
         return summed(known_N, inputs, inputs["pairs"])
 
@@ -67,8 +67,8 @@ class DpoTrainer(Trainer):
         margins = rewards[:, CHOSEN] - rewards[:, REJECTED]
         values = [*scores.mean(0), *rewards.mean(0), margins.mean(), (margins > 0).float().mean()]
         names = ("logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-        for name, value in zip(names, torch.stack(values).tolist(), strict=True):
-            self._metrics["train"][name].append(value)
+        for name, value in zip(names, torch.stack(values).double().unbind(), strict=True):
+            self._metrics["train"][name].append(value)  # still a tensor: a GPU's step is not waited for
 
 
 class PairTrainer(StageMixin, DpoTrainer):

@@ -93,28 +93,27 @@ class PairCollator(Collator):
     Args:
         share, edit_weight, whole_chosen: see pair_trie.lay_out.
 
-    A batch holds `input_ids`, `branches`, `position_ids` and `keep` (R, L), where `keep` marks the places whose logits are needed;
-    and of each token that is read `kept_at` (its place among those), `targets`, `slots` (its sum: B chosen ones, then B rejected
-    ones) and `weights` (N). `reference` are the reference's weighted sums (2B), where they are known. `weights` and `reference` are
-    lists, since DeepSpeed would round tensors to its bf16.
+    A batch holds `input_ids`, `branches` and `position_ids` (R, L); `image_at` and `logits_at` (S), see the model's forward; and of each token
+    that is read `kept_at` (its place among those with logits), `targets`, `slots` (its sum: B chosen ones, then B rejected ones) and
+    `weights` (N). `reference` are the reference's weighted sums (2B), where they are known.
     """
 
     share: Share = "edit"
     edit_weight: float = 1.0
     whole_chosen: bool = False
 
-    def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor | list]:
+    def __call__(self, pairs: Sequence[Pair]) -> dict[str, Tensor | list | int]:
         layouts = [lay_out(pair, self.share, self.edit_weight, self.whole_chosen) for pair in pairs]
         rows = [row for layout in layouts for row in layout.rows]
         longest = bucket(max(len(row.ids) for row in rows), self.step)
         padded = {"input_ids": self.processor.tokenizer.pad_token_id, "branches": PADDING, "position_ids": 0}
         batch = {key: torch.tensor([list(column) + [fill] * (longest - len(column)) for column in columns])
                  for (key, fill), columns in zip(padded.items(), zip(*rows, strict=True), strict=True)}
-        read = self._read(layouts, batch["input_ids"].shape)
+        read = self._read(layouts, longest)
         pictured = [pair for pair, layout in zip(pairs, layouts, strict=True) for _ in layout.rows]
-        known = {"reference": _weighted_sums(layouts, pairs)} if all(pair.reference for pair in pairs) else {}
-        return {**batch, **read, **known, **self.pictures(pictured), "pairs": len(pairs), "row_ids": [pair.id for pair in pairs],
-                "num_tokens": sum(len(row.ids) for row in rows), "num_supervised": int(read["keep"].sum())}
+        known = {"reference": torch.tensor(_weighted_sums(layouts, pairs))} if all(pair.reference for pair in pairs) else {}
+        return {**batch, **read, **known, **self.pictures(pictured), "image_at": self.image_at(batch["input_ids"]), "pairs": len(pairs),
+                "row_ids": [pair.id for pair in pairs], "num_tokens": sum(len(row.ids) for row in rows), "num_supervised": len(read["logits_at"])}
 
     def largest(self, pairs: Sequence[Pair], batch_size: int) -> Batch:
         """The batch of the longest pair, with as many tokens read and pictures as pairs have on average."""
@@ -123,15 +122,13 @@ class PairCollator(Collator):
         read = sum(len({(token.row, token.place) for token in layout.tokens}) for layout in layouts)
         return Batch(batch_size, bucket(longest), batch_size * read // len(pairs), batch_size * sum(len(pair.images) for pair in pairs) // len(pairs))
 
-    def _read(self, layouts: Sequence[Layout], shape: torch.Size) -> dict[str, Tensor | list[float]]:
-        tokens = [(pair * len(layout.rows) + token.row, pair, token) for pair, layout in enumerate(layouts) for token in layout.tokens]
-        keep_RL = torch.zeros(shape, dtype=torch.bool)
-        rows, places = torch.tensor([row for row, _, _ in tokens]), torch.tensor([token.place for *_, token in tokens])
-        keep_RL[rows, places] = True
-        number_RL = keep_RL.flatten().cumsum(0).view(shape) - 1
-        return {"keep": keep_RL, "kept_at": number_RL[rows, places], "targets": torch.tensor([token.target for *_, token in tokens]),
-                "slots": torch.tensor([token.side * len(layouts) + pair for _, pair, token in tokens]),
-                "weights": [token.weight for *_, token in tokens]}
+    def _read(self, layouts: Sequence[Layout], length: int) -> dict[str, Tensor]:
+        tokens = [(pair, layout, token) for pair, layout in enumerate(layouts) for token in layout.tokens]
+        places_N = torch.tensor([(pair * len(layout.rows) + token.row) * length + token.place for pair, layout, token in tokens])
+        logits_at, kept_at = places_N.unique(return_inverse=True)
+        return {"logits_at": logits_at, "kept_at": kept_at, "targets": torch.tensor([token.target for *_, token in tokens]),
+                "slots": torch.tensor([token.side * len(layouts) + pair for pair, _, token in tokens]),
+                "weights": torch.tensor([token.weight for *_, token in tokens])}
 
 
 def _weighted_sums(layouts: Sequence[Layout], pairs: Sequence[Pair]) -> list[float]:

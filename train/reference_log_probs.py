@@ -130,8 +130,6 @@ def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs:
         batch = asked([pairs[at] for at in numbers])
         batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
         as_pixels(model, collator.processor, batch)
-        if bf16:
-            batch |= {key: batch[key].bfloat16() for key in ("pixel_values", "image_features") if key in batch}
         with precision.cpu_autocast(config):
             encode_rest(model, batch)
             log_probs_N = token_log_probs(model, batch, config.share, not config.needed_logits_only).cpu()

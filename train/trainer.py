@@ -51,6 +51,17 @@ class StageMixin:
             encode_rest(self.model, inputs)
             return super().compute_loss(model, inputs, *args, **kwargs)
 
+    def _prepare_input(self, data):
+        """To the device as it is: transformers would round all numbers to DeepSpeed's bf16, dpo's weights and sums too. Pictures follow in as_pixels."""
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+    def _clip_grad_norm(self, model):
+        """DeepSpeed has clipped; its norm may still be a tensor, which accelerate would wait for at every step."""
+        return self.deepspeed.get_global_grad_norm()
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
+
     def heads(self) -> int:
         """How often the head runs on what is supervised, at this step."""
         return 1
@@ -162,7 +173,7 @@ class StageMixin:
         speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_gib(), 2)}
         return speed | ({"peak_share": flops / seconds / peak / self.args.world_size} if peak else {})
 
-    def _means(self) -> dict[str, list[float]]:
+    def _means(self) -> dict[str, list[float | torch.Tensor]]:
         """PairTrainer's values since the last log line, whose means it logs; the other trainers have none."""
         return getattr(self, "_metrics", {}).get("train", {})
 
@@ -170,7 +181,7 @@ class StageMixin:
         """This process' running sums, for a checkpoint."""
         return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
-                "means": {key: list(values) for key, values in self._means().items()}}
+                "means": {key: [float(value) for value in values] for key, values in self._means().items()}}
 
     def set_meters(self, meters: dict) -> None:
         """Continues them."""

@@ -1,7 +1,7 @@
 """The model: pixels -> vision tower -> projector -> fusion -> language model -> head -> loss.
 
 Legend: B rows, L positions, D language width, V vocabulary, I images of the batch, P patches, C vision width,
-T image tokens of one image, S supervised positions of the batch.
+T image tokens of one image, S positions of the batch that are read. `..._at` count positions over the flattened batch (B·L).
 """
 
 from __future__ import annotations
@@ -104,23 +104,26 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
             image_features = self.get_vision_features(pixel_values)
         return self.projector(image_features)
 
-    def fuse(self, embeds_BLD: Tensor, input_ids: Tensor | None, image_tokens_ITD: Tensor) -> Tensor:
+    def fuse(self, embeds_BLD: Tensor, input_ids: Tensor | None, image_tokens_ITD: Tensor, image_at: Tensor | None = None) -> Tensor:
         """Puts the image tokens in the places of the image placeholders, in order.
+
+        Args:
+            image_at: (I·T,) where the placeholders stand; None to look for them.
 
         Raises:
             ValueError: the two counts differ (tokens cut by truncation, or an image too many or too few).
         """
-        if input_ids is None:
-            raise ValueError("Images were given with inputs_embeds: pass input_ids, so that the placeholders can be found.")
-        places_BL = input_ids == self.config.image_token_id
-        expected, given = int(places_BL.sum()), image_tokens_ITD.shape[0] * image_tokens_ITD.shape[1]
-        if expected != given:
+        if image_at is None:
+            if input_ids is None:
+                raise ValueError("Images were given with inputs_embeds: pass input_ids, so that the placeholders can be found.")
+            image_at = (input_ids == self.config.image_token_id).flatten().nonzero().squeeze(1)
+        tokens_ND = image_tokens_ITD.flatten(0, 1).to(embeds_BLD.device, embeds_BLD.dtype)
+        if len(image_at) != len(tokens_ND):
             raise ValueError(
-                f"The text holds {expected} image placeholders (id {self.config.image_token_id}) but the images give "
-                f"{given} image tokens ({image_tokens_ITD.shape[0]} images of {image_tokens_ITD.shape[1]}). "
+                f"The text holds {len(image_at)} image placeholders (id {self.config.image_token_id}) but the images give "
+                f"{len(tokens_ND)} image tokens ({image_tokens_ITD.shape[0]} images of {image_tokens_ITD.shape[1]}). "
                 "Pass one image per placeholder group, and never truncate inside one.")
-        image_tokens_ITD = image_tokens_ITD.to(embeds_BLD.device, embeds_BLD.dtype)
-        return embeds_BLD.masked_scatter(places_BL.unsqueeze(-1).expand_as(embeds_BLD), image_tokens_ITD)
+        return embeds_BLD.flatten(0, 1).index_copy(0, image_at.to(embeds_BLD.device), tokens_ND).view_as(embeds_BLD)
 
     def run_blank_image(self, embeds_BLD: Tensor, image_features: Tensor | None) -> Tensor:
         """Runs one blank image and adds nothing, so that a rank with text only keeps step with the others.
@@ -140,7 +143,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
     def forward(self, input_ids: Tensor | None = None, pixel_values: Tensor | None = None,
                 attention_mask: Tensor | None = None, position_ids: Tensor | None = None,
                 past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
-                image_features: Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPast:
+                image_features: Tensor | None = None, image_at: Tensor | None = None, **kwargs: Any) -> BaseModelOutputWithPast:
         """Args as in OmniVisionForConditionalGeneration.forward; returns the hidden states (B, L, D)."""
         # text embedding: first, so that ranks with and without images use the modules in one order
         embeds_BLD = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
@@ -148,7 +151,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         if images is not None:
             # vision tower (or cached features) -> projector -> fusion
             image_tokens_ITD = self.get_image_features(pixel_values, image_features)
-            embeds_BLD = self.fuse(embeds_BLD, input_ids, image_tokens_ITD)
+            embeds_BLD = self.fuse(embeds_BLD, input_ids, image_tokens_ITD, image_at)
         elif past_key_values is None and (self.training or is_deepspeed_zero3_enabled()):
             embeds_BLD = self.run_blank_image(embeds_BLD, image_features)
         # language model
@@ -203,6 +206,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
                 past_key_values: Cache | None = None, inputs_embeds: Tensor | None = None,
                 image_features: Tensor | None = None, labels: Tensor | None = None, logits_to_keep: int | Tensor = 0,
                 num_items_in_batch: int | Tensor | None = None, early_exits: dict[int, float] | None = None,
+                image_at: Tensor | None = None, supervised_at: Tensor | None = None, logits_at: Tensor | None = None,
                 log_probs_of: tuple[Tensor, Tensor] | None = None, **kwargs: Any) -> OmniVisionOutput:
         """One pass over the road.
 
@@ -212,35 +216,37 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             image_features: (I, P, C), cached outputs of the tower, in place of pixels.
             labels: (B, L), IGNORE_INDEX where nothing is supervised. With labels only the supervised positions
                 go through the head (of 151,936 rows for Qwen2.5), in chunks, and `logits` is None.
-            logits_to_keep: how many last positions get logits; 0 is all. A mask (B, L) gives the logits (S, V) of its positions.
+            logits_to_keep: how many last positions get logits; 0 is all.
             num_items_in_batch: supervised tokens over accumulation and ranks, where the trainer counted them.
-            log_probs_of: with a mask as `logits_to_keep`, the tokens (N) whose log-probs are wanted: where each is read, counted
-                over the mask's positions, and its id. The head then runs in chunks, and `logits` is None.
             early_exits: layers run before the head -> weight of the loss there; in place of the loss after all layers.
+            image_at: (I·T,) where the image placeholders stand. supervised_at: (S,) what stands before a supervised label. A trainer gives
+                them from the batch as it was on the CPU; where they are left out they are looked for, for which a GPU has to finish all it was told.
+            logits_at: (S,) positions that get logits (S, V), in place of `logits_to_keep`.
+            log_probs_of: the tokens (N) whose log-probs are wanted: where each is read, counted over `logits_at`, and its id. The
+                head then runs in chunks, and `logits` is None.
 
         Raises:
-            ValueError: image placeholders and image tokens differ in number; log_probs_of without a mask, or with labels.
+            ValueError: image placeholders and image tokens differ in number; log_probs_of without logits_at, or with labels.
         """
-        masked = isinstance(logits_to_keep, Tensor) and logits_to_keep.dtype == torch.bool
-        if log_probs_of is not None and (not masked or labels is not None):
-            raise ValueError("log_probs_of needs a mask (B, L) as logits_to_keep, and no labels.")
+        if log_probs_of is not None and (logits_at is None or labels is not None):
+            raise ValueError("log_probs_of needs logits_at, and no labels.")
         if labels is not None:
             kwargs.setdefault("use_cache", False)  # transformers turns it off in the outer config only, and would keep every layer's keys and values
         if early_exits:
             kwargs["output_hidden_states"] = True
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
                              position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
-                             image_features=image_features, **kwargs)
+                             image_features=image_features, image_at=image_at, **kwargs)
         hidden_BLD, loss, logits, found = outputs.last_hidden_state, None, None, None
         if labels is not None:
             exits = [(hidden_BLD, 1.0)] if not early_exits else [
                 (self.at_exit(outputs, layer), weight) for layer, weight in early_exits.items()]
-            loss = sum(weight * self.supervised_loss(exit_BLD, labels, num_items_in_batch) for exit_BLD, weight in exits)
+            loss = sum(weight * self.supervised_loss(exit_BLD, labels, num_items_in_batch, supervised_at) for exit_BLD, weight in exits)
         elif log_probs_of is not None:
-            found = log_probs(self.lm_head, hidden_BLD[logits_to_keep], *log_probs_of, self.config.text_config.vocab_size)
+            found = log_probs(self.lm_head, hidden_at(hidden_BLD, logits_at), *log_probs_of, self.config.text_config.vocab_size)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self.lm_head(hidden_BLD[keep] if masked else hidden_BLD[:, keep])
+            logits = self.lm_head(hidden_BLD[:, keep] if logits_at is None else hidden_at(hidden_BLD, logits_at))
         return OmniVisionOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
                                 hidden_states=outputs.hidden_states, attentions=outputs.attentions, log_probs=found)
 
@@ -249,15 +255,20 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         whole = layer == self.config.text_config.num_hidden_layers
         return outputs.last_hidden_state if whole else self.model.language_model.norm(outputs.hidden_states[layer])
 
-    def supervised_loss(self, hidden_BLD: Tensor, labels_BL: Tensor, count: int | Tensor | None) -> Tensor:
-        """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none."""
-        targets_BL = labels_BL[:, 1:].to(hidden_BLD.device)
-        supervised_BL = targets_BL != IGNORE_INDEX
+    def supervised_loss(self, hidden_BLD: Tensor, labels_BL: Tensor, count: int | Tensor | None, supervised_at: Tensor | None = None) -> Tensor:
+        """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none.
+
+        Args:
+            supervised_at: (S,) as `before_supervised` gives it, or more; None to ask it here.
+        """
+        labels_BL = labels_BL.to(hidden_BLD.device)
+        if supervised_at is None:
+            supervised_at = before_supervised(labels_BL)
         columns = self.config.text_config.vocab_size
-        hidden_SD, targets_S = hidden_BLD[:, :-1][supervised_BL], targets_BL[supervised_BL]
+        hidden_SD, targets_S = hidden_at(hidden_BLD, supervised_at), labels_BL.flatten()[supervised_at + 1]
         total = liger_cross_entropy(self.lm_head, hidden_SD, targets_S) if self.liger_loss else summed_cross_entropy(self.lm_head, hidden_SD, targets_S, columns)
         if count is None:
-            count = supervised_BL.sum().clamp(min=1)
+            count = (targets_S != IGNORE_INDEX).sum().clamp(min=1)
         return total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False,
@@ -268,3 +279,14 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             inputs.pop("pixel_values", None)
             inputs.pop("image_features", None)
         return inputs
+
+
+def before_supervised(labels_BL: Tensor) -> Tensor:
+    """The positions whose next label is supervised, counted over the flattened batch. Shape (S,)."""
+    next_BL = nn.functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX)
+    return (next_BL != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+
+
+def hidden_at(hidden_BLD: Tensor, places_S: Tensor) -> Tensor:
+    """What stands at positions of the flattened batch. Shape (S, D)."""
+    return hidden_BLD.flatten(0, 1).index_select(0, places_S)
