@@ -22,7 +22,7 @@ from omnivision.errors import ConfigError
 from omnivision.model.build import WEIGHTS
 from omnivision.runs import read_json_lines
 
-ARM = Arm(OURS, OURS, "sft", "f", "m", "tiny", 8, "fp32")
+ARM = Arm(OURS, OURS, "sft", "f", "m", "r", "tiny", 8, "fp32")
 ARMS = [ARM, replace(ARM, name=STOCK, trainer=STOCK)]
 
 
@@ -161,7 +161,7 @@ def test_loaders_that_read_ahead_are_told():
 @pytest.mark.parametrize("stage", ["align", "sft", "dpo"])
 def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp_path, stage):
     for words in ([], ["--levers"], ["--also", "compile=true", "feature_cache=null"]):
-        arms = compared(tmp_path, tmp_path / "arms-0", stage, parser().parse_args(words))
+        arms = compared(tmp_path, tmp_path / "rows", tmp_path / "arms-0", stage, parser().parse_args(words))
         every = [*arms, *map(fp32, arms)]
         assert arms[0].name == OURS and len({arm.folder for arm in every}) == len(every)
         for arm in every:
@@ -175,7 +175,7 @@ def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp
 
 def test_pairs_differ_in_one_word_and_rows_in_length(tmp_path):
     words = word_list(AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language"))
-    write_rows(tmp_path, 40, 20, words)
+    write_rows(tmp_path, 40, 20, words, 40)
     rows, pairs = read_json_lines(tmp_path / "rows.jsonl"), read_json_lines(tmp_path / "pairs.jsonl")
     lengths = {len(row["turns"][1]["text"].split()) for row in rows}
     assert min(lengths) >= 10 and max(lengths) <= 30 and len(lengths) > 10
@@ -185,11 +185,12 @@ def test_pairs_differ_in_one_word_and_rows_in_length(tmp_path):
         assert sum(one != other for one, other in zip(chosen, rejected, strict=True)) == 1
 
 
-def test_material_of_another_comparison_is_not_used(tmp_path):
+def test_material_is_used_again_for_other_rows_and_not_for_other_photos(tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "material.json").write_text(json.dumps({"preset": "tiny", "rows": 160, "photos": None, "words": 60}))
-    prepare(out, parser().parse_args([]))
-    assert [path.name for path in out.iterdir()] == ["material.json"]  # used as it is
-    with pytest.raises(ConfigError, match="does not hold the material of this comparison"):
-        prepare(out, parser().parse_args(["--words", "61"]))
+    AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language").save_pretrained(out / "language")
+    (out / "material.json").write_text(json.dumps({"preset": "tiny", "photos": 10}))
+    folders = [prepare(out, parser().parse_args(["--photos", "10", *words])) for words in ([], ["--words", "9"], ["--words", "9"], ["--rows", "12"])]
+    assert [len(read_json_lines(folder / "rows.jsonl")) for folder in folders] == [160, 160, 160, 12] and len(set(folders)) == 3
+    assert {path.name for path in out.iterdir()} == {"language", "material.json", *(folder.name for folder in folders)}  # the rest is used as it is
+    with pytest.raises(ConfigError, match="another shape, or other photos"):
+        prepare(out, parser().parse_args([]))

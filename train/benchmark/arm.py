@@ -36,6 +36,7 @@ class Arm:
     stage: str
     folder: str  # its own, so that nothing is cached before
     material: str
+    rows: str  # a folder of them
     preset: str
     batch_size: int
     precision: str
@@ -47,7 +48,7 @@ class Arm:
     def config(self) -> StageConfig:
         """The stage's settings; frozen features are cached, since a job has several epochs, and ZeRO is off on a CPU, as in the tiny preset's files."""
         kept = {"feature_cache": f"{self.folder}/features"} | ({"reference_cache": f"{self.folder}/reference"} if self.stage == "dpo" else {})
-        rows = f"{self.material}/{'pairs' if self.stage == 'dpo' else 'rows'}.jsonl"
+        rows = f"{self.rows}/{'pairs' if self.stage == 'dpo' else 'rows'}.jsonl"
         first = {"preset": self.preset, "vision": f"{self.material}/vision", "language": f"{self.material}/language"}
         begin = first if self.stage == "align" else {"start": f"{self.material}/{self.stage}-start"}
         return CONFIGS[self.stage](**{

@@ -56,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     """Prints a table for each stage, and writes arms-N/benchmark.json beside the arms' logs."""
     options = parser().parse_args(argv)
     out = Path(options.out)
-    prepare(out, options)
+    rows_folder = prepare(out, options)
     folder = out / f"arms-{len(list(out.glob('arms-*')))}"
     folder.mkdir()
     found = {"options": vars(options), "device": device(), "rates": rates(), "stages": {}}
     print(f"{options.preset}, {options.batch_size} samples a step, answers of {options.words} words on average; {found['device']}"
           + "".join(f"; {name} {value:,.1f}" for name, value in found["rates"].items()))
     for stage in options.stages:
-        arms = compared(out, folder, stage, options)
+        arms = compared(out, rows_folder, folder, stage, options)
         stock = next((arm for arm in arms if arm.trainer == STOCK), None)
         check = partial(gate, fp32(arms[0]), fp32(stock)) if stock and not options.no_gate else lambda: None
         measured = timed(arms, options.rounds, options.steps, options.together, check)
@@ -75,10 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def compared(material: Path, folder: Path, stage: str, options: argparse.Namespace) -> list[Arm]:
+def compared(material: Path, rows_folder: Path, folder: Path, stage: str, options: argparse.Namespace) -> list[Arm]:
     """The arms of a stage, ours first; each gets a folder of its own in `folder`."""
     changes = settings(options.change)
-    ours = Arm(OURS, OURS, stage, str(folder / f"{stage}-ours"), str(material), options.preset, options.batch_size, options.precision,
+    ours = Arm(OURS, OURS, stage, str(folder / f"{stage}-ours"), str(material), str(rows_folder), options.preset, options.batch_size, options.precision,
                options.steps + WARM_STEPS, options.workers, changes)
     levers = LEVERS[stage] if options.levers else {word: settings([word]) for word in options.also}
     others = [replace(ours, name=f"ours, {name}", folder=f"{ours.folder}-{number}", changes={**changes, **change}, optional=bool(options.also))
