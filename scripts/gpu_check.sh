@@ -21,28 +21,26 @@ fi
 # Both arms of a stage are alive together, each with its weights and optimizer: batches as large as 80 GB hold, or twice that.
 # Pictures are few, so that their files lie in memory; an epoch is longer than all turns, so that no arm waits for its loaders to begin again.
 # Lengths are those of ordinary data: an answer of 100 words in sft and dpo, a caption of 40 in align.
-speed() { # stage, samples a step for every 80 GB, words of an answer
-  size="${BATCH:-$(($2 * gpus_of_80_gb))}"
-  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages "$1" --batch-size "$size" --rows "${ROWS:-$((size * 60))}" --photos 256 --words "$3" \
-    --rounds "${ROUNDS:-3}" --steps "${STEPS:-3}" --workers "$(nproc)" --together --peers trl ${GATE:-} | tee -a "$out/speed.md"
-}
 if wanted speed; then
-  gpus_of_80_gb="$("$python" -c 'import torch; print(max(1, int(torch.cuda.mem_get_info()[1] / 65e9)) if torch.cuda.is_available() else 1)')"
-  speed sft 64 100
-  speed dpo 32 100
-  speed align 64 40
+  size="${BATCH:-$("$python" -c 'import torch; print(64 * max(1, int(torch.cuda.mem_get_info()[1] / 65e9)) if torch.cuda.is_available() else 64)')}"
+  "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages sft dpo align --batch-size "$size" $((size / 2)) "$size" --words 100 100 40 \
+    --rows "${ROWS:-$((size * 60))}" --photos 256 --rounds "${ROUNDS:-3}" --steps "${STEPS:-3}" --workers "$(nproc)" --together --peers trl ${GATE:-} | tee "$out/speed.md"
 fi
 if wanted loss; then
   "$python" -m omnivision_train.loss_speed --positions 14400 | tee "$out/loss.md"
 fi
 
 wanted small || exit 0
-"$python" scripts/benchmark_training.py --preset "${PRESET:-small}" --out "$out/small" --batch-size 32 --rows 320 --rounds "${ROUNDS:-5}" \
-  --workers "$(nproc)" --together --peers trl | tee "$out/small.md"
+"$python" - "$out/small" "${PRESET:-small}" <<'END' # a tower and a language model with random weights
+import sys
+from pathlib import Path
+from omnivision_train.benchmark.material import write_parts
+write_parts(Path(sys.argv[1]), sys.argv[2], photos=1)
+END
 world="$out/world"
-"${omnivision[@]}" data world --out "$world" --preset "${WORLD:-long}"
+"${omnivision[@]}" data world --out "$world" --preset "${WORLD:-long}" --workers "$(nproc)"
 "${omnivision[@]}" train chain --config train/configs/small/chain.yaml "out=$out/trained" "shared.image_root=$world" "shared.preset=${PRESET:-small}" \
-  "shared.vision=$out/small/vision" "shared.language=$out/small/language" "shared.max_steps=${SMALL_STEPS:--1}" \
+  "shared.vision=$out/small/vision" "shared.language=$out/small/language" "shared.max_steps=${SMALL_STEPS:--1}" "shared.workers=$(nproc)" \
   "align.data=[$world/align.jsonl]" "sft.data=[$world/sft.jsonl]" "pairs.data=$world/dpo.jsonl" \
   "functions.data=[$world/functions.jsonl]" "functions.functions=$world/functions.json"
 for stage in sft dpo functions; do

@@ -13,7 +13,7 @@ import pytest
 from omnivision_train.benchmark import arm as arm_module
 from omnivision_train.benchmark import measure
 from omnivision_train.benchmark.arm import LLAVA, OURS, STOCK, Arm, Paced
-from omnivision_train.benchmark.main import LEVERS, compared, fp32, parser, stage_report
+from omnivision_train.benchmark.main import LEVERS, compared, each_stage, fp32, parser, stage_report
 from omnivision_train.benchmark.material import prepare, word_list, write_rows
 from omnivision_train.benchmark.measure import AGREE, gate, timed
 from transformers import AutoTokenizer, TrainerState
@@ -21,6 +21,12 @@ from transformers import AutoTokenizer, TrainerState
 from omnivision.errors import ConfigError
 from omnivision.model.build import WEIGHTS
 from omnivision.runs import read_json_lines
+
+
+def options_of(words: list[str]):
+    """Of the first stage."""
+    return each_stage(parser().parse_args(words))[0]
+
 
 ARM = Arm(OURS, OURS, "sft", "f", "m", "r", "tiny", 8, "fp32")
 ARMS = [ARM, replace(ARM, name=STOCK, trainer=STOCK)]
@@ -65,7 +71,7 @@ def one_round(ours: float, stock: float, others: float) -> dict:
 @pytest.mark.parametrize("others, steady, told", [((0.0, 0.9), "2.00 (2.00 to 2.00)", "1 of 2 rounds were quiet."),
                                                   ((0.9, 0.9), "5.00 (2.00 to 8.00)", "0 of 2 rounds were quiet; none, so all count")])
 def test_only_quiet_rounds_count(others, steady, told):
-    options = parser().parse_args(["--epochs", "3", "--rows", "160", "--steps", "4"])
+    options = options_of(["--epochs", "3", "--rows", "160", "--steps", "4"])
     found = {"rounds": [one_round(4.0, 8.0, others[0]), one_round(1.0, 8.0, others[1])], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
     said = stage_report("sft", ARMS, found, options)
     assert steady in said and told in said
@@ -79,7 +85,7 @@ def test_arms_take_turns_and_a_machine_that_does_not_tell_its_load_is_not_called
     monkeypatch.setattr(Path, "read_text", lambda self: (_ for _ in ()).throw(OSError()))
     found = timed(ARMS, rounds=2, steps=4)
     assert [[arm["seconds"] for arm in one["arms"]] for one in found["rounds"]] == [[2.0, 4.0]] * 2  # two turns each
-    assert "0 of 2 rounds were quiet" in stage_report("sft", ARMS, found, parser().parse_args([]))
+    assert "0 of 2 rounds were quiet" in stage_report("sft", ARMS, found, options_of([]))
 
 
 def test_an_arm_steps_when_it_is_told_to(monkeypatch):
@@ -141,27 +147,27 @@ def test_what_arms_compute_while_they_wait_is_not_others(monkeypatch):
 def test_what_a_device_reaches_is_told_beside_its_own_product():
     found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
     found["rounds"][0]["arms"][0]["logged"] = [{"teraflop": 750.0}, {"teraflop": 750.0}]  # of twice five steps, four of which counted
-    said = stage_report("sft", ARMS, found, parser().parse_args(["--steps", "4"]), products=600.0)
+    said = stage_report("sft", ARMS, found, options_of(["--steps", "4"]), products=600.0)
     assert "share of the device's own |" in said and "| ours | 16.00 |" in said and "| 300 | 50.0% |" in said and "| – | – |" in said
-    assert "share" not in stage_report("sft", ARMS, found, parser().parse_args([]))
+    assert "share" not in stage_report("sft", ARMS, found, options_of([]))
 
 
 def test_where_arms_prepare_together_no_job_is_told():
     found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
-    said = stage_report("sft", ARMS, found, parser().parse_args(["--together", "--steps", "4"]))
+    said = stage_report("sft", ARMS, found, options_of(["--together", "--steps", "4"]))
     assert "| stock TRL | 8.00 | – | – | 2.00 | 2.00 (2.00 to 2.00) | 2.00 | – | 2.00 |" in said and "whole job is" not in said
 
 
 def test_loaders_that_read_ahead_are_told():
     found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
-    said = [stage_report("sft", ARMS, found, parser().parse_args(words)) for words in ([], ["--workers", "2"])]
+    said = [stage_report("sft", ARMS, found, options_of(words)) for words in ([], ["--workers", "2"])]
     assert ["Loaders read on while an arm waits" in one for one in said] == [False, True]
 
 
 @pytest.mark.parametrize("stage", ["align", "sft", "dpo"])
 def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp_path, stage):
     for words in ([], ["--levers"], ["--also", "compile=true", "feature_cache=null"]):
-        arms = compared(tmp_path, tmp_path / "rows", tmp_path / "arms-0", stage, parser().parse_args(words))
+        arms = compared(tmp_path, tmp_path / "rows", tmp_path / "arms-0", stage, options_of(words))
         every = [*arms, *map(fp32, arms)]
         assert arms[0].name == OURS and len({arm.folder for arm in every}) == len(every)
         for arm in every:
@@ -171,6 +177,22 @@ def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp
         else:
             assert [arm.trainer for arm in arms if arm.trainer != OURS] == [STOCK] + [LLAVA] * (stage == "sft")
     assert arms[1].config().compile and arms[2].config().feature_cache is None
+
+
+def test_stages_have_numbers_of_their_own():
+    one = each_stage(parser().parse_args(["--stages", "sft", "dpo", "--batch-size", "8", "4", "--words", "9"]))
+    assert [(options.batch_size, options.words, options.rows) for options in one] == [(8, 9, 160), (4, 9, 160)]
+    with pytest.raises(SystemExit, match="--batch-size: give one number, or one for each of sft, dpo"):
+        each_stage(parser().parse_args(["--stages", "sft", "dpo", "--batch-size", "8", "4", "2"]))
+
+
+def test_the_gate_reads_the_first_rows_alone(tmp_path):
+    (tmp_path / "language").mkdir()
+    AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language").save_pretrained(tmp_path / "language")
+    (tmp_path / "material.json").write_text(json.dumps({"preset": "tiny", "photos": 160}))
+    rows = prepare(tmp_path, options_of([]))
+    arm = fp32(replace(ARM, rows=str(rows)))
+    assert read_json_lines(Path(arm.config().data[0])) == read_json_lines(rows / "rows.jsonl")[:24]
 
 
 def test_pairs_differ_in_one_word_and_rows_in_length(tmp_path):
@@ -189,8 +211,8 @@ def test_material_is_used_again_for_other_rows_and_not_for_other_photos(tmp_path
     out = tmp_path / "out"
     AutoTokenizer.from_pretrained(WEIGHTS / "tiny-language").save_pretrained(out / "language")
     (out / "material.json").write_text(json.dumps({"preset": "tiny", "photos": 10}))
-    folders = [prepare(out, parser().parse_args(["--photos", "10", *words])) for words in ([], ["--words", "9"], ["--words", "9"], ["--rows", "12"])]
+    folders = [prepare(out, options_of(["--photos", "10", *words])) for words in ([], ["--words", "9"], ["--words", "9"], ["--rows", "12"])]
     assert [len(read_json_lines(folder / "rows.jsonl")) for folder in folders] == [160, 160, 160, 12] and len(set(folders)) == 3
     assert {path.name for path in out.iterdir()} == {"language", "material.json", *(folder.name for folder in folders)}  # the rest is used as it is
     with pytest.raises(ConfigError, match="another shape, or other photos"):
-        prepare(out, parser().parse_args([]))
+        prepare(out, options_of([]))

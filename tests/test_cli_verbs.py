@@ -120,8 +120,8 @@ def test_plan_counts_the_published_model(capsys):
 def test_plan_divides_state_among_ranks():
     parts = [Part("vision tower", 100), Part("projector", 40)]
     totals = {zero: sum(one.total for one in held_by_parts(parts, AlignConfig(zero_stage=zero), "align", "bf16", ranks=4)) for zero in range(4)}
-    # by hand: weights 2 x 140; the projector's gradients 2 x 40 and optimizer 12 x 40
-    assert totals == {0: 280 + 80 + 480, 1: 280 + 80 + 120, 2: 280 + 20 + 120, 3: 70 + 20 + 120}
+    # by hand: weights 2 x 140; the projector's gradients 2 x 40, at ZeRO 1 their sums 4 x 40, and optimizer 12 x 40
+    assert totals == {0: 280 + 80 + 480, 1: 280 + (80 + 160) + 120, 2: 280 + 20 + 120, 3: 70 + 20 + 120}
     own = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}  # a user's JSON counts, not the keys it replaces
     assert sum(one.total for one in held_by_parts(parts, AlignConfig(zero_stage=0, deepspeed=own), "align", "bf16", ranks=4)) == 280 + 20
 

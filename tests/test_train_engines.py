@@ -19,10 +19,10 @@ ENGINES = {
     "bf16, ZeRO 1": (True, {"zero_stage": 1}), "bf16, ZeRO 3": (True, {"zero_stage": 3}),
     "offload, ZeRO 2": (False, {"zero_stage": 2, "offload_optimizer": True}),
 }  # fmt: skip
-SUMS_IN_FP32 = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "gradient_clipping": "auto",
-                "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True, "data_types": {"grad_accum_dtype": "fp32"}}
+OWN_JSON = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "gradient_clipping": "auto",
+                "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 1}, "zero_allow_untested_optimizer": True}
 OTHERS = {
-    "bf16, ZeRO 2": (True, {"zero_stage": 2}), "bf16, ZeRO 1, gradients of several processes in fp32": (True, {"deepspeed": SUMS_IN_FP32}),
+    "bf16, ZeRO 2": (True, {"zero_stage": 2}), "bf16, DeepSpeed's ZeRO 1 by a JSON": (True, {"deepspeed": OWN_JSON}),
     "offload, ZeRO 1": (False, {"zero_stage": 1, "offload_optimizer": True}), "offload, ZeRO 3": (False, {"zero_stage": 3, "offload_optimizer": True}),
     "offload and bf16, ZeRO 2": (True, {"zero_stage": 2, "offload_optimizer": True}),
     "offload and bf16, ZeRO 3": (True, {"zero_stage": 3, "offload_optimizer": True}),
@@ -80,7 +80,7 @@ def test_one_process_sums_bf16_gradients_in_fp32_and_a_killed_run_goes_on(world,
 
 
 @pytest.mark.parametrize("ranks, changes, alone, in_fp32", [
-    ("1", {}, True, True), ("2", {}, False, False), ("1", {"zero_stage": 2}, False, False), ("1", {"offload_optimizer": True}, False, False), ("1", {"zero_stage": 0}, True, False)])
+    ("1", {}, True, True), ("2", {}, False, True), ("1", {"zero_stage": 2}, False, False), ("1", {"offload_optimizer": True}, False, False), ("1", {"zero_stage": 0}, True, False)])
 def test_who_sums_gradients_in_which_type(monkeypatch, ranks, changes, alone, in_fp32):
     monkeypatch.setenv("WORLD_SIZE", ranks)
     monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)

@@ -21,11 +21,14 @@ def deepspeed_config(config: StageConfig) -> dict[str, Any]:
         ConfigError: the user's own JSON cannot be read, or holds no object.
     """
     settings = _settings(config)
-    return {**settings, "data_types": FP32_SUMS} if _alone() and sums_in_fp32(config) and precision.deepspeed_bf16(config) else settings
+    return {**settings, "data_types": FP32_SUMS} if sums_in_fp32(config) and precision.deepspeed_bf16(config) else settings
 
 
 def sums_in_fp32(config: StageConfig) -> bool:
-    """Whether one process would sum a GPU's bf16 gradients in fp32: DeepSpeed's optimizer for that has ZeRO 1 and no offload (0.19.8)."""
+    """Whether a process would sum a GPU's bf16 gradients in fp32: DeepSpeed's optimizer for that has ZeRO 1 and no offload (0.19.8).
+
+    What several processes send each other is bf16 all the same.
+    """
     return config.deepspeed is None and config.zero_stage == 1 and not config.offload_optimizer
 
 
@@ -56,16 +59,10 @@ def _settings(config: StageConfig) -> dict[str, Any]:
 
 
 def adds_alone(config: StageConfig) -> bool:
-    """Whether one process trains whose optimizer has whole gradients: at ZeRO 0, and at 1 where a GPU's bf16 gradients are summed in fp32.
-
-    With several processes DeepSpeed sums in bf16 and sends as much: half of the bytes, while the backward pass goes on.
-    """
+    """Whether one process trains whose optimizer has whole gradients: at ZeRO 0, and at 1 where a GPU's bf16 gradients are summed in fp32."""
     stage, _ = zero_settings(config)
-    return _alone() and (stage == 0 or (stage == 1 and deepspeed_config(config).get("data_types") == FP32_SUMS))
-
-
-def _alone() -> bool:
-    return os.environ.get("WORLD_SIZE", "1") == "1"
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return alone and (stage == 0 or (stage == 1 and deepspeed_config(config).get("data_types") == FP32_SUMS))
 
 
 def zero_settings(config: StageConfig) -> tuple[int, bool]:

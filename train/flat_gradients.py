@@ -1,4 +1,4 @@
-"""Gradients of one process in DeepSpeed's bf16 optimizer, summed, measured and clipped as the flat tensors that they lie in.
+"""Gradients in DeepSpeed's bf16 optimizer, summed, measured and clipped as the flat tensors that they lie in.
 
 DeepSpeed (0.19.8) does it parameter by parameter, in a thousand small kernels a step of the 968m preset, and adds to bf16 gradients that it has
 set to zero where autograd could hand over its own.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def flatten_gradients(optimizer: BF16_Optimizer) -> None:
-    """Changes an optimizer whose process has no others, no experts and no tensor parallelism beside it."""
+    """Changes an optimizer whose model has no experts and no tensor parallelism; several processes add up what lies flat."""
     optimizer.update_hp_grads = MethodType(sum_gradients, optimizer)
     optimizer.get_grads_for_norm = MethodType(flat_gradients, optimizer)
 

@@ -99,7 +99,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
     """
     zero, offloaded = zero_settings(config)
     trains = trained_parts(config, stage)
-    in_fp32 = WEIGHT["fp32"] * (precision == "bf16" and ranks == 1 and sums_in_fp32(config))  # of gradients, beside bf16 ones
+    in_fp32 = WEIGHT["fp32"] * (precision == "bf16" and sums_in_fp32(config))  # of gradients, beside bf16 ones
     held = []
     for part in parts:
         trained = part.name.replace(" ", "_") in trains

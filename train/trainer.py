@@ -233,8 +233,8 @@ class StageMixin:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if adds_alone(self.stage_config):
             self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
-            if isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer):
-                flatten_gradients(self.deepspeed.optimizer)
+        if isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer):
+            flatten_gradients(self.deepspeed.optimizer)
         if resume_from_checkpoint is not None:
             checkpoint.restore(self, Path(resume_from_checkpoint))
         return prepared

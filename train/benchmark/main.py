@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from omnivision_train.benchmark.arm import CONFIGS, LLAVA, OURS, STOCK, Arm
-from omnivision_train.benchmark.material import prepare
+from omnivision_train.benchmark.material import GATE, prepare
 from omnivision_train.benchmark.measure import WARM_STEPS, gate, timed
 from omnivision_train.benchmark.report import rows, table
 
@@ -38,10 +38,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="trl: its trainers on our model; llava: on a model of 729 image tokens, in sft")
     made.add_argument("--change", nargs="*", default=[], metavar="KEY=VALUE", help="settings of ours, such as feature_cache=null")
     made.add_argument("--also", nargs="*", default=[], metavar="KEY=VALUE", help="for each an arm more: ours with this setting, such as compile=true")
-    made.add_argument("--batch-size", type=int, default=8, metavar="N", help="samples a step (default 8)")
-    made.add_argument("--rows", type=int, default=160, metavar="N", help="and pairs of an epoch (default 160)")
+    made.add_argument("--batch-size", type=int, nargs="+", default=[8], metavar="N", help="samples a step (default 8)")
+    made.add_argument("--rows", type=int, nargs="+", default=[160], metavar="N", help="and pairs of an epoch (default 160)")
     made.add_argument("--photos", type=int, metavar="N", help="that rows are about (default: one each)")
-    made.add_argument("--words", type=int, default=60, metavar="N", help="of an answer on average (default 60)")
+    made.add_argument("--words", type=int, nargs="+", default=[60], metavar="N", help="of an answer on average (default 60); this and the two above: one number, or one for each stage")
     made.add_argument("--epochs", type=int, default=3, metavar="N", help="of the whole job whose time is told (default 3)")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="default 7, after two that warm up")
     made.add_argument("--steps", type=int, default=4, metavar="N", help="of a turn, after one that warms up (default 4)")
@@ -56,23 +56,34 @@ def main(argv: list[str] | None = None) -> int:
     """Prints a table for each stage, and writes arms-N/benchmark.json beside the arms' logs."""
     options = parser().parse_args(argv)
     out = Path(options.out)
-    rows_folder = prepare(out, options)
+    of_stages = each_stage(options)
+    rows_folders = [prepare(out, one) for one in of_stages]
     folder = out / f"arms-{len(list(out.glob('arms-*')))}"
     folder.mkdir()
     found = {"options": vars(options), "device": device(), "rates": rates(), "stages": {}}
-    print(f"{options.preset}, {options.batch_size} samples a step, answers of {options.words} words on average; {found['device']}"
-          + "".join(f"; {name} {value:,.1f}" for name, value in found["rates"].items()))
-    for stage in options.stages:
-        arms = compared(out, rows_folder, folder, stage, options)
+    print(f"{options.preset}; {found['device']}" + "".join(f"; {name} {value:,.1f}" for name, value in found["rates"].items()), flush=True)
+    for stage, one, rows_folder in zip(options.stages, of_stages, rows_folders, strict=True):
+        arms = compared(out, rows_folder, folder, stage, one)
         stock = next((arm for arm in arms if arm.trainer == STOCK), None)
         check = partial(gate, fp32(arms[0]), fp32(stock)) if stock and not options.no_gate else lambda: None
         measured = timed(arms, options.rounds, options.steps, options.together, check)
         found["stages"][stage] = measured
         (folder / "benchmark.json").write_text(json.dumps(found, indent=1))
-        print(stage_report(stage, [arm for arm in arms if arm.name not in measured["left_out"]], measured, options, found["rates"].get(PRODUCTS)), flush=True)
+        print(stage_report(stage, [arm for arm in arms if arm.name not in measured["left_out"]], measured, one, found["rates"].get(PRODUCTS)), flush=True)
         for name, why in measured["left_out"].items():
             print(f"\nLeft out, for it could not run: {name}. {why}", flush=True)
     return 0
+
+
+def each_stage(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of each stage, with one number in the place of several."""
+    numbers = {}
+    for key in ("batch_size", "rows", "words"):
+        given = getattr(options, key)
+        if len(given) not in (1, len(options.stages)):
+            raise SystemExit(f"--{key.replace('_', '-')}: give one number, or one for each of {', '.join(options.stages)}")
+        numbers[key] = given * len(options.stages) if len(given) == 1 else given
+    return [argparse.Namespace(**{**vars(options), **dict(zip(numbers, column, strict=True))}) for column in zip(*numbers.values(), strict=True)]
 
 
 def compared(material: Path, rows_folder: Path, folder: Path, stage: str, options: argparse.Namespace) -> list[Arm]:
@@ -96,7 +107,7 @@ def settings(words: list[str]) -> dict:
 def fp32(arm: Arm) -> Arm:
     """An arm for the gate: exact, rows in the same order, a log line a step; with ZeRO, for DeepSpeed tells no gradient's norm without."""
     exact = {**(arm.changes or {}), "feature_cache": None, "group_by_length": False, "precision": "fp32", "zero_stage": 1} if arm.trainer == OURS else None
-    return replace(arm, precision="fp32", batch_size=min(4, arm.batch_size), changes=exact, log_steps=1, folder=f"{arm.folder}-gate")
+    return replace(arm, precision="fp32", batch_size=min(4, arm.batch_size), changes=exact, log_steps=1, rows=f"{arm.rows}/{GATE}", folder=f"{arm.folder}-gate")
 
 
 def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.Namespace, products: float | None = None) -> str:
@@ -113,7 +124,8 @@ def stage_report(stage: str, arms: list[Arm], measured: dict, options: argparse.
     ahead = (f" Loaders read on while an arm waits for its turn ({waiting:.1f} cores): reading pictures costs it less than in a run, and the one at work more."
              if options.workers else "")
     job = "" if options.together else f"The whole job is {options.epochs} epochs of {options.rows} rows with all preparation but compiling. "
-    return "\n".join(["", f"{stage}{changed}:", "", *table([arm.name for arm in arms], lines, whole=not options.together, products=products), "", f"{job}{told}.{ahead}"])
+    work = f"{options.batch_size} samples a step, answers of {options.words} words on average"
+    return "\n".join(["", f"{stage}{changed}, {work}:", "", *table([arm.name for arm in arms], lines, whole=not options.together, products=products), "", f"{job}{told}.{ahead}"])
 
 
 def device() -> str:

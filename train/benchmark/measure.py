@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,7 @@ def gate(one: Arm, other: Arm) -> list[tuple[dict, dict]]:
         for key in ("loss", "grad_norm"):
             if not abs(first[key] - second[key]) <= (LATER if number else first_step) * max(abs(first[key]), 1.0):
                 raise SystemExit(f"{one.name} and {other.name} do not train the same: step {number + 1}, {key} {first[key]} and {second[key]}")
+    print(f"{one.stage}: {one.name} and {other.name} train the same", file=sys.stderr, flush=True)
     return steps
 
 
@@ -55,6 +57,7 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False, 
         else:
             processes.append(process)
             preparation.append(seconds)
+            print(f"{process.arm.stage}: {process.arm.name} began after {seconds:.0f} s", file=sys.stderr, flush=True)
     found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
     return {"agreed": agreed, "rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
 
