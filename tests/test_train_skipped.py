@@ -48,6 +48,15 @@ def test_the_step_changes_nothing_and_is_counted(world, tmp_path, monkeypatch, c
     assert "step 2: loss or gradient is no number; the step is skipped (rows s" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("most", [0.0, 0.1])
+def test_every_engine_tells_and_clips_the_same_norm(world, tmp_path, most):
+    runs = [train_world.train(settings(world, tmp_path / str(zero), max_steps=4, zero_stage=zero, max_grad_norm=most), "sft") for zero in (0, 1)]
+    torchs, deepspeeds = (train_world.read_lines(final.parent / "metrics.jsonl") for final in runs)
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in torchs] == pytest.approx([line[key] for line in deepspeeds], rel=1e-4)
+    assert all(line["grad_norm"] > 0.1 for line in torchs)
+
+
 @pytest.mark.parametrize("stage", ["align", "dpo"])
 def test_a_mean_leaves_the_step_out(world, tmp_path, monkeypatch, stage):
     each = train_world.losses(train_world.train(settings(world, tmp_path / "each", stage, max_steps=2, accumulation=2), stage))

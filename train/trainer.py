@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 from deepspeed.runtime import bf16_optimizer
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import nn
 from transformers import PrinterCallback, Trainer
 
 from omnivision.constants import IGNORE_INDEX
@@ -56,7 +58,7 @@ class StageMixin:
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _clip_grad_norm(self, model):
-        """DeepSpeed has clipped; its norm may still be a tensor, which accelerate would wait for at every step."""
+        """DeepSpeed, or clip_or_skip, has clipped; the norm may still be a tensor, which accelerate would wait for at every step."""
         return self.deepspeed.get_global_grad_norm()
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -78,7 +80,7 @@ class StageMixin:
         if getattr(self.stage_config, "vision_lr", None) is not None:
             give_own_rate(optimizer, {id(p) for p in self.model.model.vision_tower.parameters()}, self.stage_config.vision_lr)
         if zero_settings(self.stage_config)[0] == 0:
-            skip_without_numbers(optimizer)
+            optimizer.overflow = False  # accelerate looks for it once, before clip_or_skip sets it
         return optimizer
 
     def global_batch(self) -> int:
@@ -125,7 +127,7 @@ class StageMixin:
         return super().training_step(model, inputs, num_items_in_batch)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        """After every optimizer step: a step that DeepSpeed or skip_without_numbers left out counts in no mean."""
+        """After every optimizer step: a step that DeepSpeed or clip_or_skip left out counts in no mean."""
         if self._step_rows:  # transformers calls this once more after an epoch
             if self.accelerator.optimizer_step_was_skipped:
                 self._count_skipped(tr_loss)
@@ -235,6 +237,8 @@ class StageMixin:
             self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
         if isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer):
             flatten_gradients(self.deepspeed.optimizer)
+        elif zero_settings(self.stage_config)[0] == 0:
+            clip_or_skip(self.deepspeed)
         if resume_from_checkpoint is not None:
             checkpoint.restore(self, Path(resume_from_checkpoint))
         return prepared
@@ -264,24 +268,27 @@ def give_own_rate(optimizer: torch.optim.Optimizer, parameters: set[int], lr: fl
     optimizer.param_groups[:] = groups
 
 
-def skip_without_numbers(optimizer: torch.optim.Optimizer) -> None:
-    """Makes an optimizer leave out an update whose gradients are not all finite, and say so in `overflow`.
+def clip_or_skip(engine: DeepSpeedEngine) -> None:
+    """Makes an engine's optimizer clip the gradients, tell their norm, and leave out an update where they are not all finite, which it says in `overflow`.
 
     DeepSpeed's own optimizers (ZeRO 1 to 3, bf16 on a GPU) do the same; this is for where it leaves torch's alone. The
     gradients are summed over all processes by then, so that all come to the same end.
     """
-    if hasattr(optimizer, "overflow"):  # transformers asks for the optimizer twice
-        return
-    update, optimizer.overflow = optimizer.step, False
+    optimizer, most = engine.optimizer, engine.gradient_clipping()
+    update = optimizer.step
 
     @wraps(update)
     def step(*args, **kwargs):
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(gradients)) if gradients else torch.zeros(())
-        optimizer.overflow = not bool(torch.isfinite(norms).all())
-        return None if optimizer.overflow else update(*args, **kwargs)
+        weights = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in weights])
+        optimizer._global_grad_norm, optimizer.overflow = norm, not bool(torch.isfinite(norm))  # the name by which DeepSpeed asks for it
+        if optimizer.overflow:
+            return None
+        if most:
+            nn.utils.clip_grads_with_norm_(weights, most, norm)
+        return update(*args, **kwargs)
 
-    optimizer.step = step
+    optimizer.step, engine.clip_fp32_gradients = step, lambda: None
 
 
 def check_global_batch(trainer: Trainer, newest: Path) -> None:
