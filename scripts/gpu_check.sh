@@ -23,8 +23,9 @@ fi
 # Lengths are those of ordinary data: an answer of 100 words in sft and dpo, a caption of 40 in align.
 if wanted speed; then
   size="${BATCH:-$("$python" -c 'import torch; print(64 * max(1, int(torch.cuda.mem_get_info()[1] / 65e9)) if torch.cuda.is_available() else 64)')}"
+  # shellcheck disable=SC2086
   "$python" scripts/benchmark_training.py --preset "${PRESET:-968m}" --out "$out/speed" --stages sft dpo align --batch-size "$size" $((size / 2)) "$size" --words 100 100 40 \
-    --rows "${ROWS:-$((size * 60))}" --photos 256 --rounds "${ROUNDS:-3}" --steps "${STEPS:-3}" --workers "$(nproc)" --together --peers trl ${GATE:-} | tee "$out/speed.md"
+    --rows ${ROWS:-$((size * 60)) $((size * 30)) $((size * 60))} --photos 256 --rounds "${ROUNDS:-3}" --steps "${STEPS:-3}" --workers "$(nproc)" --together --peers trl ${GATE:-} | tee "$out/speed.md"
 fi
 if wanted loss; then
   "$python" -m omnivision_train.loss_speed --positions 14400 | tee "$out/loss.md"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 1, "batch_size": 2, "log_steps": 1}
 ENGINES = {
-    "bf16, ZeRO 1": (True, {"zero_stage": 1}), "bf16, ZeRO 3": (True, {"zero_stage": 3}),
+    "bf16, ZeRO 1": (True, {"zero_stage": 1, "batch_size": 1, "accumulation": 2}), "bf16, ZeRO 3": (True, {"zero_stage": 3}),
     "offload, ZeRO 2": (False, {"zero_stage": 2, "offload_optimizer": True}),
 }  # fmt: skip
 OWN_JSON = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto", "gradient_clipping": "auto",
@@ -44,11 +44,13 @@ def plain(world, tmp_path_factory):
 @pytest.mark.parametrize("engine", [*ENGINES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_an_engine_learns_the_same_and_a_killed_run_goes_on(world, plain, tmp_path, engine):
     bf16, changes = {**ENGINES, **OTHERS}[engine]
-    whole = workers.run(train_world.settings(world, tmp_path / "whole" / "out", "sft", **STEPS, **changes), "sft", 2, bf16=bf16)
+    whole = workers.run(train_world.settings(world, tmp_path / "whole" / "out", "sft", **{**STEPS, **changes}), "sft", 2, bf16=bf16)
     assert train_world.losses(whole) == pytest.approx(train_world.losses(plain), abs=0.15 if bf16 else 1e-4)
     assert train_world.losses(whole)[-1] < train_world.losses(whole)[0]
+    norm, other = (train_world.read_lines(final.parent / "metrics.jsonl")[0]["grad_norm"] for final in (whole, plain))
+    assert norm == pytest.approx(other, rel=0.01 if bf16 else 1e-4)  # of all processes' rows, not of one's own
 
-    config = train_world.settings(world, tmp_path / "killed" / "out", "sft", **STEPS, **changes)
+    config = train_world.settings(world, tmp_path / "killed" / "out", "sft", **{**STEPS, **changes})
     checkpoints = Path(config.out) / "sft" / "checkpoints"
     processes = workers.start(config, "sft", 2, workers.Sabotage("kill", checkpoints / ".step-6", 0, tmp_path / "unused"), bf16)
     processes[0].join(workers.WATCHDOG)
