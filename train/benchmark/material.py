@@ -32,10 +32,12 @@ def prepare(out: Path, options: argparse.Namespace) -> Path:
     if not rows.exists():
         from transformers import AutoTokenizer
 
-        (rows / GATE).mkdir(parents=True)
-        write_rows(rows, options.rows, options.words, word_list(AutoTokenizer.from_pretrained(out / "language")), photos)
-        for file in rows.glob("*.jsonl"):
-            write_text(rows / GATE / file.name, "".join(file.read_text().splitlines(keepends=True)[:GATE_ROWS]))
+        partial = rows.with_name(f"{rows.name}.partial")
+        (partial / GATE).mkdir(parents=True, exist_ok=True)
+        write_rows(partial, options.rows, options.words, word_list(AutoTokenizer.from_pretrained(out / "language")), photos)
+        for file in partial.glob("*.jsonl"):
+            write_text(partial / GATE / file.name, "".join(file.read_text().splitlines(keepends=True)[:GATE_ROWS]))
+        partial.rename(rows)
     return rows
 
 
