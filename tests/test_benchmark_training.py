@@ -182,6 +182,8 @@ def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp
 def test_stages_have_numbers_of_their_own():
     one = each_stage(parser().parse_args(["--stages", "sft", "dpo", "--batch-size", "8", "4", "--words", "9"]))
     assert [(options.batch_size, options.words, options.rows) for options in one] == [(8, 9, 160), (4, 9, 160)]
+    one = each_stage(parser().parse_args(["--stages", "sft", "dpo", "--rows", "12", "40"]))
+    assert [(options.rows, options.photos) for options in one] == [(12, 40), (40, 40)]  # one material serves both
     with pytest.raises(SystemExit, match="--batch-size: give one number, or one for each of sft, dpo"):
         each_stage(parser().parse_args(["--stages", "sft", "dpo", "--batch-size", "8", "4", "2"]))
 

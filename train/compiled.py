@@ -13,6 +13,7 @@ from omnivision.errors import ConfigError
 from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import zero_settings
 
+
 def check_compile(config: StageConfig) -> None:
     """Refuses what compiled layers cannot do.
 

@@ -24,7 +24,7 @@ from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
-from omnivision.model.modeling import before_supervised
+from omnivision.model.modeling import before_supervised, places
 from omnivision_train.activations import Batch
 
 
@@ -192,7 +192,7 @@ class Collator:
 
     def image_at(self, input_ids: Tensor) -> Tensor:
         """Where image placeholders stand in the flattened batch."""
-        return (input_ids == self.processor.image_token_id).flatten().nonzero().squeeze(1)
+        return places(input_ids == self.processor.image_token_id)
 
     def pictures(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """pixel_values (I, 3, H, W) or image_features (I, P, C) of all rows in order, or of each a part; nothing for a text-only batch."""

@@ -21,7 +21,7 @@ def encode_rest(model, batch: dict[str, Any]) -> None:
     """Puts features in the place of the pixels of a batch that has both (see Collator.pictures); other batches stay as they are.
 
     Args:
-        model: whose tower is frozen. batch: on its device; it is changed.
+        model: whose tower is frozen. batch: on its device, after as_pixels; it is changed.
 
     Raises:
         ResumableError: under ZeRO-3 all processes would have to run the tower together.
@@ -29,11 +29,10 @@ def encode_rest(model, batch: dict[str, Any]) -> None:
     missing_I = batch.pop("unencoded", None)
     if missing_I is None:
         return
-    tower = model.model.vision_tower
-    if hasattr(next(tower.parameters()), "ds_id"):
+    if hasattr(next(model.model.vision_tower.parameters()), "ds_id"):
         raise ResumableError("Cached features of a picture were damaged, and under ZeRO-3 the tower cannot run for one process alone", "feature_cache",
                              "Start the same command again: they are made anew before the first step.")
-    made = model.model.get_vision_features(batch.pop("pixel_values").to(tower.dtype))
+    made = model.model.get_vision_features(batch.pop("pixel_values"))
     known = batch["image_features"]
     features_IPC = known.new_empty(len(missing_I), *made.shape[1:])
     features_IPC[missing_I] = made.half().to(known.dtype)  # rounded as the cache has them; on a GPU bf16 weights made them

@@ -32,7 +32,7 @@ class FunctionsTrainer(StageTrainer):
         loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         if weight == 1.0:
             return loss
-        special = dict(inputs, labels=only_tokens(inputs["labels"], self.token_ids), supervised_at=None)
+        special = dict(inputs, labels=only_tokens(inputs["labels"], self.token_ids), supervised_at=None)  # fewer are left
         of_tokens = super().compute_loss(model, special, num_items_in_batch=num_items_in_batch)
         if num_items_in_batch is None:  # both are means over their own tokens then
             counts = [(labels[:, 1:] != IGNORE_INDEX).sum() for labels in (special["labels"], inputs["labels"])]

@@ -42,7 +42,7 @@ class DpoTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         config = self.stage_config
         log_probs_N = token_log_probs(model, inputs, config.share, not config.needed_logits_only)
-        found = pair_loss(log_probs_N, inputs, self._reference(inputs, log_probs_N), config.beta, config.sft_weight)
+        found = pair_loss(log_probs_N, inputs, self._reference(inputs), config.beta, config.sft_weight)
         if self.model.training:  # held-out batches are of other sizes on other ranks, and cannot be gathered
             self._note(found.scores_2B, found.rewards_2B)
         return found.loss
@@ -54,7 +54,7 @@ class DpoTrainer(Trainer):
         return super().log(logs, *args, **kwargs)
 
     @torch.no_grad()
-    def _reference(self, inputs: dict, log_probs_N: Tensor) -> Tensor:
+    def _reference(self, inputs: dict) -> Tensor:
         if self.ref_model is None:
             return inputs["reference"]
         known_N = token_log_probs(self.ref_model, inputs, self.stage_config.share, not self.stage_config.needed_logits_only)

@@ -120,8 +120,7 @@ def _hand_out(all_pairs: Sequence[Pairs], keys: list[str], held: dict[str, LogPr
 @torch.no_grad()
 def reference_log_probs(config: DpoConfig, model, collator: PairCollator, pairs: Sequence[Pair], device: torch.device) -> list[LogProbs]:
     """The log-probs of both sides' tokens from the first edit on, in the arithmetic that the run trains in."""
-    bf16 = precision.deepspeed_bf16(config)
-    model = (in_bf16(model) if bf16 else model).to(device).eval()
+    model = (in_bf16(model) if precision.deepspeed_bf16(config) else model).to(device).eval()
     asked = PairCollator(collator.processor, collator.cache, collator.squashed, collator.as_bytes, share=config.share)
     order = sorted(range(len(pairs)), key=lambda at: len(pairs[at].prompt) + sum(map(len, pairs[at].sides)))  # little padding
     found: list[LogProbs | None] = [None] * len(pairs)

@@ -58,11 +58,11 @@ class StageMixin:
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def _clip_grad_norm(self, model):
-        """DeepSpeed, or clip_or_skip, has clipped; the norm may still be a tensor, which accelerate would wait for at every step."""
-        return self.deepspeed.get_global_grad_norm()
+        """Nothing: DeepSpeed, or clip_or_skip, has clipped."""
 
     def _get_grad_norm(self, model, grad_norm=None):
-        return self._clip_grad_norm(model) if grad_norm is None else grad_norm
+        """May still be a tensor, which accelerate would wait for at every step."""
+        return self.deepspeed.get_global_grad_norm()
 
     def heads(self) -> int:
         """How often the head runs on what is supervised, at this step."""

@@ -116,7 +116,7 @@ class OmniVisionModel(OmniVisionPreTrainedModel):
         if image_at is None:
             if input_ids is None:
                 raise ValueError("Images were given with inputs_embeds: pass input_ids, so that the placeholders can be found.")
-            image_at = (input_ids == self.config.image_token_id).flatten().nonzero().squeeze(1)
+            image_at = places(input_ids == self.config.image_token_id)
         tokens_ND = image_tokens_ITD.flatten(0, 1).to(embeds_BLD.device, embeds_BLD.dtype)
         if len(image_at) != len(tokens_ND):
             raise ValueError(
@@ -283,8 +283,12 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
 
 def before_supervised(labels_BL: Tensor) -> Tensor:
     """The positions whose next label is supervised, counted over the flattened batch. Shape (S,)."""
-    next_BL = nn.functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX)
-    return (next_BL != IGNORE_INDEX).flatten().nonzero().squeeze(1)
+    return places(nn.functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX) != IGNORE_INDEX)
+
+
+def places(mask_BL: Tensor) -> Tensor:
+    """Where a mask is true, counted over the flattened batch. Shape (S,)."""
+    return mask_BL.flatten().nonzero().squeeze(1)
 
 
 def hidden_at(hidden_BLD: Tensor, places_S: Tensor) -> Tensor:

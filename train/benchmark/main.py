@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--also", nargs="*", default=[], metavar="KEY=VALUE", help="for each an arm more: ours with this setting, such as compile=true")
     made.add_argument("--batch-size", type=int, nargs="+", default=[8], metavar="N", help="samples a step (default 8)")
     made.add_argument("--rows", type=int, nargs="+", default=[160], metavar="N", help="and pairs of an epoch (default 160)")
-    made.add_argument("--photos", type=int, metavar="N", help="that rows are about (default: one each)")
+    made.add_argument("--photos", type=int, metavar="N", help="that rows are about (default: one each, of the stage that has most)")
     made.add_argument("--words", type=int, nargs="+", default=[60], metavar="N", help="of an answer on average (default 60); this and the two above: one number, or one for each stage")
     made.add_argument("--epochs", type=int, default=3, metavar="N", help="of the whole job whose time is told (default 3)")
     made.add_argument("--rounds", type=int, default=7, metavar="N", help="default 7, after two that warm up")
@@ -76,14 +76,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def each_stage(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of each stage, with one number in the place of several."""
-    numbers = {}
+    """The options of each stage, with one number in the place of several; all stages have the same photos."""
+    numbers, photos = {}, options.photos or max(options.rows)
     for key in ("batch_size", "rows", "words"):
         given = getattr(options, key)
         if len(given) not in (1, len(options.stages)):
             raise SystemExit(f"--{key.replace('_', '-')}: give one number, or one for each of {', '.join(options.stages)}")
         numbers[key] = given * len(options.stages) if len(given) == 1 else given
-    return [argparse.Namespace(**{**vars(options), **dict(zip(numbers, column, strict=True))}) for column in zip(*numbers.values(), strict=True)]
+    return [argparse.Namespace(**{**vars(options), "photos": photos, **dict(zip(numbers, column, strict=True))}) for column in zip(*numbers.values(), strict=True)]
 
 
 def compared(material: Path, rows_folder: Path, folder: Path, stage: str, options: argparse.Namespace) -> list[Arm]:
@@ -105,8 +105,8 @@ def settings(words: list[str]) -> dict:
 
 
 def fp32(arm: Arm) -> Arm:
-    """An arm for the gate: exact, rows in the same order, a log line a step; with ZeRO, for DeepSpeed tells no gradient's norm without."""
-    exact = {**(arm.changes or {}), "feature_cache": None, "group_by_length": False, "precision": "fp32", "zero_stage": 1} if arm.trainer == OURS else None
+    """An arm for the gate: exact, the first rows in the same order, a log line a step."""
+    exact = {**(arm.changes or {}), "feature_cache": None, "group_by_length": False, "precision": "fp32"} if arm.trainer == OURS else None
     return replace(arm, precision="fp32", batch_size=min(4, arm.batch_size), changes=exact, log_steps=1, rows=f"{arm.rows}/{GATE}", folder=f"{arm.folder}-gate")
 
 

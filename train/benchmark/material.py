@@ -27,14 +27,14 @@ def prepare(out: Path, options: argparse.Namespace) -> Path:
     Raises:
         ConfigError: the folder has material of another shape, or other photos.
     """
-    photos, rows = options.photos or options.rows, out / f"{options.rows}-rows-of-{options.words}-words"
-    write_parts(out, options.preset, photos)
+    rows = out / f"{options.rows}-rows-of-{options.words}-words"
+    write_parts(out, options.preset, options.photos)
     if not rows.exists():
         from transformers import AutoTokenizer
 
         partial = rows.with_name(f"{rows.name}.partial")
         (partial / GATE).mkdir(parents=True, exist_ok=True)
-        write_rows(partial, options.rows, options.words, word_list(AutoTokenizer.from_pretrained(out / "language")), photos)
+        write_rows(partial, options.rows, options.words, word_list(AutoTokenizer.from_pretrained(out / "language")), options.photos)
         for file in partial.glob("*.jsonl"):
             write_text(partial / GATE / file.name, "".join(file.read_text().splitlines(keepends=True)[:GATE_ROWS]))
         partial.rename(rows)
