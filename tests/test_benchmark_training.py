@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from model_parts import make_image, make_model, make_processor
 from omnivision_train.benchmark import arm as arm_module
 from omnivision_train.benchmark import measure
-from omnivision_train.benchmark.arm import LLAVA, OURS, STOCK, Arm, Paced
+from omnivision_train.benchmark.arm import DEFAULTS, LLAVA, OURS, SMOLVLM, STOCK, Arm, Paced
 from omnivision_train.benchmark.main import LEVERS, compared, each_stage, fp32, parser, stage_report
 from omnivision_train.benchmark.material import prepare, word_list, write_rows
 from omnivision_train.benchmark.measure import AGREE, gate, timed
+from omnivision_train.benchmark.stock import smolvlm
 from transformers import AutoTokenizer, TrainerState
 
 from omnivision.errors import ConfigError
@@ -175,8 +178,25 @@ def test_every_arm_has_a_folder_of_its_own_and_settings_that_the_stage_knows(tmp
         if words == ["--levers"]:
             assert all(arm.config() != replace(arms[0].config(), out=arm.folder) for arm in arms[1:]) and len(arms) == 1 + len(LEVERS[stage])
         else:
-            assert [arm.trainer for arm in arms if arm.trainer != OURS] == [STOCK] + [LLAVA] * (stage == "sft")
+            assert [arm.trainer for arm in arms if arm.trainer != OURS] == [STOCK, SMOLVLM, DEFAULTS] + [LLAVA] * (stage == "sft")
     assert arms[1].config().compile and arms[2].config().feature_cache is None
+
+
+@pytest.mark.parametrize("stage", ["align", "sft"])
+def test_the_smolvlm_class_has_our_tower_and_language_model_and_as_many_image_tokens(stage):
+    ours = make_model()
+    processor = make_processor(ours)
+    theirs, one_picture = smolvlm(ours, processor, stage)
+    inputs = one_picture(images=[[make_image(0)], [make_image(1)]], text=["<|image_pad|>Yes", "<|image_pad|>No"], padding=True, return_tensors="pt")
+    pixels_BCHW = inputs["pixel_values"].squeeze(1)
+    with torch.no_grad():
+        tower = ours.model.vision_tower(pixel_values=pixels_BCHW).last_hidden_state
+        torch.testing.assert_close(theirs.model.vision_model(pixels_BCHW).last_hidden_state, tower)
+    assert (inputs["input_ids"] == ours.config.image_token_id).sum(1).tolist() == [ours.config.image_seq_length] * 2
+    theirs(**inputs, labels=inputs["input_ids"]).loss.backward()
+    trained = {name for name, weight in theirs.named_parameters() if weight.grad is not None}
+    assert trained == {name for name, weight in theirs.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[1] for name in trained} == ({"connector"} if stage == "align" else {"connector", "text_model"})
 
 
 def test_stages_have_numbers_of_their_own():

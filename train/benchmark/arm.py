@@ -24,7 +24,8 @@ from omnivision.memory import peak_gib
 from omnivision_train.config import AlignConfig, DpoConfig, SftConfig, StageConfig
 
 CONFIGS: dict[str, type[StageConfig]] = {"align": AlignConfig, "sft": SftConfig, "dpo": DpoConfig}
-OURS, STOCK, LLAVA = "ours", "stock TRL", "stock TRL, LLaVA"
+OURS, STOCK, LLAVA, SMOLVLM = "ours", "stock TRL", "stock TRL, LLaVA", "stock TRL, SmolVLM"
+DEFAULTS = f"{SMOLVLM}, its defaults"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Arm:
     """What an arm trains, as the parent says it."""
 
     name: str
-    trainer: str  # OURS; STOCK: TRL's on the same model; LLAVA: TRL's on transformers' LLaVA, a token for every patch
+    trainer: str  # OURS; STOCK: TRL's on the same model; SMOLVLM, LLAVA: on transformers' classes; DEFAULTS: SMOLVLM with what TRL and transformers set themselves
     stage: str
     folder: str  # its own, so that nothing is cached before
     material: str

@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from omnivision_train.benchmark.arm import CONFIGS, LLAVA, OURS, STOCK, Arm
+from omnivision_train.benchmark.arm import CONFIGS, DEFAULTS, LLAVA, OURS, SMOLVLM, STOCK, Arm
 from omnivision_train.benchmark.material import GATE, prepare
 from omnivision_train.benchmark.measure import WARM_STEPS, gate, timed
 from omnivision_train.benchmark.report import rows, table
 
 PRODUCTS = "TFLOP/s of bf16 products"
-PEERS = {"trl": STOCK, "llava": LLAVA}
+PEERS = {"trl": STOCK, "smolvlm": SMOLVLM, "defaults": DEFAULTS, "llava": LLAVA}
 SUPERVISED = {"no feature cache": {"feature_cache": None}, "rows of any length": {"group_by_length": False}, "fp32": {"precision": "fp32"}}
 LEVERS = {  # of ours, each in the position where it does nothing
     "align": SUPERVISED, "sft": SUPERVISED,
@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", default="runs/benchmark", metavar="DIR", help="what an earlier comparison of the same shape made there is used again")
     made.add_argument("--stages", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     made.add_argument("--levers", action="store_true", help="ours beside ours without each lever, in place of stock TRL")
-    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="trl: its trainers on our model; llava: on a model of 729 image tokens, in sft")
+    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="trl: its trainers on our model; smolvlm: on transformers' class of that shape; defaults: the same, with gradient checkpointing "
+                      "and SDPA as it comes; llava: on a model of 729 image tokens, in sft")
     made.add_argument("--change", nargs="*", default=[], metavar="KEY=VALUE", help="settings of ours, such as feature_cache=null")
     made.add_argument("--also", nargs="*", default=[], metavar="KEY=VALUE", help="for each an arm more: ours with this setting, such as compile=true")
     made.add_argument("--batch-size", type=int, nargs="+", default=[8], metavar="N", help="samples a step (default 8)")
@@ -64,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{options.preset}; {found['device']}" + "".join(f"; {name} {value:,.1f}" for name, value in found["rates"].items()), flush=True)
     for stage, one, rows_folder in zip(options.stages, of_stages, rows_folders, strict=True):
         arms = compared(out, rows_folder, folder, stage, one)
-        stock = next((arm for arm in arms if arm.trainer == STOCK), None)
-        check = partial(gate, fp32(arms[0]), fp32(stock)) if stock and not options.no_gate else lambda: None
+        stock = replace(arms[0], name=STOCK, trainer=STOCK, folder=str(folder / f"{stage}-stock"), changes=None)
+        check = partial(gate, fp32(arms[0]), fp32(stock)) if options.peers and not (options.levers or options.no_gate) else lambda: None
         measured = timed(arms, options.rounds, options.steps, options.together, check)
         found["stages"][stage] = measured
         (folder / "benchmark.json").write_text(json.dumps(found, indent=1))
@@ -94,7 +95,7 @@ def compared(material: Path, rows_folder: Path, folder: Path, stage: str, option
     levers = LEVERS[stage] if options.levers else {word: settings([word]) for word in options.also}
     others = [replace(ours, name=f"ours, {name}", folder=f"{ours.folder}-{number}", changes={**changes, **change}, optional=bool(options.also))
               for number, (name, change) in enumerate(levers.items())]
-    peers = [PEERS[name] for name in options.peers if not options.levers and (name == "trl" or stage == "sft")]
+    peers = [PEERS[name] for name in options.peers if not options.levers and (name != "llava" or stage == "sft")]
     stock = [replace(ours, name=name, trainer=name, folder=str(folder / f"{stage}-stock{number}"), changes=None) for number, name in enumerate(peers)]
     return [ours, *others, *stock]
 
