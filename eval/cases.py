@@ -69,11 +69,12 @@ def cases_of(model: Model | Source, data: dict[str, TaskData], settings: Setting
         data: task -> its questions. out: the folder of all results.
     """
     suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
+    model_hash = model.fingerprint() if isinstance(model, Source) and out else None
     named = [(task, None) for task in data] + [(TASK, condition) for condition in CONDITIONS if settings.counterfactuals]
     cases = []
     for task, condition in named:
         ending = f"_{condition}" if condition else ""
-        about = _about(model, data[task], settings, CONDITIONS[condition] if condition else {})
+        about = _about(model, model_hash, data[task], settings, CONDITIONS[condition] if condition else {})
         cases.append(Case(task + ending, task, condition, data[task], about, out and out / (task + suffix + ending)))
     return cases
 
@@ -106,8 +107,8 @@ def with_prompts(cases: list[Case], pictures: str) -> list[Case]:
     return made
 
 
-def _about(model: Model | Source, data: TaskData, settings: Settings, changes: dict[str, Any]) -> dict[str, Any]:
+def _about(model: Model | Source, model_hash: str | None, data: TaskData, settings: Settings, changes: dict[str, Any]) -> dict[str, Any]:
     said = {"split": settings.split, "blank": model.blank, "limit": settings.limit, "batch_size": settings.batch_size,
             "max_new_tokens": data.benchmark.MAX_NEW_TOKENS, "pictures": settings.pictures, "dtype": model.dtype}
-    said |= {"constrain": True} if model.constrain else {}
-    return {"model": model.name, "data_hash": data.data_hash, "settings": said | changes, "version": __version__}
+    said |= ({"constrain": True} if model.constrain else {}) | ({"prepared": model.prepared} if model.prepared else {})
+    return {"model": model.name, "model_hash": model_hash, "data_hash": data.data_hash, "settings": said | changes, "version": __version__}

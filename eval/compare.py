@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -72,12 +73,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path) -> dict[str, dict]:
-    found = {}
-    for file in sorted(folder.glob("*/results.json")):
-        try:
-            found[file.parent.name] = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise DataError(f"The results are not JSON ({error})", str(file), "Run the evaluation again.") from error
+    found = {file.parent.name: results.read(file) for file in sorted(folder.glob("*/results.json"))}
     if not found:
         raise DataError("The folder has no <task>/results.json", str(folder), "Run `omnivision eval ... --out` first.")
     return found
@@ -106,8 +102,8 @@ def _difference(first: Path, second: Path, place: str, task: str) -> dict | None
 
 
 def _judge_of(folder: Path) -> str:
-    notes = json.loads((folder / "results.json").read_text("utf-8")).get("notes", {})
-    return json.dumps([notes.get(key) for key in ("judge", "judge prompt")])
+    notes = results.read(folder / "results.json").get("notes", {})
+    return json.dumps([re.sub(r" \(\d+\)(?=,|$)", "", str(notes.get(key))) for key in ("judge", "judge prompt")])  # without how many grades
 
 
 def _counts(first: Path, second: Path, benchmark: ModuleType) -> tuple[int, tuple, tuple] | None:

@@ -20,13 +20,13 @@ from .task_data import PICTURES
 EXAMPLE = """examples:
   omnivision eval pope chartqa --model runs/NAME/sft/final --data world --out runs/NAME/sft/eval
   omnivision eval pope --model HuggingFaceTB/SmolVLM-500M-Instruct --data pope --out eval/smolvlm
-  omnivision eval pope --model http://127.0.0.1:8080/v1 --model-name omnivision --data pope --out eval/gguf
+  omnivision eval pope --model http://127.0.0.1:8080/v1 --model-name omnivision --export phone --data pope --out eval/gguf
   omnivision eval actions --model runs/NAME/functions/final --data world --counterfactuals --out runs/NAME/functions/eval
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
 WIDTH = 140
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-FOR_AN_ENDPOINT = ("model_name", "key_variable", "concurrency", "timeout")
+FOR_AN_ENDPOINT = ("model_name", "export", "key_variable", "concurrency", "timeout")
 FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype", "constrain")
 FOR_A_MODEL = ("limit", "blank", "split", "pictures", "counterfactuals", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
 
@@ -74,13 +74,13 @@ def _model(options: argparse.Namespace) -> Any:
         return source_of(options.model, options.blank, options.dtype, constrain=options.constrain)
     from omnivision.endpoint import Endpoint
 
-    from .served import Served
+    from .served import Served, picture_settings
 
     if not options.model_name or options.out is None:
         raise ConfigError("An endpoint needs the model's name and a folder for its ledger", f"--model {options.model}", "Add --model-name NAME and --out DIR.")
     given = {name: getattr(options, name) for name in ("concurrency", "timeout") if getattr(options, name) is not None}
     endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, **{"timeout": 120.0, **given})
-    return Served(endpoint, options.out / "answers", options.blank)
+    return Served(endpoint, options.out / "answers", options.blank, picture_settings(options.export) if options.export else None)
 
 
 @contextlib.contextmanager
@@ -191,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     endpoint = parser.add_argument_group("a model behind an endpoint")
     endpoint.add_argument("--model-name", metavar="NAME", help="the name that the server knows it by")
+    endpoint.add_argument("--export", type=Path, metavar="DIR", help="the GGUF export that it runs: pictures are sent as it wants them")
     endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key")
     endpoint.add_argument("--concurrency", type=int, metavar="N", help="requests at once (4)")
     endpoint.add_argument("--timeout", type=float, metavar="S", help="of one request (120)")

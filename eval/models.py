@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 
@@ -52,12 +52,14 @@ class Model(ABC):
         blank: whether it is shown a grey picture in place of every one.
         constrain: whether it is held to the calls of its functions.
         dtype: what it computes in, where it was asked for one.
+        prepared: how pictures are changed before a server gets them, None where they are not.
     """
 
     name: str
     blank: bool = False
     constrain: bool = False
     dtype: str | None = None
+    prepared: dict[str, Any] | None = None
 
     @abstractmethod
     def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
@@ -117,6 +119,7 @@ class Source:
     dtype: str = "float32"
     device: str = "cpu"
     constrain: bool = False
+    prepared: ClassVar[None] = None  # nothing is sent
 
     def open(self) -> BatchedModel:
         """Loads it.

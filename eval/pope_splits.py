@@ -19,7 +19,7 @@ def mean_of_pope(found: dict[str, dict], samples: dict[str, list[dict]]) -> dict
     Returns:
         As a split's results.json; the score is None where one of theirs is.
     """
-    whole = {key: found[POPE_SPLITS[0]][key] for key in ("model", "settings", "version")}
+    whole = {key: found[POPE_SPLITS[0]][key] for key in ("model", "model_hash", "settings", "version") if key in found[POPE_SPLITS[0]]}
     whole["data_hash"] = {split: found[split]["data_hash"] for split in POPE_SPLITS}
     if all("notes" in found[split] for split in POPE_SPLITS):  # which random file, for one
         whole["notes"] = {f"{split} {name}": note for split in POPE_SPLITS for name, note in found[split]["notes"].items()}

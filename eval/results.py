@@ -9,7 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
-from omnivision.runs import write_json, write_text
+from omnivision.errors import DataError
+from omnivision.runs import read_json, write_json, write_text
 
 from .answer import Missing
 from .bootstrap import standard_error, sum_by_image
@@ -75,6 +76,23 @@ def summary(benchmark: ModuleType, samples: list[dict], variant: str) -> dict:
     }
 
 
+def read(file: Path) -> dict:
+    """What a results.json holds.
+
+    Raises:
+        DataError: it is broken, or something else.
+    """
+    again = "Run the evaluation again."
+    try:
+        found = read_json(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"The results cannot be read ({error})", str(file), again) from error
+    wanted = ("task", "n", "score", "stderr")
+    if not isinstance(found, dict) or (lacking := [key for key in wanted if key not in found]):
+        raise DataError("The results are no JSON object" if not isinstance(found, dict) else f"The results lack {', '.join(lacking)}", str(file), again)
+    return found
+
+
 def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dict) -> dict:
     """The whole results.json of a task; the first variant is the headline, the others stand under `variants`.
 
@@ -82,7 +100,7 @@ def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dic
         task: its name.
         benchmark: its module.
         samples: from `samples_of`.
-        about: `model`, `data_hash`, `settings`, `version`.
+        about: `model`, `model_hash`, `data_hash`, `settings`, `version`.
     """
     first, keys = benchmark.VARIANTS[0], [key for key in BY if any(key in s for s in samples)]
     variants = {

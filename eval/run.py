@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.errors import ConfigError
-from omnivision.runs import read_json, write_text
+from omnivision.runs import write_text
 
 from . import results
 from .answer import Answer, Missing
@@ -83,19 +83,19 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
     """Makes the folder of the results, or checks that what lies there is of the same model and settings.
 
     Raises:
-        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings.
+        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings. DataError: broken results.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
-    model = next(iter(about.values()))["model"]
+    model = next(iter(about.values()))
     for file in sorted(out.glob("*/results.json")):
-        there, mine = read_json(file), about.get(file.parent.name)
-        differ = [] if there["model"] == model else ["model"]
+        there, mine = results.read(file), about.get(file.parent.name)
+        differ = ["model"] if there.get("model") != model["model"] else [] if there.get("model_hash") == model["model_hash"] else ["model in the same place"]
         if mine:
-            same_batch = {**there["settings"], "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
-            differ += [key for key, given in (("data_hash", there["data_hash"]), ("settings", same_batch)) if given != mine[key]]
+            same_batch = {**there.get("settings", {}), "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
+            differ += [key for key, given in (("data_hash", there.get("data_hash")), ("settings", same_batch)) if given != mine[key]]
         if differ:
             raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 

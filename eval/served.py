@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+from omnivision.constants import END_OF_TEXT, TURN_END
 from omnivision.endpoint import Client, Endpoint, Kind, Ledger, image_part, message
-from omnivision.errors import ResumableError
+from omnivision.errors import ConfigError, ResumableError
+from omnivision.export.folder import read_manifest
+from omnivision.export.gguf import tiles
 from omnivision.pairs.endpoint_teacher import picture_part
 from omnivision.pairs.journal import digest
 
 from .answer import Answer, Missing
-from .models import Answers, Model, grey_picture
+from .models import Answers, Model, grey_picture, opened_picture
 from .prompts import Prompt
 
 DEAD = 10  # failures in a row
+ENDINGS = re.compile(f"(?:{re.escape(TURN_END)}|{re.escape(END_OF_TEXT)})+\\s*$")  # a llama.cpp server with --special shows them
 SAID = (Kind.ANSWERED, Kind.CUT_OFF, Kind.EMPTY)  # a long answer ends at max_new_tokens, and "" is one: as with every other model
 
 
@@ -28,12 +35,15 @@ class Served(Model):
         endpoint: where and how; its `max_tokens` is the prompts' own.
         folder: of the ledgers; each address, model and blindness has its own.
         blank: show a grey picture in place of every one.
+        prepared: `image_size`, `patch_size` and `raster` of the GGUF export that answers there: pictures are sent as it wants them. None
+            sends the files' own bytes.
     """
 
-    def __init__(self, endpoint: Endpoint, folder: Path, blank: bool = False) -> None:
-        self.endpoint, self.blank = endpoint, blank
+    def __init__(self, endpoint: Endpoint, folder: Path, blank: bool = False, prepared: dict | None = None) -> None:
+        self.endpoint, self.blank, self.prepared = endpoint, blank, prepared
         self.name = f"{endpoint.model} at {endpoint.base_url}"
-        self.ledger = folder / f"answers-{digest(endpoint.base_url, endpoint.model, str(blank))}.ledger.jsonl"
+        changed = [json.dumps(prepared)] if prepared else []
+        self.ledger = folder / f"answers-{digest(endpoint.base_url, endpoint.model, str(blank), *changed)}.ledger.jsonl"
 
     def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
         """As they come, one at a time; a prompt without an answer is Missing, with the reason.
@@ -50,7 +60,7 @@ class Served(Model):
                 for outcome in client.ask_all((key, self._messages(prompt)) for key, prompt in by_key.items()):
                     if outcome.kind in SAID:
                         failed = 0
-                        yield {by_key[outcome.key]: Answer((outcome.text or "").strip(), cut=outcome.kind is Kind.CUT_OFF)}
+                        yield {by_key[outcome.key]: Answer(ENDINGS.sub("", outcome.text or "").strip(), cut=outcome.kind is Kind.CUT_OFF)}
                         continue
                     failed += 1
                     reason = f"{outcome.kind.value}: {outcome.detail}"
@@ -60,9 +70,26 @@ class Served(Model):
                     yield {by_key[outcome.key]: Missing(reason)}
 
     def _messages(self, prompt: Prompt) -> list[dict]:
-        return [message("user", *(self._grey() if self.blank else picture_part(one.source) for one in prompt.pictures), prompt.text)]
+        return [message("user", *(self._shown(one.source) for one in prompt.pictures), prompt.text)]
 
-    def _grey(self) -> dict:
+    def _shown(self, source: Any) -> dict:
+        if not (self.blank or self.prepared):
+            return picture_part(source)
+        picture = grey_picture() if self.blank else opened_picture(source)
+        if self.prepared:
+            picture = tiles.prepared(picture, self.prepared["image_size"], self.prepared["patch_size"], self.prepared["raster"])
         file = io.BytesIO()
-        grey_picture().save(file, "PNG")
+        picture.save(file, "PNG")
         return image_part(file.getvalue(), "image/png")
+
+
+def picture_settings(export: Path) -> dict:
+    """How the GGUF export in a folder wants its pictures.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    found = read_manifest(export).get("picture")
+    if not isinstance(found, dict) or not {"image_size", "patch_size", "raster"} <= found.keys():
+        raise ConfigError("The folder holds no GGUF export", f"--export {export}", "Give the folder that `omnivision export gguf` wrote and the server runs.")
+    return found

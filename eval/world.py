@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from omnivision.constants import FUNCTION_FILE
+from omnivision.data.image import contained
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet
 
@@ -47,7 +48,7 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         Rows as in the file, with `pictures` (its absolute path), and `truth` (open) or `functions` (actions).
 
     Raises:
-        DataError: a missing or broken file, a row without what it needs, or an image that is not there.
+        DataError: a missing or broken file, a row without what it needs, or an image outside of the folder.
     """
     path = question_file(data_dir, task, split)
     rows = _parse_lines(path, limit)
@@ -64,7 +65,7 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         seen.add(str(row["question_id"]))
         if not isinstance(row["image"], str):
             raise DataError(f"The image is {row['image']!r}, not a path", f"{path}:{number}", "Build the world again.")
-        row["pictures"] = [str(root / row["image"])]
+        row["pictures"] = [str(contained(root, row["image"]))]
     if task == "open":
         _attach_truth(rows, root, path)
     if task == "actions":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
+from export_parts import stored
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -94,6 +96,14 @@ def test_chat_broken_weights(checkpoint, tmp_path, picture, capsys):
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 1000 if file.suffix == ".safetensors" else None])
     assert ask(tmp_path, picture) == 3
     assert "weights cannot be read" in capsys.readouterr().err
+
+
+def test_chat_does_not_answer_with_random_numbers_for_weights_that_are_missing(checkpoint, tmp_path, picture, capsys):
+    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
+    stored(lambda tensors: tensors.pop("model.projector.linear_1.weight"))(tmp_path)
+    assert ask(tmp_path, picture) == 3
+    captured = capsys.readouterr()
+    assert "1 of the model's tensors are not in the weights, the first is model.projector.linear_1.weight" in captured.err and captured.out == ""
 
 
 def test_config_show_and_its_mistakes(root, capsys):

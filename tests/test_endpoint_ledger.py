@@ -53,6 +53,20 @@ def test_what_was_written_is_read(tmp_path):
         assert ledger.endings("b", Kind.SERVER_ERROR) == 1 and ledger.last_request("b").attempt == 2
 
 
+def test_answers_of_another_address_are_not_taken_for_this_ones(tmp_path):
+    question = [message("user", "what is it?")]
+    with Server() as first, Server() as second:
+        with Ledger(tmp_path / "l") as ledger, Client(Endpoint(first.url, "m"), ledger) as client:
+            assert client.ask("a", question).kind is Kind.ANSWERED
+        with Ledger(tmp_path / "l") as ledger, Client(Endpoint(second.url, "m"), ledger) as client:
+            with pytest.raises(ConfigError, match=f"answers of another address, {first.url}/chat/completions.*key a"):
+                client.ask("a", question)
+            assert client.ask("b", question).kind is Kind.ANSWERED
+        with Ledger(tmp_path / "l") as ledger, Client(Endpoint(first.url, "m"), ledger) as client:
+            assert client.ask("a", question).recorded
+        assert (len(first.received), len(second.received)) == (1, 1)
+
+
 def test_attempts_are_numbered_over_runs(tmp_path):
     for number in (1, 2, 3):
         with Ledger(tmp_path / "l") as ledger:

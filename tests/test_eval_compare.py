@@ -57,6 +57,25 @@ def test_what_is_missing_is_named(runs, tmp_path):
         compare.main([str(runs / "sft"), str(runs / "sft" / "eval")])
 
 
+@pytest.mark.parametrize("broken", ["[]", "{", "{}", '{"task": "chartqa"}'])
+def test_broken_results_are_named(runs, tmp_path, broken):
+    shutil.copytree(runs / "sft", tmp_path / "sft")
+    (tmp_path / "sft" / "eval" / "chartqa" / "results.json").write_text(broken)
+    with pytest.raises(DataError, match="The results .*chartqa"):
+        compare.main([str(tmp_path / "sft")])
+
+
+@pytest.mark.parametrize("judge, compared", [("gpt-4 (7), other (1)", True), ("gpt-5 (7), other (1)", False), ("gpt-4 (8)", False)])
+def test_a_judge_that_gave_fewer_grades_is_the_same_judge(tmp_path, judge, compared):
+    from omnivision_eval import mmvet, results
+
+    for name, graded in (("a", "gpt-4 (8), other (1)"), ("b", judge)):
+        rows = [{"question_id": str(at), "image": f"{at}.png", "text": "?", "capability": [], "grades": [0.5]} for at in range(8)]
+        samples = results.samples_of(mmvet, rows, ["yes"] * 8)
+        results.write(tmp_path / name / "mmvet", samples, results.results_of("mmvet", mmvet, samples, {"notes": {"judge": graded}}))
+    assert ("mmvet" in compare.compare([tmp_path / "a", tmp_path / "b"])["differences"]["b"]) == compared
+
+
 def test_the_mean_of_popes_splits_is_paired_too(tmp_path):
     """By hand: run B loses one true yes of ten in one split of three, on the second image."""
     from omnivision_eval import pope, results

@@ -20,6 +20,8 @@ from PIL import Image
 
 from omnivision.endpoint import Endpoint
 from omnivision.errors import ConfigError, ResumableError
+from omnivision.export.folder import write_manifest
+from omnivision.export.gguf.tiles import prepared
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +169,31 @@ def test_another_model_or_none_is_asked_anew_and_blindness_is_grey(server, pope,
     assert len(pictures) == 3 * asked and len(set(pictures[:asked])) == 3 and len(set(pictures[2 * asked:])) == 1
     grey = Image.open(io.BytesIO(base64.b64decode(pictures[-1].partition(",")[2])))
     assert grey.getextrema() == ((128, 128),) * 3 and (tmp_path / "one" / "pope_random_blind").is_dir()
+
+
+def test_a_gguf_export_gets_its_pictures_as_it_wants_them(server, pope, tmp_path, capsys):
+    server.choose = lambda question, number: "good:No<|im_end|>"
+    settings = {"image_size": 54, "patch_size": 6, "raster": True}
+    (tmp_path / "phone").mkdir()
+    write_manifest(tmp_path / "phone", {"format": "gguf", "sha256": {}, "picture": settings})
+    command = ["pope_random", "--model", server.url, "--model-name", "tiny", "--data", str(pope), "--out", str(tmp_path / "out")]
+    assert main([*command, "--export", str(tmp_path / "phone")]) == 0
+    asked, sent = len(server.received), set()
+    for one in server.received:
+        url = one["body"]["messages"][-1]["content"][0]["image_url"]["url"]
+        sent.add(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).tobytes())
+    assert sent == {prepared(eval_benchmarks.picture(at), 54, 6, True).tobytes() for at in range(3)}
+    results = json.loads((tmp_path / "out" / "pope_random" / "results.json").read_text())
+    assert results["settings"]["prepared"] == settings and results["valid_rate"] == 100 and results["metrics"]["yes_ratio"] == 0
+    with pytest.raises(ConfigError, match="another settings"):  # as they lie on the disk
+        main(command)
+    main([*command[:-1], str(tmp_path / "other")])
+    assert len(server.received) == 2 * asked
+    with pytest.raises(ConfigError, match="no export"):
+        main([*command, "--export", str(pope)])
+    write_manifest(tmp_path / "phone", {"format": "fp16 safetensors", "sha256": {}})
+    with pytest.raises(ConfigError, match="no GGUF export"):
+        main([*command, "--export", str(tmp_path / "phone")])
 
 
 def test_an_endpoint_that_is_dead_ends_the_run(server, pope, tmp_path):

@@ -154,6 +154,21 @@ def test_three_thousand_questions_cost_little_beside_the_model(tmp_path, model):
     assert time.process_time() - start < 10
 
 
+def test_a_model_saved_over_another_does_not_share_its_folder(world, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    out = tmp_path / "out"
+    evaluate(source_of(tmp_path / "model"), world, ["pope"], out)
+    assert len({json.loads((out / task / "results.json").read_text())["model_hash"] for task in (*POPE, "pope")}) == 1
+    evaluate(source_of(tmp_path / "model"), world, ["chartqa"], out)
+    random_model(seed=1)[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(ConfigError, match="another model in the same place"):
+        evaluate(source_of(tmp_path / "model"), world, ["actions"], out)
+    for broken in ("[]", "{", "{}"):
+        (out / "chartqa" / "results.json").write_text(broken)
+        with pytest.raises(DataError, match="results"):
+            evaluate(source_of(tmp_path / "model"), world, ["chartqa"], out)
+
+
 def test_results_of_another_run_are_not_overwritten(world, model, tmp_path):
     first = evaluate(model, world, ["chartqa"], tmp_path)
     again = evaluate(model, world, ["chartqa"], tmp_path, Settings(batch_size=2))

@@ -3,10 +3,12 @@
 import json
 
 import pytest
-from eval_world import random_model
+from eval_world import random_model, write_world
 from omnivision_eval.ours import Ours
 from omnivision_eval.run import Settings, evaluate
+from omnivision_eval.world import read_rows
 
+from omnivision.errors import DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
 from omnivision.world.build import build_world
 
@@ -42,6 +44,16 @@ def answering(world):
             return [self._read(answers[one.pictures[0].source, one.text]) for one in prompts]
 
     return Knowing(network, processor, functions)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/tmp/secret.png", "images/../../secret.png", "images/link.png"])
+def test_a_picture_outside_of_the_folder_is_refused(tmp_path, name):
+    folder = write_world(tmp_path / "world")
+    (tmp_path / "secret.png").write_bytes((folder / "images" / "eval" / "0.png").read_bytes())
+    (folder / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "eval" / "chartqa.jsonl").write_text(json.dumps({"question_id": "c", "image": name, "text": "How many?", "label": "5"}) + "\n")
+    with pytest.raises(DataError, match="outside of the data root"):
+        read_rows(folder, "chartqa")
 
 
 @pytest.mark.parametrize(("split", "tasks"), [("eval", TASKS), ("eval_held_out", ("pope", "open", "actions"))])

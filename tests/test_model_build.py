@@ -6,10 +6,11 @@ import omnivision  # noqa: F401, I001  first: timm imports torchvision, which ma
 import pytest
 import timm
 import torch
+from export_parts import stored
 from model_parts import CONTROL, SHAPE, make_config, make_image, make_tokenizer, save_open_clip
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2Config
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
 from omnivision.generation import generate_answers
 from omnivision.model.build import build_model
 
@@ -114,6 +115,17 @@ def test_missing_parts_are_named(sources, tmp_path, monkeypatch):
         build_model("tiny", language=str(tmp_path / "no-words"))
 
 
+@pytest.mark.parametrize("part, gone", [("vision", "encoder.layers.1.mlp.fc1.bias"), ("language", "model.layers.1.mlp.up_proj.weight")])
+def test_a_part_whose_weights_are_not_all_there_is_refused(sources, tmp_path, part, gone):
+    whole = SiglipVisionModel(SiglipVisionConfig(**SHAPE)) if part == "vision" else sources[2]
+    whole.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    build_model("tiny", **{part: str(tmp_path)})
+    stored(lambda tensors: tensors.pop(gone))(tmp_path)
+    with pytest.raises(DataError, match=f"1 of the model's tensors are not in the weights, the first is {gone}"):
+        build_model("tiny", **{part: str(tmp_path)})
+
+
 def test_a_head_that_is_more_than_a_matrix_is_refused(tmp_path):
     from transformers import Gemma2Config
 
@@ -125,8 +137,6 @@ def test_a_head_that_is_more_than_a_matrix_is_refused(tmp_path):
 
 
 def test_a_tower_that_does_not_tile_is_refused(sources, tmp_path):
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
     SiglipVisionModel(SiglipVisionConfig(**{**SHAPE, "image_size": 60})).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="10 x 10 patches"):
         build_model("tiny", str(tmp_path), str(sources[0] / "language"))

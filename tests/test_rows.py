@@ -23,6 +23,8 @@ BROKEN = {
     "no kind": json.dumps({"id": "r1", "images": []}),
     "turns without answers": json.dumps({**GOOD, "turns": [USER]}),
     "no supervised answer": json.dumps({**GOOD, "turns": [USER, {**ASSISTANT, "loss": False}]}),
+    "an answer of which nothing can be seen": json.dumps({**GOOD, "turns": [USER, {**ASSISTANT, "text": "\u200b\ufeff \u0000"}]}),
+    "a rejected answer of which nothing can be seen": json.dumps({**PREFERENCE, "rejected": "\u200b"}),
     "a wrong role": json.dumps({**GOOD, "turns": [USER, {"role": "tool", "text": "x"}, ASSISTANT]}),
     "a turn without role": json.dumps({**GOOD, "turns": [{"text": "Hi"}, ASSISTANT]}),
     "a turn without text": json.dumps({**GOOD, "turns": [{"role": "user"}, ASSISTANT]}),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 import train_world
+from export_parts import stored
 from omnivision_train import stages
 from omnivision_train.config import FOLLOWS, TRAINS
 from train_world import STAGES
 
 from omnivision.errors import ConfigError, DataError
-from omnivision.runs import file_hash
+from omnivision.runs import file_hash, write_hand_over
 
 UNTOUCHED = "k_proj.bias"  # softmax is blind to it: its gradient is zero but for rounding
 
@@ -129,6 +131,14 @@ def test_a_saved_config_starts_the_same_run(world, road):
 def test_a_checkpoint_of_another_stage_is_refused(world, road, tmp_path, stage, start):
     with pytest.raises(ConfigError, match=f"comes from the stage `{start}`, but `{stage}` starts from"):
         stages.open_model(train_world.settings(world, tmp_path, stage, road[start]), stage)
+
+
+def test_a_start_whose_weights_are_not_all_there_is_refused(world, road, tmp_path):
+    shutil.copytree(road["align"], tmp_path / "final")
+    stored(lambda tensors: tensors.pop("model.projector.linear_2.bias"))(tmp_path / "final")
+    write_hand_over(tmp_path / "final", "align", None)  # as if the stage had written it so
+    with pytest.raises(DataError, match="1 of the model's tensors are not in the weights, the first is model.projector.linear_2.bias"):
+        stages.open_model(train_world.settings(world, tmp_path, "sft", tmp_path / "final"), "sft")
 
 
 def test_a_missing_start_names_the_stages_to_run_first(world, tmp_path):

@@ -23,6 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.hardware import device
+from omnivision.model.checkpoints import load_whole
 from omnivision_train.language_text import DRILLS, TOGETHER, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
@@ -94,7 +95,7 @@ def build(config: LanguageConfig, newest: Path | None = None):
     if source:
         shape = Qwen2Config.from_pretrained(source)
         shape.rope_parameters["rope_theta"] = config.rope_theta
-        model = Qwen2ForCausalLM.from_pretrained(source, config=shape, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
+        model = load_whole(Qwen2ForCausalLM, source, config=shape, dtype=torch.float32, use_safetensors=True, attn_implementation="eager")
     else:
         model = Qwen2ForCausalLM(fresh_shape(config, tokenizer))
     if newest is None:

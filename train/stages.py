@@ -131,6 +131,7 @@ def open_model(config: StageConfig, stage: str):
     """(model, processor): the result of the stage before, checked, or a new model from its parts."""
     from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
     from omnivision.model.build import build_model
+    from omnivision.model.checkpoints import load_whole
     from omnivision.presets import preset_config
 
     torch.manual_seed(config.seed)
@@ -152,7 +153,7 @@ def open_model(config: StageConfig, stage: str):
         set_attention(model, config)
         return model, processor
     start = Path(config.start)
-    model = OmniVisionForConditionalGeneration.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+    model = load_whole(OmniVisionForConditionalGeneration, start, dtype=torch.float32, use_safetensors=True)
     set_attention(model, config)
     return model, OmniVisionProcessor.from_pretrained(start)
 

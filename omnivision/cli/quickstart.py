@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from omnivision import __version__
 from omnivision.errors import ConfigError
 from omnivision_cli import quickstart_table, stage_process
 from omnivision_cli.progress import Steps
@@ -224,9 +225,9 @@ class Quickstart:
         """Writes the plan, or checks that the folder was begun with the same one."""
         from omnivision.runs import write_json
 
-        path, plan = self.out / "plan.json", asdict(self.plan)
+        path, plan = self.out / "plan.json", {**asdict(self.plan), "version": __version__}
         if path.is_file() and json.loads(path.read_text()) != plan:
-            raise ConfigError("The folder holds a quickstart of other sizes", str(self.out), "Give another --out, or remove the folder.")
+            raise ConfigError("The folder holds a quickstart of other sizes, or of another version", str(self.out), "Give another --out, or remove the folder.")
         if not path.is_file():
             if self.out.is_dir() and any(self.out.iterdir()):
                 raise ConfigError("The folder exists and holds something else", str(self.out), "Give another --out.")

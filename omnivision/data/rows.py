@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def _row(raw: dict, source: str, urls: str | None) -> Row:
     if "turns" in filled:
         _check_turns(filled["turns"], bool(raw["images"]))
     for key, what in MAY_NOT_BE_EMPTY.items():
-        if key in filled and not (filled[key].strip() if isinstance(filled[key], str) else filled[key]):
+        if key in filled and not (_says_something(filled[key]) if isinstance(filled[key], str) else filled[key]):
             raise ValueError(f"{what} is empty")
     for call in filled.get("calls", ()):
         _check_call(call)
@@ -164,6 +165,11 @@ def _check_text(value: Any, name: str) -> None:
         raise ValueError(f"{name} has half a character (a lone surrogate) at {error.start}") from error
 
 
+def _says_something(text: str) -> bool:
+    """Whether anybody can see some of it: a zero width space or a null byte is no answer."""
+    return any(not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf") for letter in text)
+
+
 def _mappings(value: Any, name: str) -> tuple[dict, ...]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError(f"`{name}` is {str(value)[:80]!r}, not a list of mappings")
@@ -187,7 +193,7 @@ def _check_turns(turns: tuple[dict, ...], pictured: bool) -> None:
     if len(spoken) % 2:
         raise ValueError("it ends with a question")
     for number, turn in enumerate(spoken):
-        if not turn["text"].strip() and (number % 2 == 1 or number > 0 or not pictured):
+        if not _says_something(turn["text"]) and (number % 2 == 1 or number > 0 or not pictured):
             raise ValueError("an answer is empty" if number % 2 else "a question is empty")
 
 

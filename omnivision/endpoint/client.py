@@ -93,7 +93,7 @@ class Client:
             How it ended, after all retries. Only `Kind.ANSWERED` is an answer.
 
         Raises:
-            ConfigError: the key is refused (401, 403), or the ledger holds an answer to another question under this key.
+            ConfigError: the key is refused (401, 403), or the ledger holds an answer to another question, or of another address, under this key.
             DataError: the messages are not plain JSON, or the same question is being asked already.
             ResumableError: max_cost would be exceeded, the account has no credit, or the ledger cannot be written.
         """
@@ -166,13 +166,15 @@ class Client:
     def _recorded(self, question: _Question) -> Outcome | None:
         """The ledger's final outcome, if it belongs to this question."""
         known, request = self.ledger.answered(question.key), self.ledger.last_request(question.key)
-        if known is None or request.body_hash == question.body_hash:
-            # An address that was wrong is no reason to give the question up.
-            moved = known and known.billed is Billed.NO and request.url != self.endpoint.url
-            return None if moved else known
+        if known is None or (request.body_hash, request.url) == (question.body_hash, self.endpoint.url):
+            return known
         if known.billed is Billed.NO:
-            return None  # the server did not take what was sent then; this is something else
-        raise ConfigError("The ledger holds the outcome of another request under the same key", f"{self.ledger.path}, key {question.key}",
+            return None  # the server did not take what was sent then: this is something else, or the address was wrong
+        where = f"{self.ledger.path}, key {question.key}"
+        if request.body_hash == question.body_hash:
+            raise ConfigError(f"The ledger holds answers of another address, {request.url}", where,
+                              "They would count as this one's: go on at that address, or give another folder or ledger.")
+        raise ConfigError("The ledger holds the outcome of another request under the same key", where,
                           "A ledger belongs to one model, prompt and settings: give another ledger, or other keys.")
 
     def _again(self, outcome: Outcome) -> bool:

@@ -15,6 +15,7 @@ from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.fp16_limits import is_kept
 from omnivision.export.reference import next_token, read_reference
 from omnivision.export.streaming import SMALL, give_back_at_once, stream
+from omnivision.model.checkpoints import load_whole
 
 FORMAT = "fp16 safetensors"
 KEEP_MORE = "Keep the layers around them, or those that take what they give, in fp32 too (--keep-fp32)."
@@ -81,16 +82,12 @@ def _reloaded(folder: Path):
     """Model and processor as anyone loads them.
 
     Raises:
-        DataError: an export that is broken or not whole (transformers would fill what is missing with random numbers and a warning).
+        DataError: an export that is broken or not whole.
     """
     try:
-        model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True, local_files_only=True,
-                                                                  trust_remote_code=False, output_loading_info=True)
+        model = load_whole(AutoModelForImageTextToText, folder, dtype="auto", use_safetensors=True, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise DataError(f"the export cannot be loaded: {one_line(error)}", str(folder), AGAIN) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise DataError(f"{len(missing)} tensors are missing, the first is {missing[0]}", str(folder), AGAIN)
     return model.eval(), load_processor(folder)
 
 

@@ -12,6 +12,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
 from omnivision.errors import ConfigError
+from omnivision.model.checkpoints import load_whole
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 from omnivision.model.processing import OmniVisionProcessor, siglip_image_processor
@@ -73,7 +74,7 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise ConfigError("The folder holds no config.json", f"language: {source}", "Give a folder written by save_pretrained.")
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = load_whole(AutoModelForCausalLM, source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError("The language model is neither a local folder nor on the reachable hub, or holds no safetensors "
                           f"({' '.join(str(error).split())[:200]})", f"language: {source}",

@@ -45,7 +45,7 @@ def load_checkpoint(path: str | Path, device: str | None = None, dtype: str | No
 
     Raises:
         ConfigError: as model_folder.
-        DataError: a broken weights file.
+        DataError: a broken weights file, or weights that are not all there.
     """
     folder = model_folder(path)
     from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
@@ -61,7 +61,7 @@ def load_any(source: str, device: str | None = None, dtype: str | None = None) -
 
     Raises:
         ConfigError: there is no such model, or none that takes pictures.
-        DataError: a broken weights file.
+        DataError: a broken weights file, or weights that are not all there.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -94,11 +94,24 @@ def _load(models: Any, processors: Any, name: str, device: str | None, dtype: st
     avoid_attention_plans()
     kind = getattr(torch, dtype) if dtype else torch.float32 if device == "cpu" else "auto"
     try:
-        model = models.from_pretrained(name, dtype=kind, **options)
+        model = load_whole(models, name, dtype=kind, **options)
         processor = processors.from_pretrained(name, trust_remote_code=False)
     except SafetensorError as error:
         raise DataError(f"The weights cannot be read: {error}", name, "Copy or make the checkpoint again.") from error
     return model.to(device).eval(), processor
+
+
+def load_whole(models: Any, source: str | Path, **options: Any) -> Any:
+    """`models.from_pretrained`, which fills what the weights lack with random numbers and a warning.
+
+    Raises:
+        DataError: something is missing.
+    """
+    model, told = models.from_pretrained(source, output_loading_info=True, **options)
+    if missing := sorted(told["missing_keys"]):
+        raise DataError(f"{len(missing)} of the model's tensors are not in the weights, the first is {missing[0]}", str(source),
+                        "Random numbers would stand in their place: copy or make the checkpoint again.")
+    return model
 
 
 def image_token_id(config: Any) -> int | None:

@@ -19,6 +19,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.errors import ConfigError
+from omnivision.model.checkpoints import load_whole
 from omnivision.model.processing import siglip_image_processor
 
 # short names of open_clip's pretrained towers -> repository on the hub
@@ -218,7 +219,7 @@ def _load_transformers(source: str, dtype: torch.dtype) -> tuple[SiglipVisionMod
         if config.model_type not in ("siglip", "siglip_vision_model"):
             raise ConfigError(f"The vision source is a {config.model_type}, not a SigLIP", f"vision: {source}",
                               "Give a SigLIP tower: webli, or a transformers checkpoint of type siglip.")
-        tower = SiglipVisionModel.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        tower = load_whole(SiglipVisionModel, source, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise ConfigError("The vision weights are neither a local folder nor on the reachable hub, or hold no safetensors "
                           f"({' '.join(str(error).split())[:200]})", f"vision: {source}",

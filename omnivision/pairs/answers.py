@@ -104,14 +104,11 @@ class _Speaker:
     """The model, loaded when something is to be said."""
 
     def __init__(self, folder: Path, options) -> None:
-        import torch
-
-        from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
         from omnivision.data.features import FeatureCache
         from omnivision.hardware import fast_precision
+        from omnivision.model.checkpoints import load_checkpoint
 
-        self.model = OmniVisionForConditionalGeneration.from_pretrained(folder).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = OmniVisionProcessor.from_pretrained(folder)
+        self.model, self.processor = load_checkpoint(folder)
         self.cache = None
         if options.feature_cache:
             self.cache = FeatureCache(options.feature_cache, self.model, self.processor, fast_precision(), options.cache_gib)

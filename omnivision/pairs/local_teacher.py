@@ -35,11 +35,12 @@ class LocalTeacher:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         import omnivision  # noqa: F401 - registers our own models
+        from omnivision.model.checkpoints import load_whole
 
         self.name = source
         try:
             self.processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
-            self.model = AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, trust_remote_code=False).eval()
+            self.model = load_whole(AutoModelForImageTextToText, source, use_safetensors=True, trust_remote_code=False).eval()
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"The teacher cannot be loaded: {' '.join(str(error).split())[:200]}", f"--teacher {source}",
                               "Give `oracle`, the address of an endpoint, or folder or hub id of a vision-language model.") from error
