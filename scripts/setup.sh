@@ -4,13 +4,15 @@
 #
 #   bash scripts/setup.sh                          everything
 #   OMNIVISION_TORCH=default bash scripts/setup.sh take torch from the default index even without a GPU
-#   OMNIVISION_EXTRAS=dev,export bash scripts/setup.sh other extras (default: dev)
+#   OMNIVISION_EXTRAS=export bash scripts/setup.sh other extras (default: dev, and with a GPU dev,gpu)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE # without .pyc files every process recompiles the whole stack: 25 s an import
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-extras="${OMNIVISION_EXTRAS:-dev}"
+has_gpu() { [ -e /dev/nvidia0 ] || [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
+extras="${OMNIVISION_EXTRAS:-dev$(has_gpu && echo ,gpu || true)}"
 python=.venv/bin/python
 stamp=.venv/.omnivision-setup
 
@@ -66,8 +68,6 @@ PY
 art() { # the packages to install without their dependencies
   "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["art"])'
 }
-
-has_gpu() { [ -e /dev/nvidia0 ] || [ -e /proc/driver/nvidia/version ] || nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
 
 reachable() { "$python" -c 'import sys, urllib.request as u; u.urlopen(u.Request(sys.argv[1], method="HEAD"), timeout=8)' "$1" 2>/dev/null; }
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
 
 from omnivision.errors import ConfigError
+from omnivision.model.processing import siglip_image_processor
 from omnivision.model.tower import TRUNK_NAME, model_config, register
 from omnivision.model.vision import KNOWN_TRUNKS, load_tower, timm_to_transformers, trunk_config
 
@@ -121,6 +122,20 @@ def test_transformers_folders_load(whole, tmp_path):
     pixels = torch.randn(1, 3, 54, 54)
     with torch.no_grad():
         assert torch.equal(tower(pixels).last_hidden_state, reference.eval()(pixels).last_hidden_state)
+
+
+def test_transformers_folders_have_their_own_preprocessing(tmp_path):
+    SiglipVisionModel(SiglipVisionConfig(**SHAPE)).save_pretrained(tmp_path)
+    assert list(load_tower(str(tmp_path))[1].image_mean) == [0.5, 0.5, 0.5]  # saved without: SigLIP's
+    theirs = siglip_image_processor(54, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    theirs.save_pretrained(tmp_path)
+    found = load_tower(str(tmp_path))[1]
+    assert (list(found.image_mean), list(found.image_std), found.resample) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], 3)
+    for change, said in (({"resample": 2}, "resample 2"), ({"do_center_crop": True}, "do_center_crop"), ({"size": {"shortest_edge": 54}}, "size"),
+                         ({"size": {"height": 60, "width": 60}}, "60 px wide, and the tower's are 54"), ({"rescale_factor": 1.0}, "rescale_factor")):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**theirs.to_dict(), **change}))
+        with pytest.raises(ConfigError, match=said):
+            load_tower(str(tmp_path))
 
 
 def test_a_tensor_without_a_place_is_not_dropped():

@@ -143,6 +143,10 @@ def test_pairs_of_another_model_are_made_again(tmp_path):
     assert chain_module.is_finished(link)
     assert "--cache-gib" in (more := chain_module._pairs_link({"data": str(rows), "cache_gib": 5.0}, {}, [], sft, link.result)).command
     assert chain_module.is_finished(more)  # how much a cache may hold changes no answer
+    taught = {"data": str(rows), "teacher": "https://x/v1", "teacher_model": "m"}
+    assert not chain_module.is_finished(chain_module._pairs_link(taught, {}, [], sft, link.result))
+    assert chain_module.made_from(chain_module._pairs_link(taught | {"max_cost": 3.0, "key_variable": "KEY"}, {}, [], sft, link.result)) == (
+        chain_module.made_from(chain_module._pairs_link(taught, {}, [], sft, link.result)))
     assert not chain_module.is_finished(chain_module._pairs_link({"data": str(rows), "limit": 5}, {}, [], sft, link.result))
     rows.write_text("{}\n{}\n")
     assert not chain_module.is_finished(link)

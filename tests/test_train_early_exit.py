@@ -83,15 +83,16 @@ def test_layers_are_dropped_for_rows_and_only_in_training():
     assert kept + dropped == 64 and 16 < dropped < 48
 
 
-def test_a_stage_leaves_its_exit_and_resumes_to_the_same_weights(world, start, tmp_path, monkeypatch):
-    config = train_world.settings(world, tmp_path / "whole", "sft", start, max_steps=4, save_steps=2, **EXITS)
+@pytest.mark.parametrize("loaders", [{}, {"max_steps": 14, "save_steps": 6, "workers": 1}])  # 6 steps are an epoch: at its end loaders start again
+def test_a_stage_leaves_its_exit_and_resumes_to_the_same_weights(world, start, tmp_path, monkeypatch, loaders):
+    config = train_world.settings(world, tmp_path / "whole", "sft", start, **{"max_steps": 4, "save_steps": 2, **EXITS, **loaders})
     whole = train_world.train(config, "sft")
     assert OmniVisionForConditionalGeneration.from_pretrained(whole).config.early_exit_layer == 2
     plain = train_world.train(train_world.settings(world, tmp_path / "plain", "sft", start, max_steps=1), "sft")
     assert train_world.losses(plain)[0] != train_world.losses(whole)[0]
     killed = replace(config, out=str(tmp_path / "killed"))
     with monkeypatch.context() as patch:
-        interrupt(patch, 3, die)
+        interrupt(patch, config.save_steps + 1, die)
         with pytest.raises(Killed):
             train_world.train(killed, "sft")
     again = train_world.train(killed, "sft")

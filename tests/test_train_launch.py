@@ -19,7 +19,7 @@ from omnivision_train.config import SftConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 from omnivision.config_files import dump_config
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, OmniError, ResumableError
 from omnivision.runs import newest_checkpoint
 
 WATCHDOG = 480  # seconds; a quiet machine takes some 40, a busy one had not started both ranks after 240
@@ -160,7 +160,7 @@ def test_two_killed_processes_go_on_from_their_checkpoint(world, mixed, tmp_path
 @pytest.mark.timeout(3 * WATCHDOG)
 def test_sigterm_to_the_command_lets_two_processes_save(world, mixed, tmp_path):
     file = tmp_path / "stage.yaml"
-    file.write_text(dump_config(replace(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2), max_steps=5000, save_steps=5000)))
+    file.write_text(dump_config(replace(mixed_settings(world, tmp_path / "out", mixed, batch_size=2, zero_stage=2, workers=1), max_steps=5000, save_steps=5000)))
     with started(deepspeed_command(file)) as process:
         for line in process.stdout:
             if line.startswith("sft 3/5000"):
@@ -173,27 +173,30 @@ def test_sigterm_to_the_command_lets_two_processes_save(world, mixed, tmp_path):
     assert newest is not None and newest.name == f"step-{train_world.read_lines(tmp_path / 'out' / 'sft' / 'metrics.jsonl')[-1]['step']}"
 
 
-def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch):
+def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch, capsys):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     started = []
     monkeypatch.setattr(main_module, "free_port", lambda: 4242)
-    monkeypatch.setattr(main_module, "launch", lambda argv, flags: started.append((argv, flags)) or 7)
+    monkeypatch.setattr(main_module, "launch", lambda argv, flags: started.append((argv, flags)))
     file = tmp_path / "stage.yaml"
     file.write_text(dump_config(mixed_settings(world, tmp_path / "out", mixed)))
-    assert main_module.main(["sft", "--config", str(file), "batch_size=1", "--", "--num_gpus", "8"]) == 7
-    assert main_module.main(["sft", "--config", str(file), "processes=2"]) == 7
+    assert main_module.main(["sft", "--config", str(file), "batch_size=1", "--", "--num_gpus", "8"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'out' / 'sft' / 'final'}\n"
+    assert main_module.main(["sft", "--config", str(file), "processes=2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "out" / "sft" / "final")}
     assert started == [(["sft", "--config", str(file), "batch_size=1"], ["--num_gpus", "8"]),
                        (["sft", "--config", str(file), "processes=2"], ["--num_accelerators", "2", "--master_port", "4242"])]
 
 
 class Launched:
-    """Stands for the launcher's process: ends with 3, or is interrupted while it is waited for."""
+    """Stands for the launcher's process: ends with a code, or is interrupted while it is waited for."""
 
-    def __init__(self, interrupted: bool) -> None:
-        self.interrupted, self.said, self.pid = interrupted, [], os.getpid()
+    def __init__(self, interrupted: bool, code: int = 0) -> None:
+        self.interrupted, self.code, self.said, self.pid = interrupted, code, [], os.getpid()
 
-    def __call__(self, command, env, start_new_session):
+    def __call__(self, command, env, start_new_session, stdout):
+        assert stdout != sys.__stdout__.fileno()
         self.command, self.env = command, env
         return self
 
@@ -201,7 +204,7 @@ class Launched:
         self.said.append("wait")
         if self.interrupted and self.said == ["wait"]:
             raise KeyboardInterrupt
-        return 3
+        return self.code
 
     def terminate(self):
         self.said.append("terminate")
@@ -212,11 +215,42 @@ def test_the_launcher_runs_the_same_words(monkeypatch):
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(subprocess, "Popen", process)
-    assert launch_module.launch(["sft", "--config", "x.yaml"], ["--num_gpus", "2"]) == 3
+    launch_module.launch(["sft", "--config", "x.yaml"], ["--num_gpus", "2"])
     script = next(i for i, word in enumerate(process.command) if word.endswith("main.py"))
     assert process.command[1:5] == ["-m", "deepspeed.launcher.runner", "--num_gpus", "2"] and "--no_local_rank" in process.command[:script]
     assert process.command[script + 1:] == ["sft", "--config", "x.yaml"]
     assert "PYTHONDONTWRITEBYTECODE" not in process.env and process.env["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize("code, kind, exit_code", [(3, OmniError, 3), (2, OmniError, 2), (143, OmniError, 143), (256 - signal.SIGTERM, OmniError, 143),
+                                                   (256 - signal.SIGKILL, ResumableError, 6), (-signal.SIGKILL, ResumableError, 6), (256 - signal.SIGSEGV, ResumableError, 6)])
+def test_what_ends_the_processes_ends_the_command(monkeypatch, code, kind, exit_code):
+    monkeypatch.setattr(subprocess, "Popen", Launched(interrupted=False, code=code))
+    with pytest.raises(OmniError) as failed:
+        launch_module.launch(["sft"], [])
+    assert type(failed.value) is kind and failed.value.exit_code == exit_code
+
+
+def test_what_cannot_run_under_a_launcher_says_so(monkeypatch, root):
+    with pytest.raises(ConfigError, match="`language` trains in one process.*--num_gpus 8"):
+        main_module.main(["language", "--config", str(root / "train" / "configs" / "language.yaml"), "--", "--num_gpus", "8"])
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="`chain` starts its stages itself"):
+        main_module.main(["chain", "--config", "x.yaml"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * WATCHDOG)
+def test_two_processes_say_one_thing_on_stdout(world, mixed, tmp_path):
+    file = tmp_path / "stage.yaml"
+    file.write_text(dump_config(mixed_settings(world, tmp_path / "out", mixed, processes=2, batch_size=2)))
+    command = [sys.executable, "-m", "omnivision_cli", "train", "sft", "--config", str(file), "--json"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and json.loads(done.stdout) == {"folder": str(tmp_path / "out" / "sft" / "final")}, done.stderr[-2000:]
+    again = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert again.returncode == json.loads(again.stdout)["error"]["exit_code"] == 2 and "is finished" in again.stderr
 
 
 def test_an_interrupted_launcher_is_ended_and_waited_for(monkeypatch):

@@ -153,6 +153,16 @@ def test_a_mixture_trains_and_is_planned_alike(world, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"]["steps"] == 20
 
 
+def test_weights_are_of_the_rows_that_are_left(world, tmp_path):
+    long = {**QUESTION, "question": "What is it? " * 300}
+    rows = {"a": [{"id": f"a{number}", **(long if number < 4 else QUESTION)} for number in range(8)], "b": [{"id": f"b{number}", **QUESTION} for number in range(8)]}
+    files = [str(train_world.write_lines(tmp_path / f"{name}.jsonl", lines)) for name, lines in rows.items()]
+    final = train_world.train(train_world.settings(world, tmp_path, "sft", data=files, weights=[1.0, 1.0], max_bad_fraction=0.5, max_steps=-1, epochs=1.0), "sft")
+    assert len(train_world.losses(final)) == 6  # 12 rows are left: 6 of each file, two a step
+    order = json.loads((tmp_path / "sft" / "data_manifest.json").read_text())
+    assert len(order["left_out"]) == 4
+
+
 @pytest.mark.official_data
 def test_real_charts_and_photos_train_as_they_are(world, official_data, tmp_path):
     """The train part of ChartQA and the captions of COCO, from the files as they are published; no row is left out."""

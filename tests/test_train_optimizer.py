@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from omnivision_train.config import SftConfig
+from omnivision_train.config import FOLLOWS, SftConfig
+from omnivision_train.main import config_class
 from omnivision_train.optimizer import MuonAdamW, inner_matrix
+from omnivision_train.precision import resolved
 from omnivision_train.trainer_arguments import check_clipping, check_optimizer
 from torch import nn
 
+from omnivision.config_files import load_config
 from omnivision.errors import ConfigError
 
 
@@ -80,6 +83,17 @@ def test_muon_under_zero_is_refused_before_anything_loads():
         check_optimizer(SftConfig(optimizer="muon", zero_stage=0, deepspeed={"zero_optimization": {"stage": 2}}))
     check_optimizer(SftConfig(optimizer="muon", zero_stage=0, precision="fp32"))
     check_optimizer(SftConfig())
+
+
+def test_the_tiny_recipes_train_on_a_gpu_as_they_are(root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    for stage in FOLLOWS:
+        config = load_config(config_class(stage), root / "train" / "configs" / "tiny" / f"{stage}.yaml")
+        check_optimizer(config)
+        assert resolved(config) == ("fp32" if config.optimizer == "muon" else "bf16")
+    with pytest.raises(ConfigError, match="Muon needs whole matrices, and DeepSpeed's bf16"):
+        check_optimizer(SftConfig(optimizer="muon", zero_stage=0, precision="bf16"))
 
 
 def test_bf16_weights_without_fp32_ones_are_refused(monkeypatch):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 import train_world
 from omnivision_train import trainer as trainer_module
 
-from omnivision.errors import ConfigError
-from omnivision.runs import RunLock, verifies
+from omnivision.config_files import dump_config
+from omnivision.errors import ConfigError, DataError
+from omnivision.runs import RunLock, newest_checkpoint, verifies
 
 STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 2}
 
@@ -145,8 +149,6 @@ def test_changed_data_are_refused(world, tmp_path, monkeypatch):
     import shutil
     from dataclasses import replace
 
-    from omnivision.errors import DataError
-
     file = tmp_path / "rows.jsonl"
     shutil.copy(world.file("sft"), file)
     monkeypatch.setattr(train_world.World, "file", lambda self, stage: str(file))
@@ -155,6 +157,38 @@ def test_changed_data_are_refused(world, tmp_path, monkeypatch):
     file.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
     with pytest.raises(DataError, match="The data have changed since the run began.*rows.jsonl"):
         train_world.train(replace(config), "sft")
+
+
+def test_a_changed_table_of_functions_is_refused(world, tmp_path, monkeypatch):
+    """Its tokens would mean something else from there on."""
+    file = tmp_path / "given.json"
+    file.write_text(json.dumps(train_world.FUNCTIONS))
+    config = train_world.settings(world, tmp_path, "functions", **STEPS, functions=str(file))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, die)
+        with pytest.raises(Killed):
+            train_world.train(config, "functions")
+    file.write_text(json.dumps(train_world.FUNCTIONS[::-1]))
+    with pytest.raises(DataError, match="The data have changed since the run began.*given.json"):
+        train_world.train(config, "functions")
+    file.write_text(json.dumps(train_world.FUNCTIONS))
+    assert train_world.train(config, "functions").is_dir()
+
+
+def test_a_signal_to_all_processes_of_a_run_is_not_the_end_of_its_loaders(world, tmp_path):
+    file = tmp_path / "sft.yaml"
+    file.write_text(dump_config(train_world.settings(world, tmp_path, "sft", max_steps=5000, save_steps=5000, workers=2)))
+    command = [sys.executable, "-m", "omnivision_cli", "train", "sft", "--config", str(file)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if line.startswith("sft 3/5000"):
+                os.killpg(process.pid, signal.SIGTERM)
+                break
+        said.append(process.stderr.read())
+    assert process.returncode == 143, "".join(said)[-2000:]
+    assert newest_checkpoint(tmp_path / "sft" / "checkpoints", print) is not None
 
 
 def test_half_a_line_of_metrics_is_no_line(world, uninterrupted, tmp_path, monkeypatch):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 import train_world
 from omnivision_train import pretraining
-from omnivision_train.config import POSITIVE, FunctionsConfig
+from omnivision_train.config import POSITIVE, FunctionsConfig, StageConfig
 from omnivision_train.main import RECIPES, config_class
 from omnivision_train.main import main as command
 from omnivision_train.run_data import check_settings
@@ -39,6 +40,16 @@ def test_passes_and_weights_exclude_each_other():
 def test_values_at_their_limits_are_fine():
     check_settings(FunctionsConfig(data=["a.jsonl", "b.jsonl"], passes=[0.001, 1000.0], max_bad_fraction=0.0, limit=1, replay_limit=1))
     check_settings(FunctionsConfig(data=["a.jsonl"], weights=[1e9], max_bad_fraction=1.0))
+
+
+@pytest.mark.parametrize("schedule", get_args(get_type_hints(StageConfig)["schedule"]))
+def test_every_schedule_that_is_offered_trains(world, tmp_path, schedule):
+    assert train_world.train(train_world.settings(world, tmp_path, "align", schedule=schedule, warmup=0.5), "align").is_dir()
+
+
+def test_a_schedule_that_is_not_is_refused_before_anything_loads():
+    with pytest.raises(ConfigError, match="schedule"):
+        load_config(config_class("sft"), None, ["schedule=cosin"])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

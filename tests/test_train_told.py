@@ -10,9 +10,10 @@ import pytest
 import torch
 import train_world
 import workers
-from omnivision_train import throughput
+from omnivision_train import run_data, throughput
 from omnivision_train import trainer as trainer_module
 from omnivision_train.config import SftConfig
+from omnivision_train.stages import Run
 from omnivision_train.trainer import out_of_memory
 from omnivision_train.trainer_arguments import check_dashboard
 
@@ -68,6 +69,23 @@ def test_a_file_cannot_train_and_be_held_out(world, tmp_path):
     mixed = {"replay": [world.file("sft")], "held_out": [world.file("sft")]}
     with pytest.raises(DataError, match="The same file is to train and to be held out"):
         train_world.train(train_world.settings(world, tmp_path, "functions", **mixed), "functions")
+
+
+def test_processes_share_the_hashing_of_files(world, tmp_path, monkeypatch):
+    files, asked, runs = [world.file(stage) for stage in train_world.STAGES], [], [Run("sft", tmp_path, rank == 0, None) for rank in (0, 1, 2)]
+    monkeypatch.setattr(run_data, "source_hash", lambda file: asked.append(file) or f"hash of {file}")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    shares = []
+    monkeypatch.setattr(run_data, "gathered", lambda share: shares.append(share) or [])
+    for rank, run in enumerate(runs):
+        monkeypatch.setenv("RANK", str(rank))
+        run_data.known_hashes(run, files)
+    assert sorted(asked) == sorted(files) and all(shares)
+    monkeypatch.setattr(run_data, "gathered", lambda share: shares)
+    assert run_data.known_hashes(runs[1], files) == {file: f"hash of {file}" for file in files}
+    asked.clear()
+    run_data.known_hashes(runs[1], files)
+    assert not asked
 
 
 def test_the_manifest_and_the_card_name_what_trained(world, held_out, tmp_path):

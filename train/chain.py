@@ -30,7 +30,7 @@ from omnivision_train.config import FOLLOWS, MAY_CHANGE, StageConfig
 from omnivision_train.run_data import MANIFEST
 
 PAIRS = "pairs"
-CACHE_LIMIT = "--cache-gib"
+NO_DIFFERENCE = ("--cache-gib", "--key-variable", "--max-cost", "--price-in", "--price-out")  # to what the pairs are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,12 @@ class PairsConfig:
     cache_gib: float | None = None
     most_edited: float | None = None
     limit: int | None = None
+    teacher: str | None = None  # None: the oracle, which knows the embedded world alone
+    teacher_model: str | None = None
+    key_variable: str | None = None
+    max_cost: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,10 +159,10 @@ def pairs_note(link: Link) -> Path:
 
 
 def made_from(link: Link) -> dict:
-    """What the pairs of this chain are made from: the model's hand-over note, the data, and the command's words, without how much a cache may hold."""
+    """What the pairs of this chain are made from: the model's hand-over note, the data, and the command's words that make a difference."""
     words = link.command[3:]
-    at = words.index(CACHE_LIMIT) if CACHE_LIMIT in words else len(words)
-    return {"model": file_hash(link.before.result / HAND_OVER), "data": source_hash(words[words.index("--data") + 1]), "words": words[:at] + words[at + 2 :]}
+    counting = [word for before, word in zip(["", *words], words, strict=False) if not {before, word} & {*NO_DIFFERENCE}]
+    return {"model": file_hash(link.before.result / HAND_OVER), "data": source_hash(words[words.index("--data") + 1]), "words": counting}
 
 
 def is_finished(link: Link) -> bool:

@@ -59,11 +59,11 @@ def write(trainer, folder: Path, keep: int) -> None:
                 remove(old)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other processes wait for word of it
             remove(partial, ignore_errors=True)
-            failure = f"{error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            failure = (f"{error}", "Make room, then start") if isinstance(error, OSError) else (f"{type(error).__name__}: {error}", "Start")
     failure = from_first(failure)
     if failure:
-        raise ResumableError(f"The checkpoint of step {step} could not be written: {failure}", str(folder),
-                             "Make room, then start the same command again: it goes on from the checkpoint before.")
+        why, what = failure
+        raise ResumableError(f"The checkpoint of step {step} could not be written: {why}", str(folder), f"{what} the same command again: it goes on from the checkpoint before.")
 
 
 def superseded(folder: Path, step: int, keep: int) -> list[Path]:

@@ -54,7 +54,9 @@ def crowded(threads_here: int) -> str | None:
 
 def _precision(config: StageConfig) -> Choice:
     found = resolved(config)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and config.optimizer == "muon":
+        why = "Muon needs whole matrices, which DeepSpeed's bf16 does not leave"
+    elif torch.cuda.is_available():
         why = f"{torch.cuda.get_device_name()} {'has' if found == 'bf16' else 'has no'} bf16 in hardware"
     elif found == "bf16":
         why = f"the processor has {', '.join(sorted(CPU_BF16 & cpu_flags()))}; weights and optimizer stay fp32"

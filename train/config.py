@@ -66,7 +66,7 @@ class StageConfig:
     max_steps: int = -1
     lr: float = 2e-5
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, the rest by AdamW; needs zero_stage 0
-    schedule: str = "cosine"
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"] = "cosine"  # transformers'
     warmup: float = 0.03  # share of all steps
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0

@@ -5,6 +5,7 @@ Shapes: B rows, L tokens, P patches, C tower width.
 
 from __future__ import annotations
 
+import os
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,11 @@ class Conversations(Dataset):
         images = tuple(locate(image, self.root) for image in row.images)
         encoded = fitted(row, self.processor.tokenizer, self.processor.image_seq_length, self.max_length)
         return Sample(array("i", encoded.input_ids), array("i", encoded.labels), images, row.id, row.part)
+
+
+def leave_group(worker: int) -> None:
+    """A loader's worker in a process group of its own: Ctrl-C and `timeout` signal the group, and a worker that ends so breaks the step off."""
+    os.setpgrp()
 
 
 class Order(Sampler[int]):

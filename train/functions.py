@@ -122,6 +122,7 @@ def functions(config: FunctionsConfig) -> Path:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
         function_set = FunctionSet.from_json(config.functions)
+        run_data.note_file(run, config.functions)
         if (Path(config.start) / FUNCTION_FILE).is_file():  # more functions for a trained set: its own stay where they are
             function_set.check_keeps(FunctionSet.load(config.start))
         tokens = install_tokens(model, processor.tokenizer, function_set).tokens
@@ -150,7 +151,7 @@ def functions(config: FunctionsConfig) -> Path:
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(**run_data.collator_arguments(config, processor, cache))
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
-        trainer.passes = run_data.passes(config, rows)
+        trainer.passes = run_data.passes(config, samples.samples)
         del rows, held_out  # encoded by now
         trainer.token_ids = token_ids
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)

@@ -24,10 +24,11 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from omnivision.constants import IGNORE_INDEX
 from omnivision.hardware import device
 from omnivision.model.checkpoints import load_whole
+from omnivision_train.data import leave_group
 from omnivision_train.language_text import DRILLS, TOGETHER, Lessons
 from omnivision_train.language_tokenizer import train_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, moved, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, moved, open_run, open_tokenizer, source_of
 
 WEIGHTS = "model.safetensors"
 

@@ -29,7 +29,7 @@ def obstacle(config: StageConfig) -> tuple[str, str] | None:
     if not torch.cuda.is_available():
         return "liger-kernel is for GPUs, and there is none", f"{INSTEAD.capitalize()}."
     if importlib.util.find_spec(PACKAGE) is None:
-        return "liger-kernel is not installed", f"pip install 'omnivision[gpu]', or {INSTEAD}."
+        return "liger-kernel is not installed", f"Install it with OMNIVISION_EXTRAS=dev,gpu bash scripts/setup.sh, or {INSTEAD}."
     return None
 
 

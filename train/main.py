@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 from omnivision_train.launch import free_port, launch, under_launcher
 
@@ -36,7 +37,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
     options = parser.parse_intermixed_args(argv)
     from omnivision.config_files import load_config  # here: --help answers without torch
+    from omnivision.errors import ConfigError
 
+    if options.recipe == CHAIN and under_launcher():
+        raise ConfigError("`chain` starts its stages itself, and runs under a launcher", "launcher", "Use `omnivision train chain ... -- --num_gpus N`.")
+    if options.recipe in STAND_INS and flags:
+        raise ConfigError(f"`{options.recipe}` trains in one process", f"-- {' '.join(flags)}", "Leave the launcher's flags out.")
     if options.recipe == CHAIN:
         from omnivision_train.chain import chain
 
@@ -47,7 +53,10 @@ def main(argv: list[str]) -> int:
     config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
-        return launch(argv, flags or ["--num_accelerators", str(processes), "--master_port", str(free_port())])
+        launch([word for word in argv if word != "--json"], flags or ["--num_accelerators", str(processes), "--master_port", str(free_port())])
+        folder = Path(config.out) / options.recipe / "final"
+        print(json.dumps({"folder": str(folder)}) if options.json else folder)
+        return 0
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
     if os.environ.get("RANK", "0") == "0":  # one result, however many processes

@@ -11,8 +11,10 @@ from omnivision_train.config import StageConfig
 
 
 def resolved(config: StageConfig) -> str:
-    """fp32 or bf16, for `auto` by what the device does in hardware."""
-    return fast_precision() if config.precision == "auto" else config.precision
+    """fp32 or bf16, for `auto` by what the device does in hardware; fp32 for Muon on a GPU, where DeepSpeed's bf16 would hand it flat pieces."""
+    if config.precision != "auto":
+        return config.precision
+    return "fp32" if config.optimizer == "muon" and torch.cuda.is_available() else fast_precision()
 
 
 def deepspeed_bf16(config: StageConfig) -> bool:

@@ -181,11 +181,6 @@ def run_steps(recipe: Pretraining, config: PretrainingConfig, progress: Progress
             write_checkpoint(folder / "checkpoints", recipe, progress, log)
 
 
-def leave_group(worker: int) -> None:
-    """A loader's worker in a process group of its own: Ctrl-C and `timeout` signal the group, and a worker that ends so breaks the step off."""
-    os.setpgrp()
-
-
 def one_step(recipe: Pretraining, batch: Any, where: str) -> dict[str, float]:
     """Forward, backward, update; returns the numbers to log."""
     loss, numbers = recipe.losses(batch)

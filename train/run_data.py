@@ -24,7 +24,7 @@ from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError
 from omnivision.hardware import device
-from omnivision.runs import read_json, sorted_checkpoints, write_json
+from omnivision.runs import file_hash, read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
 from omnivision_train.data import CPU_STEP, GPU_STEP
@@ -101,9 +101,9 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     if len(set(files)) != len(files):
         raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
     loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
+    told, hashes = {"held_out": True} if held_out else {}, known_hashes(run, loaded)
     if run.main:
-        told = {"held_out": True} if held_out else {}
-        _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": source_hash(file), **told} for file, one in loaded.items()})
+        _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": hashes[file], **told} for file, one in loaded.items()})
     rows = []
     for part, one in enumerate(loaded.values()):
         run.left_out.total += len(one.rows) + len(one.bad)
@@ -113,6 +113,21 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     if main:
         run.left_out.needed = rows
     return with_sound_pictures(rows, config, run, cache)
+
+
+def note_file(run, file: str) -> None:
+    """Puts another file that training depends on into the manifest."""
+    if run.main:
+        _write_manifest(run.folder, {file: {"sha256": file_hash(Path(file))}})
+
+
+def known_hashes(run, files: Iterable[str]) -> dict[str, str]:
+    """Each file's hash; every process reads its share of those that nobody has read yet."""
+    ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    new = sorted({*files} - run.hashes.keys())
+    for part in gathered({file: source_hash(file) for file in new[rank::ranks]}):
+        run.hashes.update(part)
+    return run.hashes
 
 
 def _write_manifest(folder: Path, seen: dict[str, dict]) -> None:
@@ -133,9 +148,9 @@ def read_held_out(config: StageConfig, run, cache: FeatureCache | None = None) -
     """
     if not config.held_out:
         return []
-    training = {Path(file).resolve() for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])}
-    hashes = {source_hash(str(file)) for file in training}
-    both = [file for file in config.held_out if Path(file).resolve() in training or source_hash(file) in hashes]
+    training = [file for key in ("data", "replay", "grounding_data") for file in getattr(config, key, [])]
+    hashes = known_hashes(run, [*training, *config.held_out])
+    both = [file for file in config.held_out if hashes[file] in {hashes[other] for other in training}]
     if both:
         raise DataError("The same file is to train and to be held out", ", ".join(both), "Take it out of `held_out`.")
     return read_data(replace(config, limit=None), run, cache, config.held_out, held_out=True)

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -32,17 +32,19 @@ from omnivision_train.memory import check_memory, count_parts, device_memory, he
 from omnivision_train.precision import resolved
 from omnivision_train.run_data import MANIFEST, LeftOut
 
+FEATURES = "features"  # of grounding, where no feature cache is asked for
 PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "language_model": "model.language_model"}
 
 
 @dataclass(frozen=True)
 class Run:
-    """An open run: its folder, whether this process is the one that writes, and the rows it does without."""
+    """An open run: its folder, whether this process is the one that writes, the rows it does without, and hashes of files that it has read."""
 
     stage: str
     folder: Path
     main: bool
     left_out: LeftOut
+    hashes: dict[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -239,7 +241,8 @@ def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
 def settle(folder: Path) -> None:
     """What is left to do once final/ has its name: point to it, and remove what only a resumed run needs. Doing it twice does no harm."""
     write_json(folder / "latest", {"checkpoint": "final"})
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in ("checkpoints", FEATURES):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _seal_final(run: Run, config: StageConfig, processor, partial: Path, final: Path) -> None:

@@ -50,7 +50,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         collator = Collator(**run_data.collator_arguments(config, processor, cache))
         kind = early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer
         trainer = kind(model=model, args=arguments, train_dataset=samples, data_collator=collator, callbacks=list(callbacks))
-        trainer.passes = run_data.passes(config, rows)
+        trainer.passes = run_data.passes(config, samples.samples)
         del rows, held_out  # encoded by now
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
         return stages.finish(run, config, model, processor, trainer.save_model)
@@ -60,7 +60,7 @@ def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[R
     """A run that goes on from a checkpoint has this behind it."""
     if config.grounding_data:
         rows = run_data.read_data(replace(config, limit=None), run, files=config.grounding_data)
-    cached = replace(config, feature_cache=config.feature_cache or str(run.folder / "features"))  # many passes: never twice
+    cached = replace(config, feature_cache=config.feature_cache or str(run.folder / stages.FEATURES))  # many passes: never twice
     cache = run_data.open_cache(cached, model, processor)
     run_data.fill_cache(cache, config, [row for row in rows if row.regions])
     ground(model, processor, rows, config, cache, run.folder / "grounding.jsonl" if run.main else None)

@@ -25,7 +25,7 @@ from omnivision_train.attention import set_attention
 from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
 from omnivision_train.compiled import compile_layers, compiles
 from omnivision_train.config import StageConfig
-from omnivision_train.data import Order
+from omnivision_train.data import Order, leave_group
 from omnivision_train.deepspeed_config import adds_alone, zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.flat_gradients import flatten_gradients
@@ -93,6 +93,14 @@ class StageMixin:
         parts = [sample.part for sample in samples] if self.passes else ()
         self._order = Order(len(samples), self.global_batch(), self.args.seed, lengths, parts, self.passes)
         return self._order
+
+    def get_train_dataloader(self):
+        """Every start of a loader draws a number. A run that goes on starts more of them than one that nobody stopped: theirs is a generator of their own,
+        or what dropout draws would differ from there on."""
+        prepared = super().get_train_dataloader()
+        loader = prepared.base_dataloader
+        loader.generator, loader.worker_init_fn = torch.Generator().manual_seed(self.args.seed), leave_group
+        return prepared
 
     def _run_epoch(self, *args, epoch, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed from the last step: transformers would do one more

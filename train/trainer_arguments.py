@@ -16,6 +16,8 @@ from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 from omnivision_train.loss_kernel import check_loss_kernel
 
+PATIENCE = 2 * 3600  # seconds that processes wait for each other: one may be hashing terabytes, and torch's half hour would end the job
+
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     """transformers' arguments of a stage."""
@@ -33,7 +35,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
         gradient_checkpointing=config.gradient_checkpointing, deepspeed=deepspeed_config(config),
         save_strategy="steps", save_steps=config.save_steps, logging_steps=config.log_steps, report_to="wandb" if config.report_to == "wandb" else "none",
         logging_nan_inf_filter=False,  # StageMixin counts them
-        seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers,
+        ddp_timeout=PATIENCE, seed=config.seed, data_seed=config.seed, dataloader_num_workers=config.workers,
         dataloader_persistent_workers=config.workers > 0, remove_unused_columns=False, accelerator_config={"non_blocking": on_gpu},
         use_cpu=not on_gpu, disable_tqdm=True, label_names=["labels"],
     )

@@ -23,9 +23,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from omnivision.hardware import device
 from omnivision.model import tower
+from omnivision_train.data import leave_group
 from omnivision_train.label_tokenizer import train_label_tokenizer
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, leave_group, moved, open_run, open_tokenizer, source_of
+from omnivision_train.pretraining import Pretraining, PretrainingConfig, fit, moved, open_run, open_tokenizer, source_of
 from omnivision_train.vision_pairs import PLACES, SIDE, WindowBatches
 
 WEIGHTS, REGION_MAP = "open_clip_model.safetensors", "region_map.safetensors"

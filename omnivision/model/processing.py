@@ -35,11 +35,28 @@ def siglip_image_processor(image_size: int, mean: Sequence[float] = (0.5, 0.5, 0
                                    image_mean=list(mean), image_std=list(std))
 
 
+def siglip_settings(settings: dict[str, Any]) -> SiglipImageProcessorPil:
+    """The image processor of the settings in a preprocessor_config.json.
+
+    Raises:
+        ValueError: they ask for more or other than a bicubic squash to a square, levels / 255, then mean and std.
+    """
+    wanted = {"resample": 3, "rescale_factor": 1 / 255, "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
+    other = [f"{key} {settings[key]}" for key, value in wanted.items() if settings.get(key) not in (None, value)]
+    size = settings.get("size") or {}
+    if size.get("height") is None or size.get("height") != size.get("width"):
+        other.append(f"size {size}")
+    if other:
+        raise ValueError(f"The image processor has {', '.join(other)}; only a bicubic squash to a square (SigLIP's) is built in.")
+    half = (0.5, 0.5, 0.5)
+    return siglip_image_processor(size["height"], settings.get("image_mean") or half, settings.get("image_std") or half)
+
+
 class OmniVisionProcessor(ProcessorMixin):
     """Image processor, tokenizer and chat template in one.
 
     Args:
-        image_processor: SigLIP's; any backend is turned into the PIL one, for the same pixels everywhere.
+        image_processor: SigLIP's; any backend is turned into the PIL one, for the same pixels everywhere (ValueError where it does something else).
         tokenizer: with the image placeholder among its tokens.
         chat_template: the project's where None.
         image_seq_length: placeholders of one image (saved with the processor).
@@ -48,8 +65,7 @@ class OmniVisionProcessor(ProcessorMixin):
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None,
                  image_seq_length: int = 81) -> None:
         if not isinstance(image_processor, SiglipImageProcessorPil):
-            settings = image_processor.to_dict()
-            image_processor = siglip_image_processor(settings["size"]["height"], settings["image_mean"], settings["image_std"])
+            image_processor = siglip_settings(image_processor.to_dict())
         self.image_seq_length = image_seq_length
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)

@@ -20,7 +20,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.errors import ConfigError
 from omnivision.model.checkpoints import load_whole
-from omnivision.model.processing import siglip_image_processor
+from omnivision.model.processing import siglip_image_processor, siglip_settings
 
 # short names of open_clip's pretrained towers -> repository on the hub
 OPEN_CLIP_HUB = {"webli": "timm/ViT-SO400M-14-SigLIP-384"}
@@ -224,4 +224,20 @@ def _load_transformers(source: str, dtype: torch.dtype) -> tuple[SiglipVisionMod
         raise ConfigError("The vision weights are neither a local folder nor on the reachable hub, or hold no safetensors "
                           f"({' '.join(str(error).split())[:200]})", f"vision: {source}",
                           f"Name {', '.join(OPEN_CLIP_HUB)}, an existing folder, or connect to the hub.") from error
-    return tower.eval(), siglip_image_processor(tower.config.image_size)
+    return tower.eval(), _their_preprocessing(source, tower.config.image_size)
+
+
+def _their_preprocessing(source: str, image_size: int) -> SiglipImageProcessorPil:
+    from transformers import SiglipImageProcessor
+
+    try:
+        settings, _ = SiglipImageProcessor.get_image_processor_dict(source)
+    except OSError:  # a tower that was saved without: SigLIP's own
+        return siglip_image_processor(image_size)
+    try:
+        found = siglip_settings(settings)
+        if found.size["height"] != image_size:
+            raise ValueError(f"Pictures are made {found.size['height']} px wide, and the tower's are {image_size}.")
+    except ValueError as error:
+        raise ConfigError(str(error), f"vision: {source}", "Use a SigLIP tower with its own preprocessor_config.json.") from error
+    return found
