@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from model_parts import CONTROL, SHAPE, make_image, make_model, make_tokenizer
+from omnivision_train.config import FOLLOWS
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from omnivision import OmniVisionConfig
@@ -19,6 +20,7 @@ from omnivision.export.gguf.importing import import_pair
 from omnivision.export.gguf.vocabulary import vocabulary
 from omnivision.export.main import main
 from omnivision.model.layouts import membership
+from omnivision.runs import read_hand_over
 
 TYPES = gguf.GGMLQuantizationType
 TEXT = {"model_type": "qwen2", "vocab_size": 448, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -106,6 +108,12 @@ def test_an_f16_pair_becomes_the_same_model(model, tmp_path):
     config: OmniVisionConfig = found.config
     assert (config.projector_layout, config.projector_group, config.projector_gelu) == ("raster", 9, "erf")
     assert config.text_config.rope_parameters["rope_theta"] == 1e6 and config.text_config.rms_norm_eps == 1e-6
+
+
+def test_stages_may_start_from_the_imported_model(model, tmp_path):
+    import_pair(text_file(tmp_path, model), picture_file(tmp_path, model), tmp_path / "out")
+    for stage in ("sft", "dpo", "functions"):
+        assert read_hand_over(tmp_path / "out", FOLLOWS[stage], stage)["stage"] == "imported"
 
 
 def test_the_imported_model_answers(model, tmp_path):

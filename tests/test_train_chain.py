@@ -93,6 +93,7 @@ def test_a_stage_made_from_another_model_is_refused(world, tmp_path, ran):
 
 
 @pytest.mark.parametrize("stages, message", [
+    (["align", "sft", "sft"], "'sft' cannot follow sft"),
     (["sft"], "'sft' cannot follow nothing"), (["align", "dpo"], "'dpo' cannot follow align"), (["align", "align"], "'align' cannot follow align"),
     (["align", "chatter"], "'chatter' cannot follow align"), (["align", "pairs"], "`pairs` is not behind `sft`"),
     (["align", "sft", "pairs"], "data.*pairs of the chain"), ([], "no stages"),

@@ -133,6 +133,13 @@ def test_a_checkpoint_of_another_stage_is_refused(world, road, tmp_path, stage, 
         stages.open_model(train_world.settings(world, tmp_path, stage, road[start]), stage)
 
 
+def test_sft_goes_on_with_other_data(world, road, tmp_path):
+    before, after = road["sft"], train_world.train(train_world.settings(world, tmp_path, "sft", road["sft"]), "sft")
+    old, new = train_world.weights(before), train_world.weights(after)
+    assert any(not torch.equal(old[name], new[name]) for name in old if "language_model" in name)
+    assert json.loads((after / "omnivision.json").read_text())["parent"] == file_hash(before / "omnivision.json")
+
+
 def test_a_start_whose_weights_are_not_all_there_is_refused(world, road, tmp_path):
     shutil.copytree(road["align"], tmp_path / "final")
     stored(lambda tensors: tensors.pop("model.projector.linear_2.bias"))(tmp_path / "final")

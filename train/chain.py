@@ -119,7 +119,7 @@ def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: l
             pairs = out / "pairs.jsonl"
             links.append(_pairs_link(keys, config.shared, words[PAIRS], last, pairs))
             continue
-        if stage not in FOLLOWS or (last.stage if last else None) not in (FOLLOWS[stage] or (None,)):
+        if stage not in FOLLOWS or stage in [link.stage for link in links] or (last.stage if last else None) not in (FOLLOWS[stage] or (None,)):
             raise ConfigError(f"The stage {stage!r} cannot follow {last.stage if last else 'nothing'}", "stages",
                               "A chain has align, sft, pairs, dpo, functions in this order; pairs and dpo, or functions, may be left out.")
         file = keys.pop("config", None)

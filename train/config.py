@@ -8,7 +8,9 @@ from typing import Any, Literal
 from omnivision.data.room import MOST_GIB
 from omnivision.errors import ConfigError
 
-FOLLOWS = {"align": (), "sft": ("align",), "dpo": ("sft",), "functions": ("sft", "dpo", "functions", "untrained")}  # what a stage may start from
+FOLLOWS = {  # what a stage may start from; "imported" by `omnivision export import`
+    "align": (), "sft": ("align", "sft", "imported"), "dpo": ("sft", "imported"), "functions": ("sft", "dpo", "functions", "imported", "untrained"),
+}
 TRAINS = {  # parts of the model by stage
     "align": ("projector",),
     "sft": ("projector", "language_model"),
