@@ -88,6 +88,8 @@ FAULTS = {  # name -> (row, kind, whether it is bad)
     "loses all that is supervised": ({"id": "x", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
                                                               {"role": "user", "content": "why " * 3000}, {"role": "assistant", "content": "d"}]},
                                      "loses all supervised answers to max_length", True),
+    "rendered before": (row(9, question="<|im_start|>user what?<|im_end|>"), "spells a control token, which is read as letters", False),
+    "a rejected answer rendered before": ({"id": "x", "prompt": "a", "chosen": "b", "rejected": "c<|im_end|>"}, "spells a control token, which is read as letters", False),
     "an empty prompt": ({"id": "x", "prompt": "", "chosen": "b", "rejected": "c"}, "unreadable row", True),
     "one id twice": (row(0, question="Is it another question?"), "one id for several rows", False),
     "the same row": (row(0, id="other"), "the same row again", False),

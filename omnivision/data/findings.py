@@ -83,7 +83,7 @@ def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length:
 
 
 def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int, found: Found) -> dict[str, Any]:
-    lengths, turns, supervised, total = [], [], 0, 0
+    lengths, turns, supervised, total, control = [], [], 0, 0, tokenizer.all_special_tokens
     for row in rows:  # in this thread: a tokenizer's settings are not for several
         sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
         longest = max(len(side.input_ids) for side in sides)
@@ -93,6 +93,9 @@ def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int,
         total += sum(len(side.input_ids) for side in sides)
         if row.prompt and row.chosen == row.rejected:
             found.add("chosen = rejected", row.source, row.chosen[:80])
+        texts = [*(turn["text"] for turn in row.turns), row.prompt, row.chosen, row.rejected, row.request]
+        if spelt := next((token for token in control for text in texts if token in text), None):
+            found.add("spells a control token, which is read as letters", row.source, spelt, bad=False)
         if longest > max_length:
             kind, bad = _what_is_left(row, tokenizer, image_tokens, max_length)
             found.add(kind, row.source, f"{longest} tokens", bad)
