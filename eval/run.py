@@ -92,7 +92,7 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
     model = next(iter(about.values()))
     for file in sorted(out.glob("*/results.json")):
         there, mine = results.read(file), about.get(file.parent.name)
-        differ = ["model"] if there.get("model") != model["model"] else [] if there.get("model_hash") == model["model_hash"] else ["model in the same place"]
+        differ = ["model"] if there.get("model") != model["model"] else [] if there.get("model_hash", model["model_hash"]) == model["model_hash"] else ["model in the same place"]
         if mine:
             same_batch = {**there.get("settings", {}), "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
             differ += [key for key, given in (("data_hash", there.get("data_hash")), ("settings", same_batch)) if given != mine[key]]

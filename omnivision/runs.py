@@ -15,6 +15,7 @@ from omnivision.errors import ConfigError
 
 MANIFEST = "manifest.json"
 HAND_OVER = "omnivision.json"  # in final/: stage, hashes, what it was made from
+NO_STAGES = ("imported", "untrained")  # what a hand-over note may call a model that no stage has made
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "open_clip_torch", "datasets")
 
 
@@ -182,7 +183,7 @@ def read_hand_over(folder: Path, wanted: tuple[str, ...], stage: str) -> dict:
     path = folder / HAND_OVER
     if not path.is_file():
         raise ConfigError(f"There is no finished stage to start `{stage}` from", str(folder),
-                          f"Run one of the stages {', '.join(wanted)} first and give its final/ folder as `start`.")
+                          f"Run one of the stages {', '.join(one for one in wanted if one not in NO_STAGES)} first and give its final/ folder as `start`.")
     try:
         hand_over = json.loads(path.read_text())
         found, files = hand_over["stage"], dict(hand_over["files"])

@@ -8,6 +8,7 @@ import json
 import pytest
 import timm
 import torch
+from export_parts import stored
 from model_parts import SHAPE, make_config, make_model, save_open_clip
 from safetensors.torch import save_file
 from transformers import SiglipConfig, SiglipModel, SiglipVisionConfig, SiglipVisionModel
@@ -131,11 +132,32 @@ def test_transformers_folders_have_their_own_preprocessing(tmp_path):
     theirs.save_pretrained(tmp_path)
     found = load_tower(str(tmp_path))[1]
     assert (list(found.image_mean), list(found.image_std), found.resample) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], 3)
-    for change, said in (({"resample": 2}, "resample 2"), ({"do_center_crop": True}, "do_center_crop"), ({"size": {"shortest_edge": 54}}, "size"),
-                         ({"size": {"height": 60, "width": 60}}, "60 px wide, and the tower's are 54"), ({"rescale_factor": 1.0}, "rescale_factor")):
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps({**theirs.to_dict(), **change}))
-        with pytest.raises(ConfigError, match=said):
+    file = tmp_path / "preprocessor_config.json"
+    for change in ({"resample": 2}, {"size": [54, 54]}, {"image_mean": 0.5}, {"rescale_factor": 0.003921569}, {"do_pad": None}):  # SigLIP 2 is bilinear
+        file.write_text(json.dumps({**theirs.to_dict(), **change}))
+        found = load_tower(str(tmp_path))[1]
+        assert found.resample == change.get("resample", 3) and found.size["height"] == found.size["width"] == 54
+        assert list(found.image_mean) == ([0.5] * 3 if "image_mean" in change else [0.1, 0.2, 0.3])
+    for change, said in (({"resample": 0}, "resample 0"), ({"do_center_crop": True}, "do_center_crop"), ({"size": {"shortest_edge": 54}}, "size"), ({"size": 54}, "size 54"), ({"do_resize": False}, "do_resize"),
+                         ({"size": {"height": 60, "width": 60}}, "60 px wide, and the tower's are 54"), ({"rescale_factor": 1.0}, "rescale_factor"), ({"size": "wide"}, "read")):
+        file.write_text(json.dumps({**theirs.to_dict(), **change}))
+        with pytest.raises(ConfigError, match=f"preprocessing cannot be taken.*{said}"):
             load_tower(str(tmp_path))
+    for broken in ("[]", '{"size": '):
+        file.write_text(broken)
+        with pytest.raises(ConfigError, match="preprocessing cannot be taken"):
+            load_tower(str(tmp_path))
+
+
+def test_a_tower_may_come_without_the_head_that_nothing_reads(tmp_path):
+    whole = SiglipVisionModel(SiglipVisionConfig(**SHAPE)).eval()
+    whole.save_pretrained(tmp_path)
+    stored(lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("head.")])(tmp_path)
+    tower, _ = load_tower(str(tmp_path))
+    pixels = torch.randn(1, 3, 54, 54)
+    with torch.no_grad():
+        assert torch.equal(tower(pixels).last_hidden_state, whole(pixels).last_hidden_state)
+    assert not tower.config.vision_use_head and not any(name.startswith("head.") for name in tower.state_dict())
 
 
 def test_a_tensor_without_a_place_is_not_dropped():

@@ -20,7 +20,7 @@ from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, OmniError, ResumableError
-from omnivision.runs import newest_checkpoint
+from omnivision.runs import newest_checkpoint, write_hand_over
 
 WATCHDOG = 480  # seconds; a quiet machine takes some 40, a busy one had not started both ranks after 240
 
@@ -181,6 +181,11 @@ def test_launcher_flags_start_the_launcher(world, mixed, tmp_path, monkeypatch, 
     monkeypatch.setattr(main_module, "launch", lambda argv, flags: started.append((argv, flags)))
     file = tmp_path / "stage.yaml"
     file.write_text(dump_config(mixed_settings(world, tmp_path / "out", mixed)))
+    with pytest.raises(ResumableError, match="ended without a result"):  # the launcher was killed, and its runner says 0
+        main_module.main(["sft", "--config", str(file), "processes=2"])
+    started.clear()
+    (tmp_path / "out" / "sft" / "final").mkdir(parents=True)
+    write_hand_over(tmp_path / "out" / "sft" / "final", "sft", None)
     assert main_module.main(["sft", "--config", str(file), "batch_size=1", "--", "--num_gpus", "8"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'out' / 'sft' / 'final'}\n"
     assert main_module.main(["sft", "--config", str(file), "processes=2", "--json"]) == 0
@@ -222,7 +227,7 @@ def test_the_launcher_runs_the_same_words(monkeypatch):
     assert "PYTHONDONTWRITEBYTECODE" not in process.env and process.env["OMP_NUM_THREADS"] == "1"
 
 
-@pytest.mark.parametrize("code, kind, exit_code", [(3, OmniError, 3), (2, OmniError, 2), (143, OmniError, 143), (256 - signal.SIGTERM, OmniError, 143),
+@pytest.mark.parametrize("code, kind, exit_code", [(3, OmniError, 3), (2, OmniError, 2), (143, OmniError, 143), (256 - signal.SIGTERM, OmniError, 143), (255, OmniError, 255), (-1 % 256 - 60, OmniError, 195),
                                                    (256 - signal.SIGKILL, ResumableError, 6), (-signal.SIGKILL, ResumableError, 6), (256 - signal.SIGSEGV, ResumableError, 6)])
 def test_what_ends_the_processes_ends_the_command(monkeypatch, code, kind, exit_code):
     monkeypatch.setattr(subprocess, "Popen", Launched(interrupted=False, code=code))

@@ -155,7 +155,7 @@ def test_a_missing_start_names_the_stages_to_run_first(world, tmp_path):
 
 def test_only_the_first_stage_starts_from_parts(world, road, tmp_path):
     config = replace(train_world.settings(world, tmp_path, "sft"), start=None)
-    with pytest.raises(ConfigError, match=r"`sft` starts from a finished stage \(align or sft or imported\), and none is given"):
+    with pytest.raises(ConfigError, match=r"`sft` starts from a finished stage \(align or sft\), and none is given"):
         stages.open_model(config, "sft")
     with pytest.raises(ConfigError, match="`align` is the first stage"):
         stages.open_model(train_world.settings(world, tmp_path, "align", road["align"]), "align")

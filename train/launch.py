@@ -12,6 +12,9 @@ import threading
 from pathlib import Path
 
 
+SIGNALS = (signal.SIGINT, signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)  # that end a process
+
+
 def under_launcher() -> bool:
     """Whether a launcher (deepspeed, torchrun, accelerate) has started this process."""
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
@@ -55,6 +58,7 @@ def launch(argv: list[str], flags: list[str]) -> None:
         process.wait()
         psutil.wait_procs(ranks)  # the launcher may have ended before them, of a signal to all
         raise
+    psutil.wait_procs(_ranks_of(process.pid, script))
     _ended(code)
 
 
@@ -66,7 +70,7 @@ def _ended(code: int) -> None:
     """
     from omnivision.errors import OmniError, ResumableError
 
-    killed = -code if code < 0 else 256 - code if code > 256 - signal.NSIG else 0  # DeepSpeed's launcher ends with a rank's own code
+    killed = -code if code < 0 else 256 - code if 256 - code in SIGNALS else 0  # DeepSpeed's launcher ends with a rank's own code; 255 is ssh's
     if killed and killed not in (signal.SIGINT, signal.SIGTERM):
         raise ResumableError(f"A training process was killed by signal {killed}", "launcher",
                              "Signal 9 is what a system sends where memory runs out. The same command goes on from the last checkpoint.")

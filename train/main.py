@@ -37,7 +37,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the file")
     options = parser.parse_intermixed_args(argv)
     from omnivision.config_files import load_config  # here: --help answers without torch
-    from omnivision.errors import ConfigError
+    from omnivision.errors import ConfigError, ResumableError
+    from omnivision.runs import HAND_OVER
 
     if options.recipe == CHAIN and under_launcher():
         raise ConfigError("`chain` starts its stages itself, and runs under a launcher", "launcher", "Use `omnivision train chain ... -- --num_gpus N`.")
@@ -55,6 +56,8 @@ def main(argv: list[str]) -> int:
     if options.recipe not in STAND_INS and not under_launcher() and (flags or processes > 1):
         launch([word for word in argv if word != "--json"], flags or ["--num_accelerators", str(processes), "--master_port", str(free_port())])
         folder = Path(config.out) / options.recipe / "final"
+        if not (folder / HAND_OVER).is_file():  # DeepSpeed's runner says 0 as well where its own launcher was killed
+            raise ResumableError("The training processes have ended without a result", str(folder), "The same command goes on from the last checkpoint.")
         print(json.dumps({"folder": str(folder)}) if options.json else folder)
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs

@@ -16,7 +16,7 @@ from omnivision_train.config import StageConfig
 from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 from omnivision_train.loss_kernel import check_loss_kernel
 
-PATIENCE = 2 * 3600  # seconds that processes wait for each other: one may be hashing terabytes, and torch's half hour would end the job
+PATIENCE = 3600  # seconds that processes wait for each other: one may be hashing a terabyte, and torch's half hour would end the job
 
 
 def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:

@@ -173,7 +173,7 @@ class Client:
         where = f"{self.ledger.path}, key {question.key}"
         if request.body_hash == question.body_hash:
             raise ConfigError(f"The ledger holds answers of another address, {request.url}", where,
-                              "They would count as this one's: go on at that address, or give another folder or ledger.")
+                              "They would count as this one's: go on at that address, give another folder or ledger, or, where the same server has only moved, write the new address into the ledger.")
         raise ConfigError("The ledger holds the outcome of another request under the same key", where,
                           "A ledger belongs to one model, prompt and settings: give another ledger, or other keys.")
 

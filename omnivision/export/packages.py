@@ -21,4 +21,4 @@ def needed(name: str, where: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         what = f"the package {name} is not installed ({error})"
-        raise ConfigError(what, where, "Install it with: OMNIVISION_EXTRAS=dev bash scripts/setup.sh.") from error
+        raise ConfigError(what, where, "Install it with: bash scripts/setup.sh, whose default has it.") from error

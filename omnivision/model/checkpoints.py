@@ -101,16 +101,28 @@ def _load(models: Any, processors: Any, name: str, device: str | None, dtype: st
     return model.to(device).eval(), processor
 
 
+class MissingTensors(DataError):
+    """Weights that are not all there.
+
+    Args:
+        names: of the tensors that lack. source: where.
+    """
+
+    def __init__(self, names: list[str], source: str) -> None:
+        self.names = names
+        super().__init__(f"{len(names)} of the model's tensors are not in the weights, the first is {names[0]}", source,
+                         "Random numbers would stand in their place: copy or make the checkpoint again.")
+
+
 def load_whole(models: Any, source: str | Path, **options: Any) -> Any:
     """`models.from_pretrained`, which fills what the weights lack with random numbers and a warning.
 
     Raises:
-        DataError: something is missing.
+        MissingTensors: something is missing.
     """
     model, told = models.from_pretrained(source, output_loading_info=True, **options)
     if missing := sorted(told["missing_keys"]):
-        raise DataError(f"{len(missing)} of the model's tensors are not in the weights, the first is {missing[0]}", str(source),
-                        "Random numbers would stand in their place: copy or make the checkpoint again.")
+        raise MissingTensors(missing, str(source))
     return model
 
 

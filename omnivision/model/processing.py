@@ -7,6 +7,7 @@ control tokens and typed ones cannot be told apart: give them trusted text only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ from omnivision.model.conversation import default_template, encode_messages
 
 
 def siglip_image_processor(image_size: int, mean: Sequence[float] = (0.5, 0.5, 0.5),
-                           std: Sequence[float] = (0.5, 0.5, 0.5)) -> SiglipImageProcessorPil:
-    """SigLIP's preprocessing: bicubic squash to a square, then (x - mean) / std.
+                           std: Sequence[float] = (0.5, 0.5, 0.5), resample: int = Image.Resampling.BICUBIC) -> SiglipImageProcessorPil:
+    """SigLIP's preprocessing: squash to a square (bicubic; SigLIP 2's is bilinear), then (x - mean) / std.
 
     The PIL backend resizes with Pillow, as open_clip does; transformers' other backend differs by up to 0.0078.
     """
-    return SiglipImageProcessorPil(size={"height": image_size, "width": image_size}, resample=3,
+    return SiglipImageProcessorPil(size={"height": image_size, "width": image_size}, resample=int(resample),
                                    image_mean=list(mean), image_std=list(std))
 
 
@@ -39,17 +40,22 @@ def siglip_settings(settings: dict[str, Any]) -> SiglipImageProcessorPil:
     """The image processor of the settings in a preprocessor_config.json.
 
     Raises:
-        ValueError: they ask for more or other than a bicubic squash to a square, levels / 255, then mean and std.
+        ValueError: they ask for more or other than a bicubic or bilinear squash to a square, levels / 255, then mean and std.
     """
-    wanted = {"resample": 3, "rescale_factor": 1 / 255, "do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False, "do_pad": False}
-    other = [f"{key} {settings[key]}" for key, value in wanted.items() if settings.get(key) not in (None, value)]
-    size = settings.get("size") or {}
-    if size.get("height") is None or size.get("height") != size.get("width"):
-        other.append(f"size {size}")
+    try:
+        theirs = SiglipImageProcessorPil(**settings)  # which knows all ways to write a size
+        side, resample = theirs.size.height, int(theirs.resample)
+        mean, std = ([one] * 3 if isinstance(one, float | int) else list(one) for one in (theirs.image_mean, theirs.image_std))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"The image processor's settings cannot be read ({error}).") from error
+    other = [f"{key} {settings[key]}" for key in ("do_resize", "do_rescale", "do_normalize") if settings.get(key) is False]
+    other += [f"{key} {settings[key]}" for key in ("do_center_crop", "do_pad") if settings.get(key)]
+    other += [f"resample {resample}"] if resample not in (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR) else []
+    other += [f"rescale_factor {theirs.rescale_factor}"] if not math.isclose(theirs.rescale_factor, 1 / 255, rel_tol=1e-5) else []
+    other += [f"size {settings.get('size')}"] if side is None or side != theirs.size.width else []
     if other:
-        raise ValueError(f"The image processor has {', '.join(other)}; only a bicubic squash to a square (SigLIP's) is built in.")
-    half = (0.5, 0.5, 0.5)
-    return siglip_image_processor(size["height"], settings.get("image_mean") or half, settings.get("image_std") or half)
+        raise ValueError(f"The image processor has {', '.join(other)}; only a bicubic or bilinear squash to a square (SigLIP's) is built in.")
+    return siglip_image_processor(side, mean, std, resample)
 
 
 class OmniVisionProcessor(ProcessorMixin):

@@ -19,7 +19,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.errors import ConfigError
-from omnivision.model.checkpoints import load_whole
+from omnivision.model.checkpoints import MissingTensors, load_whole
 from omnivision.model.processing import siglip_image_processor, siglip_settings
 
 # short names of open_clip's pretrained towers -> repository on the hub
@@ -219,7 +219,12 @@ def _load_transformers(source: str, dtype: torch.dtype) -> tuple[SiglipVisionMod
         if config.model_type not in ("siglip", "siglip_vision_model"):
             raise ConfigError(f"The vision source is a {config.model_type}, not a SigLIP", f"vision: {source}",
                               "Give a SigLIP tower: webli, or a transformers checkpoint of type siglip.")
-        tower = load_whole(SiglipVisionModel, source, dtype=dtype, use_safetensors=True)
+        try:
+            tower = load_whole(SiglipVisionModel, source, dtype=dtype, use_safetensors=True)
+        except MissingTensors as error:
+            if not all(name.startswith("head.") for name in error.names):
+                raise
+            tower = load_whole(SiglipVisionModel, source, dtype=dtype, use_safetensors=True, vision_use_head=False)  # it pools for another model
     except (OSError, ValueError) as error:
         raise ConfigError("The vision weights are neither a local folder nor on the reachable hub, or hold no safetensors "
                           f"({' '.join(str(error).split())[:200]})", f"vision: {source}",
@@ -228,16 +233,18 @@ def _load_transformers(source: str, dtype: torch.dtype) -> tuple[SiglipVisionMod
 
 
 def _their_preprocessing(source: str, image_size: int) -> SiglipImageProcessorPil:
-    from transformers import SiglipImageProcessor
+    from transformers.utils import cached_file
 
+    names = ("preprocessor_config.json", "processor_config.json")  # the second is how a processor of several parts is saved
     try:
-        settings, _ = SiglipImageProcessor.get_image_processor_dict(source)
-    except OSError:  # a tower that was saved without: SigLIP's own
-        return siglip_image_processor(image_size)
-    try:
-        found = siglip_settings(settings)
+        files = [file for name in names if (file := cached_file(source, name, _raise_exceptions_for_missing_entries=False))]
+        if not files:  # a tower that was saved without: SigLIP's own
+            return siglip_image_processor(image_size)
+        settings = json.loads(Path(files[0]).read_text(encoding="utf-8"))
+        found = siglip_settings(settings.get("image_processor", settings))
         if found.size["height"] != image_size:
             raise ValueError(f"Pictures are made {found.size['height']} px wide, and the tower's are {image_size}.")
-    except ValueError as error:
-        raise ConfigError(str(error), f"vision: {source}", "Use a SigLIP tower with its own preprocessor_config.json.") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"The tower's preprocessing cannot be taken: {' '.join(str(error).split())[:300]}", f"vision: {source}",
+                          "Mend its preprocessor_config.json, or use another SigLIP tower.") from error
     return found

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 import omnivision
 from omnivision.constants import FUNCTION_FILE
@@ -65,6 +66,8 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         pictures = {one: one if one == "f16" else picture_type for one in quantizations}
         refuse_what_does_not_fit(open_config(source), str(source))
         checkpoint = open_checkpoint(source)
+        if (resample := checkpoint.processor.image_processor.resample) != Image.Resampling.BICUBIC:
+            raise ConfigError(f"{CLIENT} squashes pictures by filter {int(Image.Resampling.BICUBIC)} (bicubic), this model's by {int(resample)}", str(source), "Use omnivision export onnx.")
         parts = _write_files(folder, checkpoint, pictures, keep)
         model = checkpoint.running_model()
         write_reference(folder, model, checkpoint.processor, asked, new_tokens)
