@@ -18,6 +18,8 @@ from .models import source_of
 from .pictures import look_at
 from .prompts import Picture, Prompt
 
+LONGEST = 256  # tokens of an answer where a task says nothing, as lm-eval's own models have it
+
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
@@ -53,9 +55,10 @@ class OmniVisionLM(LM):
             context, settings, _ = request.args
             if context.count(PLACEHOLDER) != len(images):
                 raise ValueError(f"the text has {context.count(PLACEHOLDER)} places for {len(images)} images: {context!r}")
-            prompts.append(Prompt(context.replace(PLACEHOLDER, ""), tuple(_picture(one, files) for one in images), int(settings["max_gen_toks"])))
+            _refuse_what_is_not_greedy(settings)
+            prompts.append(Prompt(context.replace(PLACEHOLDER, ""), tuple(_picture(one, files) for one in images), int(settings.get("max_gen_toks", LONGEST))))
         answers = self.opened.answer_all(prompts, self.batch_size)
-        return [answers[prompt] for prompt in prompts]
+        return [_until(answers[prompt], request.args[1].get("until") or []) for prompt, request in zip(prompts, requests, strict=True)]
 
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
         """The bare question: generation renders the template itself, from the same file as training."""
@@ -79,6 +82,24 @@ class OmniVisionLM(LM):
     def loglikelihood_rolling(self, requests):
         """Not offered: the benchmarks generate."""
         raise NotImplementedError("model type `omnivision` answers generate_until only")
+
+
+def _refuse_what_is_not_greedy(settings: dict) -> None:
+    """Settings of lm-eval that would be ignored.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    greedy = {"do_sample": (False, None), "temperature": (0, None), "num_beams": (1, None), "top_p": (1, None), "top_k": (None,)}
+    for key, value in settings.items():
+        if key not in ("until", "max_gen_toks") and value not in greedy.get(key, ()):
+            raise ConfigError(f"The model type `omnivision` answers greedily, and {key} is {value}", "generation_kwargs", "Take it out, or use --model hf-multimodal.")
+
+
+def _until(answer: Answer, stops: str | list[str]) -> Answer:
+    """The answer up to the first of the texts that end it."""
+    places = [at for stop in ([stops] if isinstance(stops, str) else stops) if stop and (at := answer.find(stop)) >= 0]
+    return Answer(answer[: min(places)], answer.ids, answer.raw, answer.calls, answer.fault, answer.cut, answer.margin) if places else answer
 
 
 def _picture(image: Any, files: dict) -> Picture:

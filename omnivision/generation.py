@@ -141,7 +141,8 @@ def _image_key(image: ImageInput) -> Hashable:
     if isinstance(image, Tensor):
         return image.data_ptr(), tuple(image.shape), str(image.device)  # views of one cache are new objects each time
     if isinstance(image, Image.Image):
-        return hashlib.sha256(image.tobytes()).digest(), image.size, image.mode
+        colors = (image.getpalette(), image.info.get("transparency")) if image.mode == "P" else ()
+        return hashlib.sha256(image.tobytes() + repr(colors).encode()).digest(), image.size, image.mode
     return str(image)
 
 

@@ -14,8 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
+from omnivision.functions import FunctionSet, install_tokens
+from omnivision.model.checkpoints import load_checkpoint
 from omnivision.model.processing import siglip_image_processor
 from omnivision.presets import preset_config
+from omnivision_cli import chat
 from omnivision_cli.main import main
 from omnivision_train.config import AlignConfig, DpoConfig, StageConfig
 from omnivision_train.memory import Part, check_memory, count_parts, held_by_parts, on_meta
@@ -60,6 +63,22 @@ def test_chat_streams_what_it_answers(checkpoint, picture, capsys):
     answer = json.loads(capsys.readouterr().out)
     assert 0 < answer["tokens"] <= 6
     assert streamed.strip() == answer["answer"]
+
+
+def test_chat_names_the_functions_that_an_answer_calls(checkpoint, tmp_path, picture, capsys, monkeypatch):
+    shutil.copytree(checkpoint, tmp_path / "final")
+    model, processor = load_checkpoint(tmp_path / "final")
+    functions = FunctionSet.from_json([{"type": "function", "function": {"name": "order", "description": "Order a thing", "parameters": {"type": "object", "properties": {}}}}])
+    tokens = install_tokens(model, processor.tokenizer, functions).tokens
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "final")
+    functions.save(tmp_path / "final")
+    letters = processor.tokenizer("(x)", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(chat, "answer_ids", lambda *given, stream: [tokens.functions[0], *letters, tokens.end])
+    for more in ((), ("--json",)):
+        assert ask(tmp_path, picture, "Get it.", *more) == 0
+        said = capsys.readouterr()
+        assert (json.loads(said.out)["answer"] if more else said.out.strip()) == "order(x)" and "omnivision call" in said.err
 
 
 def test_control_tokens_in_a_question_stay_letters(checkpoint, picture, capsys):
@@ -154,7 +173,7 @@ def test_plan_tells_steps_and_time(capsys, tmp_path):
     assert main([*command, "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["zero"] == 2 and plan["steps"] == {"rows": 1000, "missing": [], "global_batch": 64, "epochs": 2.0, "steps": 32,
-                                                   "seconds_per_step": 0.5, "seconds": 16.0}
+                                                   "seconds_per_step": 0.5, "seconds": 16.0, "grounding_steps": 0}
     assert main(command) == 0
     assert "steps: 32 (1,000 rows, 64 a step, 2 epochs)\ntime: 0 h 00 min 16 s at 0.5 s a step" in capsys.readouterr().out
     (tmp_path / "rows.jsonl").unlink()

@@ -11,6 +11,8 @@ from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours
 from omnivision_eval.run import Settings, evaluate
 
+from omnivision.errors import ConfigError
+
 TASKS = Path(omnivision_eval.__file__).parent / "tasks"
 NAMES = ("pope_random", "chartqa")
 
@@ -67,6 +69,22 @@ def test_the_same_answers_through_lm_evals_command(world, checkpoint, tmp_path, 
     table = json.loads(next((tmp_path / "theirs").rglob("results_*.json")).read_text())["results"]
     theirs = {f"omnivision_{name}": lines(next((tmp_path / "theirs").rglob(f"samples_omnivision_{name}_*.jsonl"))) for name in NAMES}
     check_alike(world, checkpoint, tmp_path / "ours", table, theirs)
+
+
+def test_settings_of_generation_are_kept_or_refused(model):
+    from lm_eval.api.instance import Instance
+    from PIL import Image
+
+    def answers(**settings):
+        request = Instance("generate_until", {}, ("<image>What?", settings, {"visual": [Image.new("RGB", (54, 54), "red")]}), 0)
+        return OmniVisionLM(model=model).generate_until([request])[0]
+
+    whole = answers(max_gen_toks=8, do_sample=False, temperature=0.0)
+    assert len(whole) > 2 and answers(max_gen_toks=8, until=[whole[2:4], ""]) == whole[:whole.find(whole[2:4])] and answers(max_gen_toks=8, until="never there") == whole
+    assert answers().startswith(whole)  # as long as lm-eval's other models may be
+    for settings in ({"do_sample": True}, {"temperature": 5.0}, {"num_beams": 4}, {"repetition_penalty": 1.2}):
+        with pytest.raises(ConfigError, match=f"answers greedily, and {next(iter(settings))} is"):
+            answers(max_gen_toks=4, **settings)
 
 
 def test_pictures_without_a_file_are_told_apart_by_their_pixels(model):

@@ -65,6 +65,22 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
     assert [turn["loss"] for turn in row.turns] == [False, False, False, False, True] and row.images == ()
     (row,) = read_rows(written(tmp_path, {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}))
     assert row.turns[0] == {"role": "system", "text": "Be brief.", "loss": False}
+    for told in ({"weight": 0}, {"loss": False}):
+        draft, *rest = ask("Hi", "Ho", "Hi", "Hey")[1:]
+        (row,) = read_rows(written(tmp_path, {"conversations": [ask("Hi")[0], {**draft, **told}, *rest]}))
+        assert [turn["loss"] for turn in row.turns] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("beside", [{"image2": "b.png"}, {"image_b": "b.png"}, {"img": "b.png"}, {"images": ["b.png"]}, {"picture 2": {"path": "b.png"}}])
+def test_a_second_picture_in_a_column_of_its_own_is_not_lost(tmp_path, beside):
+    with pytest.raises(DataError, match="names another picture than the column that is read"):
+        read_rows(written(tmp_path, {"image": "a.png", "question": "What differs?", "answer": "All", **beside}))
+
+
+@pytest.mark.parametrize("beside", [{"file_name": "photos/a.png"}, {"images": ["a.png"]}, {"image2": None}, {"image2": ""}, {"image_id": 7}, {"img_url": "http://x/1"}])
+def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
+    (row,) = read_rows(written(tmp_path, {"image": "a.png", "question": "What is it?", "answer": "A cat", **beside}))
+    assert row.images == ("a.png",)
 
 
 PREFERENCES = {

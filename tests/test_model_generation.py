@@ -18,6 +18,15 @@ def parts():
     return model, make_processor(model)
 
 
+def test_pictures_of_equal_indices_and_other_palettes_are_two_pictures(parts):
+    model, processor = parts
+    shown = [make_image(0).quantize(16), make_image(0).quantize(16)]
+    shown[1].putpalette([255 - level for level in shown[0].getpalette()])
+    assert shown[0].tobytes() == shown[1].tobytes()
+    together = generate_answers(model, processor, ["What is it?"] * 2, shown, 6)
+    assert together == [generate_answers(model, processor, ["What is it?"], [one], 6)[0] for one in shown] and together[0] != together[1]
+
+
 def _one_at_a_time(model, processor, question, image, **options) -> list[int]:
     pictures = image if isinstance(image, list) else [] if image is None else [image]
     content = [*({"type": "image", "image": one} for one in pictures), {"type": "text", "text": question}]

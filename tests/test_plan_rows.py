@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import datasets
 import pytest
 import train_world
 
 from omnivision.config_files import dump_config
+from omnivision.presets import preset_config
 from omnivision_cli.main import main
-from omnivision_train.config import FunctionsConfig, SftConfig
+from omnivision_train.config import AlignConfig, FunctionsConfig, SftConfig
 
 ROWS = [{"id": str(number), "question": f"What is {number}?", "answer": "cat"} for number in range(6)]
 
@@ -76,6 +79,31 @@ def test_what_is_not_here_is_told_and_not_fetched(tmp_path, capsys, monkeypatch)
     config = SftConfig(preset="tiny", data=["hub:somebody/something:train", str(tmp_path / "none.jsonl"), str(lines(tmp_path))])
     assert steps(tmp_path, config, capsys)["missing"] == config.data[:2]
     assert steps(tmp_path, config, capsys, "--rows", "64")["steps"] == 8
+
+
+def test_the_model_is_the_one_that_the_stage_starts_from(tmp_path, capfd):
+    preset_config("tiny").save_pretrained(tmp_path / "align" / "final")
+    (tmp_path / "align" / "final" / "model.safetensors").touch()
+    (tmp_path / "sft.yaml").write_text(dump_config(SftConfig(start=str(tmp_path / "align" / "final"))))
+    assert main(["plan", "--config", str(tmp_path / "sft.yaml"), "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["parameters"]["total"] == 5_833_216 and "assumed" not in said.err
+    assert main(["plan", "--config", str(tmp_path / "sft.yaml"), f"start={tmp_path / 'none'}", "--json"]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["parameters"]["total"] > 900_000_000 and "the shape of the preset 968m is assumed" in said.err
+    assert main(["plan", "--config", str(tmp_path / "sft.yaml"), "--preset", "small", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["preset"] == "small"
+
+
+def test_stdout_is_the_plan_alone(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "omnivision_cli", "plan", "--preset", "tiny", "--json"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["preset"] == "tiny", done.stderr
+
+
+def test_grounding_is_told_apart(tmp_path, capsys):
+    (tmp_path / "align.yaml").write_text(dump_config(AlignConfig(preset="tiny", data=[str(lines(tmp_path))], grounding_steps=800)))
+    assert main(["plan", "--config", str(tmp_path / "align.yaml")]) == 0
+    assert "before them 800 steps of grounding, whose time and memory are not told here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--ranks", "0"], ["--rows", "-5"], ["--length", "0"], ["--memory", "nan"], ["--seconds-per-step", "-1"]])

@@ -161,12 +161,19 @@ def test_a_user_is_told_what_is_wrong_with_templates(table, templates, said):
 
 @pytest.mark.parametrize(("more", "said"), [
     (("--held-out", "{}/x/../rows.jsonl"), "one file"), (("--teacher", "http://127.0.0.1:1", "--left-out", "{}/functions.json"), "--left-out"),
-    (("--teacher", "http://127.0.0.1:1", "--templates", "{}/templates.json"), "--templates")])
+    (("--teacher", "http://127.0.0.1:1", "--templates", "{}/templates.json"), "--templates"),
+    (("--second-look",), "Without --teacher.*--second-look"), (("--teacher-model", "m"), "Without --teacher.*--teacher-model"), (("--max-cost", "3"), "Without --teacher"),
+    (("--temperature", "0"), "Without --teacher"), (("--concurrency", "9"), "Without --teacher")])
 def test_flags_that_would_do_nothing_or_lose_a_split_are_refused(table, more, said):
     (table / "x").mkdir()
     with pytest.raises(ConfigError, match=said):
         made(table, *(word.format(table) for word in more))
     assert not (table / "rows.work").exists()
+
+
+def test_a_number_of_held_out_rows_needs_their_file(table):
+    with pytest.raises(ConfigError, match="Without --held-out it would do nothing"):
+        run(parser().parse_args(["--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"), "--per-function", "2", "--held-out-per-function", "50"]))
 
 
 def test_negatives_are_nothing_that_the_set_does_and_half_of_them_near():

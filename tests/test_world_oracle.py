@@ -25,6 +25,10 @@ CASES = [  # scene, question, the model's answer, what the oracle makes of it, t
     (STREET, "Is there a cat in the image?", "No", "Yes", ["No"]),
     (STREET, "Is there an owl in the image?", "Yes.", "No.", ["Yes"]),
     (STREET, "Is there an owl in the image?", "Yes, there is an owl in the image.", "No, there is no owl in the image.", ["Yes", "an"]),
+    (STREET, "Is there an owl in the image?", "There is an owl.", "There is no owl.", ["an"]),
+    (STREET, "Is there a cat in the image?", "There is no cat in the image.", "There is a cat in the image.", ["no"]),
+    (STREET, "How many apples are there?", "None.", "Two.", ["None"]),
+    (STREET, "How many apples are there?", "There are no apples.", "There are two apples.", ["no"]),
     (STREET, "图中有猫吗？", "没有", "有", ["没有"]),
     (STREET, "猫在狗的左边吗？", "不是。", "是。", ["不是"]),
     (STREET, "How many apples are there?", "3", "2", ["3"]),
@@ -68,7 +72,10 @@ def test_mends_by_hand(scene, question, answer, mended, wrong):
 TRUE = [(STREET, "Is there a cat in the image?", "yes."), (STREET, "How many apples are there?", "Two apples"),
         (STREET, "Where is the cat?", "It is in the top left corner."), (STREET, LIST, "Dog, apples and cat"),
         (STREET, DESCRIBE, "The image shows a red cat and two apples. The cat is on the street."), (SIGNED, "What does the sign say?", '"open"'),
-        (STREET, "Is there a cat in the image?", "Yes, there is a cat in the image."), (STREET, "图中有猫吗？", "有的。")]
+        (STREET, "Is there a cat in the image?", "Yes, there is a cat in the image."), (STREET, "图中有猫吗？", "有的。"),
+        (STREET, "Is there a cat in the image?", "There is a cat."), (STREET, "Is there an owl in the image?", "There is no owl in the image."),
+        (STREET, "How many cats are there?", "There is a cat."), (STREET, "How many owls are there?", "None."), (STREET, "How many owls are there?", "There are no owls."),
+        (STREET, "How many apples are there and where are they?", "There are two apples: one in the center and one at the bottom.")]
 
 
 @pytest.mark.parametrize("scene, question, answer", TRUE, ids=[case[2] for case in TRUE])
@@ -81,7 +88,7 @@ def test_true_answers_stay(scene, question, answer):
     ("Is there a cat in the image?", "wibble wobble"), (DESCRIBE, ""), (DESCRIBE, "yes"), (DESCRIBE, "there is no cat on a street"),
     (LIST, "flurb, gnarf, cat, zork"), ("What color is the cat?", "red or blue"), ("What color is the dog?", "red"),
     (DESCRIBE, "A cat on a street. The sign says OPEN. The sign says OPEN."), (DESCRIBE, "A cat on a street. Something says cow."),
-    ("Where is the cat?", "\n\n\x00"), ("Is there a flurb in the image?", "Yes"), ("How many apples are there?", "2 or 3"),
+    ("Is there an owl in the image?", "There is a cat."), ("Where is the cat?", "\n\n\x00"), ("Is there a flurb in the image?", "Yes"), ("How many apples are there?", "2 or 3"),
 ])
 def test_garbage_is_left_alone(question, answer):
     assert correct(STREET, question, answer) is None

@@ -22,19 +22,40 @@ def main(argv: list[str]) -> int:
     if options.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
 
+    from omnivision.constants import FUNCTION_FILE
     from omnivision.data.image import open_image
+    from omnivision.functions import FunctionSet
     from omnivision.model.checkpoints import load_checkpoint, model_folder
 
-    model_folder(options.model)  # both inputs are judged before anything slow begins
+    folder = model_folder(options.model)  # both inputs are judged before anything slow begins
     picture = open_image(options.image)
-    model, processor = load_checkpoint(options.model)
+    functions = FunctionSet.load(folder) if (folder / FUNCTION_FILE).is_file() else None
+    model, processor = load_checkpoint(folder)
     started = time.perf_counter()
-    ids = answer_ids(model, processor, picture, options.question, options.max_new_tokens, stream=not options.json)
+    ids = answer_ids(model, processor, picture, options.question, options.max_new_tokens, stream=not (options.json or functions))
+    text, calls = shown(processor.tokenizer, ids, functions)
+    if calls:
+        print("chat: the answer holds calls of functions; `omnivision call` reads them", file=sys.stderr)
+    if functions and not options.json:
+        print(text)
     if options.json:
-        text = processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         print(json.dumps({"model": options.model, "image": options.image, "question": options.question, "answer": text,
                           "tokens": len(ids), "seconds": round(time.perf_counter() - started, 3)}, ensure_ascii=False))
     return 0
+
+
+def shown(tokenizer, ids: list[int], functions) -> tuple[str, bool]:
+    """The answer's text, and whether it holds calls; their functional tokens, which are control tokens, stand there as the functions' names."""
+    from itertools import groupby
+
+    from omnivision.functions import functional_tokens
+
+    names = {}
+    if functions:
+        tokens = functional_tokens(tokenizer, functions)
+        names = {**dict(zip(tokens.functions, (one.name for one in functions.functions), strict=True)), tokens.end: ""}
+    parts = ["".join(names[one] for one in some) if named else tokenizer.decode(list(some), skip_special_tokens=True) for named, some in groupby(ids, names.__contains__)]
+    return "".join(parts).strip(), any(one in names for one in ids)
 
 
 def answer_ids(model, processor, picture, question: str, max_new_tokens: int, stream: bool) -> list[int]:

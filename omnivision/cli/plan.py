@@ -6,9 +6,11 @@ The model is built on the meta device: its shapes are real, its memory is not.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import statistics
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stage")
     options = parser.parse_intermixed_args(argv)
-    stage, config = _stage(options)
-    model = on_meta(_model_config(config, options.model), config)
-    batch = _batch(config, options.length, model.config.image_seq_length)
-    parts = count_parts(model, config)
-    held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
-    steps = plan_steps(config, options) if options.config else {}
+    with contextlib.redirect_stdout(sys.stderr):  # libraries' logs: stdout is for the plan
+        stage, config = _stage(options)
+        source = None if options.preset else options.model or config.start
+        shape = _model_config(config, source, given=bool(options.model))
+        model = on_meta(shape, config)
+        batch = _batch(config, options.length, model.config.image_seq_length)
+        parts = count_parts(model, config)
+        held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
+        steps = plan_steps(config, options) if options.config else {}
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
-    said = {"preset": options.model or config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
+    assumed = source if source and not Path(source).is_dir() else None
+    said = {"preset": source if source and not assumed else config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
             "zero": zero_settings(config)[0]}
+    if assumed:
+        print(f"plan: {assumed}, where the stage starts, is not there: the shape of the preset {config.preset} is assumed (--preset NAME, --model DIR)", file=sys.stderr)
     if options.json:
         print(json.dumps({**said, "batch": asdict(batch), "steps": steps,
                           "parameters": {part.name: part.parameters for part in parts} | {"total": sum(part.parameters for part in parts)},
@@ -105,7 +113,7 @@ def plan_steps(config: StageConfig, options: argparse.Namespace) -> dict[str, An
     steps = config.max_steps if config.max_steps > 0 else None if rows is None else math.ceil(math.ceil(rows / batch) * config.epochs)
     seconds = options.seconds_per_step or (_measured(Path(options.metrics)) if options.metrics else None)
     return {"rows": rows, "missing": missing, "global_batch": batch, "epochs": config.epochs, "steps": steps, "seconds_per_step": seconds,
-            "seconds": steps * seconds if steps and seconds else None}
+            "seconds": steps * seconds if steps and seconds else None, "grounding_steps": getattr(config, "grounding_steps", 0)}
 
 
 def steps_text(steps: dict[str, Any]) -> str:
@@ -114,6 +122,7 @@ def steps_text(steps: dict[str, Any]) -> str:
         return f"\nsteps: unknown, since {', '.join(steps['missing']) or 'no data'} cannot be counted; give --rows N"
     rows = f"{steps['rows']:,} rows, " if steps["rows"] is not None else ""
     text = f"\nsteps: {steps['steps']:,} ({rows}{steps['global_batch']} a step, {steps['epochs']:g} epochs)"
+    text += f"; before them {steps['grounding_steps']:,} steps of grounding, whose time and memory are not told here" if steps["grounding_steps"] else ""
     if steps["seconds"] is None:
         return text + "\ntime: give --seconds-per-step S, or --metrics FILE of a run with these settings"
     hours, rest = divmod(round(steps["seconds"]), 3600)
@@ -145,8 +154,9 @@ def _measured(file: Path) -> float:
     return statistics.median(pauses)
 
 
-def _model_config(config: StageConfig, folder: str | None) -> Any:
-    if folder:
+def _model_config(config: StageConfig, folder: str | None, given: bool) -> Any:
+    """Of the checkpoint that was given, or that the stage starts from, where it is there; else of the preset."""
+    if folder and (given or Path(folder).is_dir()):
         from omnivision import OmniVisionConfig
         from omnivision.model.checkpoints import model_folder
 

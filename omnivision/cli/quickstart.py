@@ -125,16 +125,16 @@ class Quickstart:
             return {"command": "finished before the interruption"}
         before = {"align": None, "sft": "align", "dpo": "sft", "functions": "dpo"}[stage]
         data = self.out / "pairs.jsonl" if stage == "dpo" else self.world / f"{stage}.jsonl"
-        words = [f"out={self.out}", f"data=[{data}]", f"image_root={self.world}", f"feature_cache={self.cache}",
-                 *self.plan.overrides.get(stage, [])]
+        keys = {"out": self.out, "data": [data], "image_root": self.world, "feature_cache": self.cache}
         if stage == "align":  # pictures of later stages' training splits are there already: their regions cost no encoding
-            words.append(f"grounding_data=[{','.join(str(self.world / f'{name}.jsonl') for name in ('align', 'sft', 'functions'))}]")
+            keys["grounding_data"] = [self.world / f"{name}.jsonl" for name in ("align", "sft", "functions")]
         if before:
-            words.append(f"start={self.out / before / 'final'}")
+            keys["start"] = self.out / before / "final"
         if stage == "functions":
-            words += [f"functions={self.world / 'functions.json'}", f"replay=[{self.world / 'sft.jsonl'}]"]
+            keys |= {"functions": self.world / "functions.json", "replay": [self.world / "sft.jsonl"]}
+        words = [f"{key}={json.dumps(value, default=str)}" for key, value in keys.items()]  # quoted: a path may hold what YAML reads
         config = config_file(stage)
-        command = ["train", stage, "--config", str(config), *words]
+        command = ["train", stage, "--config", str(config), *words, *self.plan.overrides.get(stage, [])]
         stage_process.run_logged(command, self.out / f"{stage}.log", stage, tick)
         return {"command": " ".join(["omnivision", *command])}
 

@@ -65,6 +65,11 @@ def turn_of(role: Any, text: str) -> dict:
     return {"role": ROLES[role], "text": text, "loss": ROLES[role] == "assistant"}
 
 
+def left_out(told: dict, turn: dict) -> dict:
+    """The turn, without loss where its record says so: `weight` 0 (OpenAI's way) or `loss` false (ours)."""
+    return {**turn, "loss": False} if told.get("weight") == 0 or told.get("loss") is False else turn
+
+
 def images_of(raw: dict) -> list:
     """Pictures of the record's own columns.
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 from omnivision.data.captions import captions
-from omnivision.data.fields import IMAGES, PLACEHOLDER, images_of, list_of, short, text_of, turn_of, value_of, without_placeholders
+from omnivision.data.fields import IMAGES, PLACEHOLDER, images_of, left_out, list_of, short, text_of, turn_of, value_of, without_placeholders
 from omnivision.data.messages import completion, messages, preference
 from omnivision.data.pictures import Packed
 
 ANSWERS = ("answer", "label", "answers", "response")
 QUESTIONS = ("question", "query", "text")
 PICTURE_KEY = re.compile(r"^(?!.*(id|ids|hash|size|width|height|count|type)$).*(image|img|picture|photo|jpe?g|png|webp)", re.IGNORECASE)
+NUMBERED = re.compile(r"^(image|img|picture|photo)s?[_ ]?([0-9]+|[ab])$", re.IGNORECASE)  # one of several columns with a picture each
 LETTER = re.compile(r"^(option|choice)[_ ]?(?=[a-z]$)", re.IGNORECASE)  # before the letter of a column of choices
 KEPT = ("regions", "edit_spans")
 
@@ -29,8 +31,8 @@ def to_internal(raw: Any) -> list[dict]:
     for name, recognises, converts in FORMATS:
         if recognises(raw):
             rows = converts(raw)
-            if not any(row["images"] for row in rows):
-                _check_nothing_lost(raw)
+            images = [image for row in rows for image in row["images"]]
+            _check_nothing_beside(raw, images) if images else _check_nothing_lost(raw)
             rows = [_without_marks(row, name) for row in rows]
             return [{"id": raw.get("id", raw.get("question_id")), "format": name, **{key: raw[key] for key in KEPT if key in raw}, **row} for row in rows]
     raise ValueError(f"it has neither turns, conversations, messages, prompt/chosen/rejected, request/calls, question and answer, nor a caption "
@@ -57,6 +59,18 @@ def _check_nothing_lost(raw: dict) -> None:
             raise ValueError(f"{key!r} seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
 
 
+def _check_nothing_beside(raw: dict, images: list) -> None:
+    """A second picture in a column of its own would be lost as well. The same one as bytes and by its name, or under two paths, is one picture."""
+    names = {PurePath(image).name for image in images if isinstance(image, str)}
+    for key, value in raw.items():
+        for one in value if isinstance(value, list) else [value]:
+            path = one.get("path") if isinstance(one, dict) else one
+            packed = isinstance(one, Packed) and one not in images
+            named = key in ("images", *IMAGES) or (isinstance(key, str) and NUMBERED.search(key))
+            if packed or (named and names and isinstance(path, str) and path and PurePath(path).name not in names):
+                raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
+
+
 # -- ours
 
 
@@ -78,11 +92,12 @@ def _is_internal(raw: dict) -> bool:
 
 
 def _conversations(raw: dict) -> list[dict]:
-    turns = [(value_of(turn, "from", "role"), text_of(value_of(turn, "value", "content"), "a turn")) for turn in list_of(raw["conversations"], "conversations")]
+    turns = [left_out(turn, turn_of(value_of(turn, "from", "role"), text_of(value_of(turn, "value", "content"), "a turn")))
+             for turn in list_of(raw["conversations"], "conversations")]
     if isinstance(raw.get("system"), str) and raw["system"]:
-        turns.insert(0, ("system", raw["system"]))
+        turns.insert(0, turn_of("system", raw["system"]))
     images = images_of(raw)
-    return [{"images": images, "turns": without_placeholders([turn_of(role, text) for role, text in turns], len(images))}]
+    return [{"images": images, "turns": without_placeholders(turns, len(images))}]
 
 
 # -- one question

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omnivision.data.fields import ROLES, image_of, images_of, list_of, short, text_of, turn_of, value_of
+from omnivision.data.fields import ROLES, image_of, images_of, left_out, list_of, short, text_of, turn_of, value_of
 
 ADDRESSED = ("image_url", "input_image")  # types of OpenAI's image parts
 
@@ -44,10 +44,7 @@ def _from_messages(messages: Any) -> tuple[list[dict], list]:
         if found and ROLES.get(role) != "user":
             raise ValueError(f"message {number}, of `{role}`, has an image")
         images += found
-        turn = turn_of(role, text)
-        if message.get("weight") == 0 or message.get("loss") is False:  # OpenAI's and our way to leave an answer out of the loss
-            turn["loss"] = False
-        turns.append(turn)
+        turns.append(left_out(message, turn_of(role, text)))
     return turns, images
 
 

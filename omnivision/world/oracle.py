@@ -20,8 +20,11 @@ _SHORT = 4  # an answer of at most so many words may be replaced as a whole
 _YES = {"en": re.compile(r"\s*(?:(?P<yes>yes)|(?P<no>no))\b", re.IGNORECASE),
         "zh": re.compile(r"\s*(?:(?P<no>没有|不是|不在|没|不|否)|(?P<yes>有|是|对))")}
 _THERE_IS = re.compile(
-    r"\s*(?P<head>yes|no)\b[,.]?\s+there\s+(?:is|are)\s+(?P<article>no|an?)\s+(?P<name>[a-z ]+?)"
+    r"\s*(?:(?P<head>yes|no)\b[,.]?\s+)?there\s+(?:is|are)\s+(?P<article>no|an?)\s+(?P<name>[a-z ]+?)"
     r"(?:\s+in\s+the\s+(?:image|picture))?[.!]?\s*", re.IGNORECASE)
+
+_FEW = re.compile(r"\s*(?:there\s+(?:is|are)\s+)?(?:(?P<one>an?)|(?P<none>none|no))\b", re.IGNORECASE)
+_ONE_OF_THEM = re.compile(r"(?:one|1)\s+(?:(?:is|of\s+them)\s+)*(?:in|at|on|to)\b", re.IGNORECASE)
 
 
 def correct(truth: object, question: str | QA, answer: str, reference: str | None = None) -> Correction | None:
@@ -149,6 +152,11 @@ def _read_one(asked: Asked, true: str, answer: str) -> Reading | None:
     """An answer that states one number, colour, position or place."""
     what, language = asked.form, asked.language
     found = list(pattern_for(what, language).finditer(answer))
+    if what == "count" and language == "en" and not found and (said := _FEW.match(answer)):
+        number = 1 if said["one"] else 0
+        if number == value_of(what, true, language):
+            return Reading()
+        return None if said["one"] else Reading([word_edit(answer, *said.span("none"), like(said["none"], NUMBERS[value_of(what, true, language)]))], set(), 1)
     values = {value_of(what, match.group(), language) for match in found}
     if len(values) != 1:
         return None
@@ -170,21 +178,23 @@ def _read_one(asked: Asked, true: str, answer: str) -> Reading | None:
 def _read_yes_no(scene: Scene, asked: Asked, true: str, answer: str) -> Reading | None:
     yes, language = holds(scene, asked), asked.language
     said = _YES[language].match(answer)
-    if said is None:
+    whole = _THERE_IS.fullmatch(answer) if language == "en" and asked.form == "exist" else None
+    if said is None and not whole:
         return _instead(true, answer)
+    if whole and names_table("en").get(whole["name"].lower()) == asked.x:
+        edits = []
+        if whole["head"] and (whole["head"].lower() == "yes") != yes:
+            edits.append(Edit(*whole.span("head"), like(whole["head"], "yes" if yes else "no"), whole["head"]))
+        if (whole["article"].lower() != "no") != yes:
+            edits.append(Edit(*whole.span("article"), article(whole["name"]) if yes else "no", whole["article"]))
+        return Reading(edits, set(), int(bool(edits)))
+    if said is None:
+        return None  # of something else
     start, end = said.span("yes" if said["yes"] else "no")
     if _core(answer) == (start, end) or (language == "zh" and answer[start:].strip(_CLOSING) in ("有的", "是的", "对的")):
         if bool(said["yes"]) == yes:
             return Reading()
         return Reading([Edit(start, _core(answer)[1], like(answer[start:end], true), answer[start:end])], set(), 1)
-    whole = _THERE_IS.fullmatch(answer) if language == "en" and asked.form == "exist" else None
-    if whole and names_table("en").get(whole["name"].lower()) == asked.x:
-        edits = []
-        if (whole["head"].lower() == "yes") != yes:
-            edits.append(Edit(*whole.span("head"), like(whole["head"], "yes" if yes else "no"), whole["head"]))
-        if (whole["article"].lower() != "no") != yes:
-            edits.append(Edit(*whole.span("article"), article(whole["name"]) if yes else "no", whole["article"]))
-        return Reading(edits, set(), int(bool(edits)))
     return None  # a reason after the yes or no: nothing short would set it right, and agreeing may be for a false reason
 
 
@@ -193,6 +203,8 @@ def _read_where(scene: Scene, asked: Asked, answer: str) -> Reading | None:
     language, reading, items = asked.language, Reading(), items_of(scene, asked.x)
     counts = list(pattern_for("count", language).finditer(answer))
     found = list(pattern_for("position", language).finditer(answer))
+    if len(counts) > 1:  # "two dogs: one in the center and one at the left" counts once
+        counts = [match for match in counts if not _ONE_OF_THEM.match(answer, match.start())]
     if len(counts) > 1 or not (counts or found):
         return None
     for match in counts:
