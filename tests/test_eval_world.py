@@ -46,7 +46,7 @@ def answering(world):
     return Knowing(network, processor, functions)
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/tmp/secret.png", "images/../../secret.png", "images/link.png"])
+@pytest.mark.parametrize("name", ["../secret.png", "/elsewhere/secret.png", "images/../../secret.png", "images/link.png"])
 def test_a_picture_outside_of_the_folder_is_refused(tmp_path, name):
     folder = write_world(tmp_path / "world")
     (tmp_path / "secret.png").write_bytes((folder / "images" / "eval" / "0.png").read_bytes())

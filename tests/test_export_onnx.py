@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_nothing(checkpoint, tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    refused(tmp_path / "out", ConfigError, "onnxscript is not installed.*omnivision.export.", checkpoint)
+    refused(tmp_path / "out", ConfigError, "onnxscript is not installed.*bash scripts/setup.sh", checkpoint)
 
 
 def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
