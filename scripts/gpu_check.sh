@@ -4,10 +4,10 @@
 # PARTS ("tests speed loss small") leaves some out; PRESET, BATCH, ROUNDS, STEPS, ROWS, WORLD and SMALL_STEPS make it smaller, to try the script itself, GATE=--no-gate quicker.
 # PYTHON names one that has everything installed: nothing is set up then.
 set -euo pipefail
+out="$(realpath -m "${1:-runs/gpu-check}")"
 cd "$(dirname "$0")/.."
 unset PYTHONDONTWRITEBYTECODE
 [ -n "${PYTHON:-}" ] || OMNIVISION_EXTRAS=dev,gpu bash scripts/setup.sh
-out="${1:-runs/gpu-check}"
 python="${PYTHON:-.venv/bin/python}"
 omnivision=("$python" -m omnivision_cli)
 mkdir -p "$(dirname "$out")"

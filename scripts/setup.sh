@@ -91,6 +91,7 @@ install_torch() { # without a GPU a CPU build saves gigabytes of CUDA libraries
   fi
 }
 
+rm -f "$stamp" # what is killed from here on is not ready
 make_venv
 say "installing uv (the installer)"
 "$python" -m pip install --quiet uv 2>/dev/null || true

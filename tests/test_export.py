@@ -158,6 +158,8 @@ def rehash(folder):
         (damage_reference, "reference.jsonl:1"),
         (damage_dtype, "float32"),
         (lambda folder: (folder / "reference" / "more.txt").touch(), "reference/more.txt is no part of the export"),
+        (lambda folder: (folder / "reference" / "export.json").touch(), "reference/export.json is no part of the export"),
+        (lambda folder: (folder / "more").symlink_to(folder.parent), "more is no part of the export"),
     ],
 )
 def test_a_damaged_export_does_not_verify(exported, tmp_path, damage, message):

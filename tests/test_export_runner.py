@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import hostile_images
 import numpy as np
 import pytest
 from model_parts import make_image
@@ -48,6 +49,22 @@ def turned(name):
     elif name == "deep.png":
         picture = Image.fromarray(np.random.default_rng(1).integers(0, 65536, (77, 131), dtype=np.uint16))
     return picture, exif
+
+
+@pytest.mark.parametrize("name", hostile_images.ODD)
+def test_odd_pictures_are_opened_as_the_library_does(tmp_path, name):
+    (file := tmp_path / "picture").write_bytes(hostile_images.ODD[name][0]())
+    expected = np.asarray(open_image(file))
+    for opened in (runner.open_picture, tiles.opened):
+        np.testing.assert_array_equal(np.asarray(opened(file)), expected)
+
+
+def test_an_animation_is_no_picture_on_a_device_either(tmp_path):
+    frames = [make_image(seed) for seed in (1, 2)]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    for opened in (runner.open_picture, tiles.opened):
+        with pytest.raises(ValueError, match="animation"):
+            opened(tmp_path / "a.webp")
 
 
 @pytest.mark.parametrize("name", ["photo.jpg", "alpha.png", "alpha.webp", "deep.png"])

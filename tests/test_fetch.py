@@ -371,6 +371,17 @@ def test_a_second_run_fetches_nothing(server, get, tmp_path):
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [""]  # nothing is left aside
 
 
+def test_a_page_in_a_pictures_place_is_not_kept(server, tmp_path):
+    cache = UrlCache(tmp_path, ports=(server.port,), allow=lambda address: True, resolve=lambda host, port: ["127.0.0.1"])
+    url = f"http://pictures.example:{server.port}/a.png"
+    server.pages["/a.png"] = lambda: answer(b"<html>Try again in a minute</html>")
+    with pytest.raises(ImageError) as caught:
+        open_image(Linked(cache, url))
+    assert caught.value.kind == "format" and not [path for path in tmp_path.rglob("*") if path.is_file()]
+    server.pages["/a.png"] = lambda: answer(encoded(photo(), "PNG"))
+    assert np.array_equal(np.asarray(open_image(Linked(cache, url))), photo())
+
+
 def test_what_fails_is_not_kept_and_named_by_its_link(server, tmp_path):
     cache = UrlCache(tmp_path, ports=(server.port,), allow=lambda address: True, resolve=lambda host, port: ["127.0.0.1"])
     url = f"http://pictures.example:{server.port}/a.jpg"

@@ -120,6 +120,8 @@ GATES = [  # original, corrected, the gate that stops it
     ("A small cat is here. There is a big dog on the right.", "There is a big dog on the right. A small pig is here.", "order"),
     ("街上有一只猫", "街上有两只猫", None), ("街上有一只猫", "there are two cats in the street", "too_much_edited"),
     ("There are two cats", "There are 两 cats", "format"),
+    ("The value is 3.5.", "The value is 4.", None), ("It is -5 degrees.", "It is 5 degrees.", None), ("It costs about 12% more.", "It costs about 12 more.", None),
+    ("The price is $3 here.", "The price is $4 here.", None), ("It is 3.5 there. It is 4 here.", "It is 3.5 there and 4 here.", "format"), ("At 10:30 in town.", "At 10:45 in town.", None),
     ("3", "2", "too_much_edited"), ("", "2", "too_much_edited"),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ import workers
 from pairs_world import built, folder, mirrored, model, serve, taught  # noqa: F401 - fixtures
 
 from omnivision.data.rows import read_rows
+from omnivision.endpoint import Client, Endpoint, Ledger
 from omnivision.errors import ResumableError
 from omnivision.pairs import prompts
+from omnivision.pairs.endpoint_teacher import EndpointTeacher
 from omnivision.pairs.factory import correct_all
 from omnivision.pairs.gates import Limits
 from omnivision.pairs.teacher import Oracle, Task
@@ -55,7 +58,9 @@ def test_failures_are_outcomes_and_the_next_start_asks_only_what_is_open(folder,
     with serve(folder, lambda question, number: "status:503" if down["is"] else random.Random(question).choice([*broken, *["good"] * 5])) as server:
         def start(limit: int) -> tuple[Counter, set[str]]:
             before = len(server.received)
-            report = taught(folder, model, server, "--limit", str(limit), "--concurrency", "1")
+            with pytest.raises(ResumableError, match="4 of 44 questions have no answer") if down["is"] else nullcontext():
+                taught(folder, model, server, "--limit", str(limit), "--concurrency", "1")
+            report = json.loads((folder / "pairs.report.json").read_text())
             assert sum(report["outcomes"].values()) == report["answers"] == limit
             return Counter(report["outcomes"]), {json.dumps(request["body"]["messages"]) for request in server.received[before:]}
 
@@ -69,6 +74,32 @@ def test_failures_are_outcomes_and_the_next_start_asks_only_what_is_open(folder,
         last, again = start(44)
         assert open_ <= again and not again & asked and not any("server" in kind for kind in last)
         assert start(44) == (last, set())
+
+
+def asked_of(folder, count: int) -> list[Task]:
+    """Mirrored answers to the first questions."""
+    rows = read_rows(folder / "world" / "dpo.jsonl")[:count]
+    return [Task(f"{number}/0", one, str(folder / "world" / one.images[0]), one.turns[0]["text"], mirrored(one.turns[1]["text"]), one.turns[1]["text"])
+            for number, one in enumerate(rows)]
+
+
+def test_a_question_that_comes_again_much_later_is_paid_once(folder, tmp_path):
+    tasks = asked_of(folder, 30)
+    tasks += [task._replace(key=f"{30 + number}/0") for number, task in enumerate(tasks[:3])]
+    with serve(folder) as server:
+        for _ in range(2):
+            with Ledger(tmp_path / "l") as ledger, Client(Endpoint(server.url, "sloppy", concurrency=1), ledger) as client:
+                outcomes = correct_all(tasks, EndpointTeacher(client), Limits(0.6), second_look=True)
+            assert [one.task.key for one in outcomes] == [task.key for task in tasks] and [one.kind for one in outcomes[:3]] == [one.kind for one in outcomes[30:]]
+        bodies = [json.dumps(one["body"]["messages"]) for one in server.received]
+    assert len(bodies) == len(set(bodies))
+
+
+def test_a_teacher_that_is_dead_ends_the_run(folder, tmp_path):
+    with serve(folder, lambda question, number: "status:503") as server, Ledger(tmp_path / "l") as ledger:
+        with Client(Endpoint(server.url, "sloppy", concurrency=1, attempts=1), ledger) as client, pytest.raises(ResumableError, match="10 questions in a row have no answer"):
+            correct_all(asked_of(folder, 30), EndpointTeacher(client), Limits(0.6), second_look=True)
+        assert len(server.received) < 15
 
 
 def test_a_budget_ends_the_run_and_a_larger_one_goes_on(folder, model):
@@ -86,9 +117,6 @@ CHANCES = ("status:429", "status:500", "status:503", "reset", "truncated", "shor
 
 def factory(tasks, path, url, done) -> None:
     """A process that corrects all tasks and says what became of them."""
-    from omnivision.endpoint import Client, Endpoint, Ledger
-    from omnivision.pairs.endpoint_teacher import EndpointTeacher
-
     endpoint = Endpoint(url, "sloppy", concurrency=4, backoff=0.002, timeout=5, attempts=8)
     with Ledger(path) as ledger, Client(endpoint, ledger) as client:
         outcomes = correct_all(tasks, EndpointTeacher(client), Limits(0.6), second_look=True)

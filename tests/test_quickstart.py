@@ -32,7 +32,7 @@ def done():
         "eval sft": {"seconds": 20.0, "result": {"eval": scored(81.256, 33.3), "eval_held_out": {"pope": entry(60.0)}}},
         "pairs": {"seconds": 5.0, "result": {"right": 10, "pairs": 7, "not_minimal": 1}},
         "eval functions": {"seconds": 22.0, "result": {"eval": scored(80.0, 31.0, actions=entry(64.0), open=entry(None))}},
-        "export": {"seconds": 4.0, "result": {"bytes": {"a.safetensors": 9_000_000, "b.json": 500_000}, "top1_agreement": 99.5,
+        "export": {"seconds": 4.0, "result": {"bytes": {"a.safetensors": 9_000_000, "b.json": 500_000, "reference/": 7_000_000, "reference.jsonl": 400_000}, "top1_agreement": 99.5,
                                               "questions": 200}},
     }
 

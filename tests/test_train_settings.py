@@ -47,6 +47,11 @@ def test_every_schedule_that_is_offered_trains(world, tmp_path, schedule):
     assert train_world.train(train_world.settings(world, tmp_path, "align", schedule=schedule, warmup=0.5), "align").is_dir()
 
 
+def test_no_steps_at_all_are_no_training():
+    with pytest.raises(ConfigError, match="`max_steps` is 0: nothing would train"):
+        load_config(config_class("align"), None, ["max_steps=0"])
+
+
 def test_a_schedule_that_is_not_is_refused_before_anything_loads():
     with pytest.raises(ConfigError, match="schedule"):
         load_config(config_class("sft"), None, ["schedule=cosin"])

@@ -96,6 +96,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, POSITIVE, NOT_NEGATIVE)
+        if self.max_steps == 0:
+            raise ConfigError("`max_steps` is 0: nothing would train", "max_steps", "Give a number above 0, or -1 for `epochs`.")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,15 @@ def under_launcher() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def leave_processes() -> None:
+    """All together, at the end: a process that goes while others still talk to it may end them with an error after everything is done."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on, so that two runs do not meet."""
     with socket.socket() as probe:

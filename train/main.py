@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from omnivision_train.launch import free_port, launch, under_launcher
+from omnivision_train.launch import free_port, launch, leave_processes, under_launcher
 
 RECIPES = {  # verb -> (config class, recipe)
     "align": ("omnivision_train.config:AlignConfig", "omnivision_train.supervised:align"),
@@ -60,10 +60,13 @@ def main(argv: list[str]) -> int:
             raise ResumableError("The training processes have ended without a result", str(folder), "The same command goes on from the last checkpoint.")
         print(json.dumps({"folder": str(folder)}) if options.json else folder)
         return 0
+    launched = under_launcher()  # a process alone sets the same variables once it trains
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
     if os.environ.get("RANK", "0") == "0":  # one result, however many processes
-        print(json.dumps({"folder": str(folder)}) if options.json else folder)
+        print(json.dumps({"folder": str(folder)}) if options.json else folder, flush=True)
+    if launched:
+        leave_processes()
     return 0
 
 

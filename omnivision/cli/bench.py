@@ -139,8 +139,12 @@ def sample_picture():
 
 
 def bytes_of(folder: Path) -> int | None:
-    """Bytes of a model's files; None for one that is not a folder here."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else None
+    """Bytes of a model's files, without what only proves an export and the adapters that are merged already; None for one that is not a folder here."""
+    from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
+    from omnivision_train.config import ADAPTER
+
+    left_out = (PICTURE_FOLDER, REFERENCE_FILE, ADAPTER)
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.relative_to(folder).parts[0] not in left_out) if folder.is_dir() else None
 
 
 def peak_memory_gib(source: str) -> float:

@@ -7,6 +7,7 @@ no redirects and unpacks nothing by itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
+from omnivision.data.containers import check_container
 from omnivision.data.image import ImageError
 from omnivision.data.resized import write_whole
 
@@ -291,5 +293,7 @@ class UrlCache:
             return path.read_bytes()
         except FileNotFoundError:
             data = fetch(url, **self.options)
-            write_whole(path, data)
+            with contextlib.suppress(ImageError):  # a page in a picture's place is not kept: another day the picture may be there
+                check_container(data, url)
+                write_whole(path, data)
             return data

@@ -33,6 +33,7 @@ class Accounts:
     def __init__(self) -> None:
         self._questions: dict[str, _Question] = {}
         self._tokens: Counter = Counter()
+        self.most_prompt = 0  # tokens of the longest prompt that a server has counted
 
     def final(self, key: str) -> Outcome | None:
         """The outcome after which a question is not asked again."""
@@ -86,6 +87,7 @@ class Accounts:
             self._count("open_", request.bound, -1)
         if outcome.usage:
             self._count("", (outcome.usage.prompt_tokens, outcome.usage.completion_tokens), 1)
+            self.most_prompt = max(self.most_prompt, outcome.usage.prompt_tokens)
         if outcome.final:
             question.final = replace(outcome, recorded=True)
 

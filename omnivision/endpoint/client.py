@@ -184,8 +184,8 @@ class Client:
         with self._slots:
             self._pace.wait(question.stop)
             self._check_going(question.stop)
-            request = self.ledger.request(question.key, question.body_hash, self.endpoint.url, question.bound,
-                                          partial(self._check_cost, question.bound))
+            bound = max(question.bound[0], self.ledger.most_prompt()), question.bound[1]
+            request = self.ledger.request(question.key, question.body_hash, self.endpoint.url, bound, partial(self._check_cost, bound))
             started = self._clock()
             answer = Outcome(Kind.INTERRUPTED)
             try:

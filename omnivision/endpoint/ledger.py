@@ -100,6 +100,11 @@ class Ledger:
         with self._mutex:
             return self._accounts.tokens()
 
+    def most_prompt(self) -> int:
+        """Tokens of the longest prompt that the server has counted: what a picture costs there may be more than any bound."""
+        with self._mutex:
+            return self._accounts.most_prompt
+
     def request(self, key: str, body_hash: str, url: str, bound: tuple[int, int], admit: Callable[[Tokens], None]) -> Request:
         """Writes down that a question is about to be asked.
 

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omnivision.errors import ConfigError, DataError, ResumableError
-from omnivision.export.reference import PICTURE_FOLDER
+from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
 from omnivision.runs import file_hash
 
 MANIFEST = "export.json"
+PROOF = (f"{PICTURE_FOLDER}/", REFERENCE_FILE)  # of count_bytes' names: what a device does not need
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 
@@ -110,8 +111,8 @@ def check_hashes(folder: Path) -> dict:
 
 
 def all_files(folder: Path) -> list[Path]:
-    """Files of an export in order of their names, without the manifest."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Files of an export in order of their names, and links to elsewhere, without the manifest."""
+    return sorted(path for path in folder.rglob("*") if (path.is_file() or path.is_symlink()) and path != folder / MANIFEST)
 
 
 def count_bytes(folder: Path) -> dict[str, int]:
@@ -129,5 +130,5 @@ def print_bytes(counts: dict[str, int]) -> None:
     width = max(len(name) for name in counts)
     for name, number in counts.items():
         print(f"{name:<{width}}  {number:>15,} bytes")
-    total = sum(number for name, number in counts.items() if name != f"{PICTURE_FOLDER}/")
-    print(f"{'total':<{width}}  {total:>15,} bytes (without the reference pictures)")
+    total = sum(number for name, number in counts.items() if name not in PROOF)
+    print(f"{'total':<{width}}  {total:>15,} bytes (without the reference questions and pictures)")

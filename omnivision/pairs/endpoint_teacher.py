@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from omnivision.data.image import read_image
 from omnivision.endpoint import Client, Kind, image_part, message
+from omnivision.errors import ResumableError
 from omnivision.pairs import prompts
 from omnivision.pairs.journal import digest
 from omnivision.pairs.teacher import Task, Verdict
 
+FAILED = "failed: "  # before the kind of an ending that is no answer
+PATIENCE = 10  # questions that fail in a row, or two for each request under way if that is more: the teacher is dead
 MIMES = ((b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))  # else JPEG: the reader takes nothing else
 
 
@@ -33,23 +36,36 @@ class EndpointTeacher:
 
     def _ask(self, tasks: Iterable[Task], step: str, system: str, read: Callable[[str], Verdict]) -> Iterator[tuple[Task, Verdict]]:
         waiting: dict[str, list[Task]] = {}
+        verdicts: dict[str, Verdict] = {}
+        again: list[tuple[Task, Verdict]] = []  # of questions whose answer has come already
 
         def questions() -> Iterator[tuple[str, list]]:
             for task in tasks:
                 told = prompts.asked(task.question, task.answer, task.original)
                 key = f"{step}/{digest(system, told, read_image(task.picture))}"  # wherever a row stands, the same question is paid once
-                if key in waiting:
+                if key in verdicts:
+                    again.append((task, verdicts[key]))
+                elif key in waiting:
                     waiting[key].append(task)
-                    continue
-                waiting[key] = [task]
-                yield key, [message("system", system), message("user", told, picture_part(task.picture))]
-
-        for outcome in self.client.ask_all(questions(), read):
-            for task in waiting.pop(outcome.key):
-                if outcome.kind is Kind.ANSWERED:
-                    yield task, read(outcome.text)
                 else:
-                    yield task, Verdict(f"failed: {outcome.kind.value}", detail=outcome.detail)
+                    waiting[key] = [task]
+                    yield key, [message("system", system), message("user", told, picture_part(task.picture))]
+
+        failed = 0
+        for outcome in self.client.ask_all(questions(), read):
+            verdict = read(outcome.text) if outcome.kind is Kind.ANSWERED else Verdict(f"{FAILED}{outcome.kind.value}", detail=outcome.detail)
+            verdicts[outcome.key] = verdict
+            yield from ((task, verdict) for task in waiting.pop(outcome.key))
+            failed = 0 if outcome.kind.final else failed + 1
+            if failed >= max(PATIENCE, 2 * self.client.endpoint.concurrency):
+                raise ResumableError(f"{failed} questions in a row have no answer, the last: {outcome.kind.value}, {outcome.detail}", self.name,
+                                     "Mend the teacher and start again: what it has answered is in the ledger.")
+        yield from again
+
+
+def unanswered(kind: str) -> bool:
+    """Whether an answer's outcome is a question that the next start asks again."""
+    return kind.startswith(FAILED) and not Kind(kind.removeprefix(FAILED)).final
 
 
 def picture_part(picture) -> dict:

@@ -27,14 +27,15 @@ from omnivision.data.room import MOST_GIB
 from omnivision.data.rows import Row, read_rows
 from omnivision.endpoint import Client, Ledger
 from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, ResumableError
 from omnivision.pairs.answers import model_hash, questions_of, sample_answers
-from omnivision.pairs.endpoint_teacher import EndpointTeacher
+from omnivision.pairs.endpoint_teacher import EndpointTeacher, unanswered
 from omnivision.pairs.factory import correct_all, lines, pair_rows, statistics_of
 from omnivision.pairs.gates import Limits
 from omnivision.pairs.teacher import Oracle, Teacher
 from omnivision.runs import RunLock, write_json, write_text
 
+MOST_UNANSWERED = 0.01  # of all answers; more are no set of pairs to train on
 ON_PAGE = 60  # pairs that a page shows
 
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Answers, corrects, writes pairs, report and page; returns the report.
 
     Raises:
-        ConfigError: no model, no teacher, several samples that would be the same. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent.
+        ConfigError: no model, no teacher, several samples that would be the same. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent, or it leaves too many questions without an answer.
     """
     if options.samples > 1 and options.temperature == 0:
         raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
@@ -74,6 +75,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.html:
             write_text(options.html, page(pairs, report, options.image_root))
     print(f"{report['answers']} answers: {report['outcomes']}; rows passed over: {report['passed_over'] or 'none'}", file=sys.stderr)
+    left = {kind: count for kind, count in report["outcomes"].items() if unanswered(kind)}
+    if sum(left.values()) > MOST_UNANSWERED * report["answers"]:
+        raise ResumableError(f"{sum(left.values())} of {report['answers']} questions have no answer of the teacher ({', '.join(left)}); {len(pairs)} pairs are written", str(out),
+                             "Start the same command again: what it has answered is in the ledger.")
     return report
 
 

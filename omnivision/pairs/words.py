@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
-WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]")  # a Chinese character is a word
-SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
+WORD = re.compile(r"(?<![^\W_])[-+$€£¥]?\d+(?:[.,:]\d+)+%?|(?<![^\W_])[-+$€£¥]\d+%?|\d+%|[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]")  # a number with its sign and unit, a Chinese character
+SENTENCE = re.compile(r"(?:[^.!?。！？\n]|(?<=\d)\.(?=\d))+[.!?。！？]*")  # the point of 3.5 ends none
 
 
 def words(text: str) -> list[str]:
@@ -16,7 +16,7 @@ def words(text: str) -> list[str]:
 
 def spoken(text: str) -> list[str]:
     """Words alone, in order."""
-    return [word for word in words(text) if word[0].isalnum()]
+    return [word for word in words(text) if any(map(str.isalnum, word))]
 
 
 def sentences(text: str) -> list[str]:

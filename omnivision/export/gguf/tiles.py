@@ -72,11 +72,24 @@ def opened(file: Path) -> Image.Image:
     The runner of ONNX exports holds the same lines, for each of the two files travels alone.
     """
     with Image.open(file, formats=("JPEG", "PNG", "WEBP")) as picture:
+        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+            raise ValueError(f"{file} is an animation")
+        depth = Path(file).read_bytes()[24] if picture.format == "PNG" else 8  # bits of a sample
         picture.load()
-        picture = ImageOps.exif_transpose(picture)  # first: what comes next forgets how the picture lies
+        try:  # first: what comes next forgets how the picture lies
+            picture = ImageOps.exif_transpose(picture)
+        except Exception:  # broken EXIF is no reason to lose whole pixels
+            pass
+        clear = picture.info.get("transparency")
         if picture.mode == "I;16":
-            picture = Image.fromarray(((np.asarray(picture).astype(np.uint32) + 128) // 257).astype(np.uint8))
-        if picture.has_transparency_data:
+            levels = np.asarray(picture)
+            values = ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            picture = Image.fromarray(values if clear is None else np.where(levels == clear, np.uint8(255), values))
+        elif picture.has_transparency_data:
+            if depth in (2, 4) and picture.mode == "L":  # Pillow scales the pixels to 8 bits, and not the transparent level
+                picture.info["transparency"] = clear * 255 // (2**depth - 1)
+            elif depth == 16 and picture.mode == "RGB":
+                picture.info["transparency"] = tuple(level >> 8 for level in clear)
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
         return picture.convert("RGB")
 
