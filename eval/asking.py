@@ -16,7 +16,7 @@ from .prompts import Prompt, batches_of
 
 
 def ask(model: Model | Source, prompts: Sequence[Prompt], batch_size: int, folder: Path | None = None, processes: int = 1,
-        on_batch: Callable[[int, int], None] | None = None) -> Answers:
+        on_batch: Callable[[int, int], None] | None = None, model_hash: str | None = None) -> Answers:
     """The answer to every prompt.
 
     Args:
@@ -26,12 +26,13 @@ def ask(model: Model | Source, prompts: Sequence[Prompt], batch_size: int, folde
         folder: of the journal, for a source; None keeps nothing.
         processes: that open the source and share the batches.
         on_batch: called after each batch: how many prompts are answered, of how many.
+        model_hash: a source's fingerprint, where the caller has it already.
 
     Raises:
         ConfigError: another process works in the folder. Otherwise as the model.
     """
     on_batch, different = on_batch or (lambda done, total: None), set(prompts)
-    with _journal(model, folder) as journal:
+    with _journal(model, folder, model_hash) as journal:
         done = {} if journal is None else journal.done
         found: Answers = {prompt: Answer.from_record(done[prompt.key]) for prompt in different if prompt.key in done}
         on_batch(len(found), len(different))
@@ -55,11 +56,11 @@ def _answers(model: Model | Source, batches: list[list[Prompt]], processes: int)
 
 
 @contextlib.contextmanager
-def _journal(model: Model | Source, folder: Path | None) -> Iterator[Journal | None]:
+def _journal(model: Model | Source, folder: Path | None, model_hash: str | None) -> Iterator[Journal | None]:
     if folder is None or not isinstance(model, Source):
         yield None
         return
-    settings = {"model": model.fingerprint(), "blank": model.blank, "constrain": model.constrain, "dtype": model.dtype,
+    settings = {"model": model_hash or model.fingerprint(), "blank": model.blank, "constrain": model.constrain, "dtype": model.dtype,
                 "device": model.device.partition(":")[0], "version": __version__}
     folder.mkdir(parents=True, exist_ok=True)
     with RunLock(folder), Journal(folder, "answers", settings) as journal:

@@ -62,14 +62,13 @@ class Case(NamedTuple):
         return [answers[prompt] if prompt else Missing(fault) for prompt, fault in zip(self.prompts, self.faults, strict=True)]
 
 
-def cases_of(model: Model | Source, data: dict[str, TaskData], settings: Settings, out: Path | None) -> list[Case]:
+def cases_of(model: Model | Source, model_hash: str | None, data: dict[str, TaskData], settings: Settings, out: Path | None) -> list[Case]:
     """The tasks, then their conditions, without prompts yet.
 
     Args:
-        data: task -> its questions. out: the folder of all results.
+        model_hash: of a source. data: task -> its questions. out: the folder of all results.
     """
     suffix = ("_held_out" if settings.split == "eval_held_out" else "") + ("_blind" if model.blank else "")
-    model_hash = model.fingerprint() if isinstance(model, Source) and out else None
     named = [(task, None) for task in data] + [(TASK, condition) for condition in CONDITIONS if settings.counterfactuals]
     cases = []
     for task, condition in named:

@@ -7,8 +7,6 @@ from dataclasses import replace
 
 from omnivision.endpoint import Client, Endpoint, Ledger, Outcome
 
-PATIENCE = 10  # questions that fail in a row, or two for each request under way if that is more
-
 
 class EndpointJudge:
     """Asks an endpoint; every question and reply stands in its ledger.
@@ -42,7 +40,7 @@ class EndpointJudge:
             for outcome in client.ask_all(questions):
                 yield outcome
                 failed = 0 if outcome.final else failed + 1
-                self._dead = failed >= max(PATIENCE, 2 * self.endpoint.concurrency)
+                self._dead = failed >= self.endpoint.patience
                 if self._dead:
                     return
 

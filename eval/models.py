@@ -133,11 +133,12 @@ class Source:
 
             return Exported(self.name, dtype, self.blank)
         if self.kind == "ours":
+            from omnivision.functions import FunctionSet
             from omnivision.model.checkpoints import load_checkpoint
 
-            from .ours import Ours, load_functions
+            from .ours import Ours
 
-            return Ours(*load_checkpoint(self.name, self.device, dtype), load_functions(self.name), self.blank, constrain=self.constrain)
+            return Ours(*load_checkpoint(self.name, self.device, dtype), FunctionSet.beside(self.name), self.blank, constrain=self.constrain)
         from omnivision.model.checkpoints import load_any
 
         from .any_model import AnyModel

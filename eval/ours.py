@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -149,11 +148,3 @@ def _count_images(model: Any) -> Iterator[list[int]]:
         yield counts
     finally:
         hook.remove()
-
-
-def load_functions(folder: str | Path) -> Any:
-    """The function table beside a checkpoint, or None."""
-    from omnivision.constants import FUNCTION_FILE
-    from omnivision.functions import FunctionSet
-
-    return FunctionSet.load(folder) if (Path(folder) / FUNCTION_FILE).is_file() else None

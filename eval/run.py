@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
     _check(tasks, model, settings)
     data = {task: load_task(task, data_dir, settings.split, settings.limit) for task in tasks}
     out = Path(out_dir) if out_dir else None
-    cases = cases_of(model, data, settings, out)
+    model_hash = model.fingerprint() if isinstance(model, Source) and out else None  # reads all weights
+    cases = cases_of(model, model_hash, data, settings, out)
     if out:
         _claim(out, {case.folder.name: case.about for case in cases})
     cases = with_prompts(cases, settings.pictures)
-    answers = _answers(model, cases, settings, out and out / "answers", on_batch)
+    answers = _answers(partial(ask, model, model_hash=model_hash), cases, settings, out and out / "answers", on_batch)
     found, samples = {}, {}
     for case in cases:
         found[case.name], samples[case.name] = _graded(case, case.given(answers), settings, judge)
@@ -92,7 +94,11 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
     model = next(iter(about.values()))
     for file in sorted(out.glob("*/results.json")):
         there, mine = results.read(file), about.get(file.parent.name)
-        differ = ["model"] if there.get("model") != model["model"] else [] if there.get("model_hash", model["model_hash"]) == model["model_hash"] else ["model in the same place"]
+        differ = []
+        if there.get("model") != model["model"]:
+            differ.append("model")
+        elif there.get("model_hash", model["model_hash"]) != model["model_hash"]:  # older results have none
+            differ.append("model in the same place")
         if mine:
             same_batch = {**there.get("settings", {}), "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
             differ += [key for key, given in (("data_hash", there.get("data_hash")), ("settings", same_batch)) if given != mine[key]]
@@ -100,12 +106,12 @@ def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
             raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 
 
-def _answers(model: Model | Source, cases: list[Case], settings: Settings, folder: Path | None, on_batch: Callable[[int, int], None] | None) -> Answers:
+def _answers(asked: Callable[..., Answers], cases: list[Case], settings: Settings, folder: Path | None, on_batch: Callable[[int, int], None] | None) -> Answers:
     """The tasks first and by themselves, so that their batches are the same with and without conditions."""
     tasks, conditions = ([one for case in cases if bool(case.condition) is with_condition for one in case.prompts if one] for with_condition in (False, True))
-    answers = ask(model, tasks, settings.batch_size, folder, settings.processes, on_batch)
+    answers = asked(tasks, settings.batch_size, folder, settings.processes, on_batch)
     left = [one for one in conditions if one not in answers]
-    return answers | ask(model, left, settings.batch_size, folder, settings.processes, on_batch) if left else answers
+    return answers | asked(left, settings.batch_size, folder, settings.processes, on_batch) if left else answers
 
 
 def _graded(case: Case, given: list[Answer | Missing], settings: Settings, judge: Namespace | None) -> tuple[dict, list[dict]]:

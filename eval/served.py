@@ -23,7 +23,6 @@ from .answer import Answer, Missing
 from .models import Answers, Model, grey_picture, opened_picture
 from .prompts import Prompt
 
-DEAD = 10  # failures in a row
 ENDINGS = re.compile(f"(?:{re.escape(TURN_END)}|{re.escape(END_OF_TEXT)})+\\s*$")  # a llama.cpp server with --special shows them
 SAID = (Kind.ANSWERED, Kind.CUT_OFF, Kind.EMPTY)  # a long answer ends at max_new_tokens, and "" is one: as with every other model
 
@@ -51,7 +50,7 @@ class Served(Model):
         Raises:
             ResumableError: the endpoint has failed so often in a row that it counts as dead.
         """
-        failed, most = 0, max(DEAD, 2 * self.endpoint.concurrency)
+        failed = 0
         self.ledger.parent.mkdir(parents=True, exist_ok=True)
         prompts = [prompt for batch in batches for prompt in batch]
         for length, some in groupby(sorted(prompts, key=lambda one: one.max_new_tokens), key=lambda one: one.max_new_tokens):
@@ -64,7 +63,7 @@ class Served(Model):
                         continue
                     failed += 1
                     reason = f"{outcome.kind.value}: {outcome.detail}"
-                    if failed >= most:
+                    if failed >= self.endpoint.patience:
                         raise ResumableError(f"{failed} prompts in a row have no answer, the last: {reason}", self.name,
                                              f"Mend the server and start again; what it rejected is asked again without {self.ledger}.")
                     yield {by_key[outcome.key]: Missing(reason)}

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from omnivision.errors import ConfigError
 
 MANIFEST = "manifest.json"
 HAND_OVER = "omnivision.json"  # in final/: stage, hashes, what it was made from
-NO_STAGES = ("imported", "untrained")  # what a hand-over note may call a model that no stage has made
+IMPORTED, UNTRAINED = "imported", "untrained"  # what a hand-over note calls a model that no stage has made
 PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "open_clip_torch", "datasets")
 
 
@@ -171,6 +172,11 @@ def write_hand_over(folder: Path, stage: str, parent: str | None) -> None:
     write_json(folder / HAND_OVER, {"stage": stage, "parent": parent, "files": folder_hashes(folder)})
 
 
+def stages_among(names: Iterable[str]) -> list[str]:
+    """Those that can be run."""
+    return [name for name in names if name not in (IMPORTED, UNTRAINED)]
+
+
 def read_hand_over(folder: Path, wanted: tuple[str, ...], stage: str) -> dict:
     """Checks that a folder is the unchanged result of one of the stages it may follow.
 
@@ -183,7 +189,7 @@ def read_hand_over(folder: Path, wanted: tuple[str, ...], stage: str) -> dict:
     path = folder / HAND_OVER
     if not path.is_file():
         raise ConfigError(f"There is no finished stage to start `{stage}` from", str(folder),
-                          f"Run one of the stages {', '.join(one for one in wanted if one not in NO_STAGES)} first and give its final/ folder as `start`.")
+                          f"Run one of the stages {', '.join(stages_among(wanted))} first and give its final/ folder as `start`.")
     try:
         hand_over = json.loads(path.read_text())
         found, files = hand_over["stage"], dict(hand_over["files"])

@@ -9,12 +9,13 @@ from types import SimpleNamespace
 import pytest
 from endpoint_server import QUICK, Server, completion
 from omnivision_eval import mmvet, results
-from omnivision_eval.judge_endpoint import PATIENCE, EndpointJudge
+from omnivision_eval.judge_endpoint import EndpointJudge
 from omnivision_eval.judge_grades import grade_rows, read_grade
 from omnivision_eval.judge_key import Key
 from omnivision_eval.judge_prompt import NUDGE, Prompt, read_prompt
 
 from omnivision.endpoint import Endpoint, Kind, Ledger, Outcome
+from omnivision.endpoint.settings import PATIENCE
 from omnivision.errors import ConfigError, ResumableError
 
 SETTINGS = {**QUICK, "max_tokens": 3, "seed": None}

@@ -93,6 +93,8 @@ def test_the_model_is_the_one_that_the_stage_starts_from(tmp_path, capfd):
     assert json.loads(said.out)["parameters"]["total"] > 900_000_000 and "the shape of the preset 968m is assumed" in said.err
     assert main(["plan", "--config", str(tmp_path / "sft.yaml"), "--preset", "small", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["preset"] == "small"
+    assert main(["plan", "--preset", "small", "--model", str(tmp_path / "align" / "final"), "--json"]) == 0  # a checkpoint, instead of a preset
+    assert json.loads(capfd.readouterr().out)["parameters"]["total"] == 5_833_216
 
 
 def test_stdout_is_the_plan_alone(tmp_path):

@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-
 SIGNALS = (signal.SIGINT, signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)  # that end a process
 
 
@@ -97,6 +96,6 @@ def _ranks_of(launcher: int, script: str) -> list:
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):  # it has ended
             words = process.cmdline() if os.getsid(process.pid) == launcher else []
-            if script in words and "deepspeed.launcher.launch" not in " ".join(words) and "deepspeed.launcher.runner" not in words:
+            if script in words and not any(word.startswith("deepspeed.launcher.") for word in words):
                 found[process.pid] = process.ppid(), process
     return [process for parent, process in found.values() if parent not in found]

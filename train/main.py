@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
         with contextlib.redirect_stdout(sys.stderr):
             folder = chain(options.config, options.overrides, flags)
-        print(json.dumps({"folder": str(folder)}) if options.json else folder)
+        _tell(folder, options.json)
         return 0
     config = load_config(config_class(options.recipe), options.config, options.overrides)
     processes = getattr(config, "processes", 1)
@@ -58,16 +58,20 @@ def main(argv: list[str]) -> int:
         folder = Path(config.out) / options.recipe / "final"
         if not (folder / HAND_OVER).is_file():  # DeepSpeed's runner says 0 as well where its own launcher was killed
             raise ResumableError("The training processes have ended without a result", str(folder), "The same command goes on from the last checkpoint.")
-        print(json.dumps({"folder": str(folder)}) if options.json else folder)
+        _tell(folder, options.json)
         return 0
     launched = under_launcher()  # a process alone sets the same variables once it trains
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
     if os.environ.get("RANK", "0") == "0":  # one result, however many processes
-        print(json.dumps({"folder": str(folder)}) if options.json else folder, flush=True)
+        _tell(folder, options.json)
     if launched:
         leave_processes()
     return 0
+
+
+def _tell(folder: Path, as_json: bool) -> None:
+    print(json.dumps({"folder": str(folder)}) if as_json else folder, flush=True)
 
 
 def config_class(recipe: str) -> type:

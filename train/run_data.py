@@ -24,7 +24,7 @@ from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError
 from omnivision.hardware import device
-from omnivision.runs import file_hash, read_json, sorted_checkpoints, write_json
+from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
 from omnivision_train.data import CPU_STEP, GPU_STEP
@@ -118,7 +118,7 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
 def note_file(run, file: str) -> None:
     """Puts another file that training depends on into the manifest."""
     if run.main:
-        _write_manifest(run.folder, {file: {"sha256": file_hash(Path(file))}})
+        _write_manifest(run.folder, {file: {"sha256": source_hash(file)}})
 
 
 def known_hashes(run, files: Iterable[str]) -> dict[str, str]:

@@ -20,8 +20,8 @@ from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.hardware import avoid_attention_plans
 from omnivision.memory import keep_freed_memory
-from omnivision.runs import (HAND_OVER, NO_STAGES, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
-                             write_hand_over, write_json, write_text)
+from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
+                             stages_among, write_hand_over, write_json, write_text)
 from omnivision_train import lora
 from omnivision_train.attention import set_attention
 from omnivision_train.choices import crowded, threads
@@ -138,7 +138,7 @@ def open_model(config: StageConfig, stage: str):
 
     torch.manual_seed(config.seed)
     if FOLLOWS[stage] and config.start is None:
-        raise ConfigError(f"`{stage}` starts from a finished stage ({' or '.join(one for one in FOLLOWS[stage] if one not in NO_STAGES)}), and none is given", "start",
+        raise ConfigError(f"`{stage}` starts from a finished stage ({' or '.join(stages_among(FOLLOWS[stage]))}), and none is given", "start",
                           "Give start=<run>/<stage>/final.")
     if not FOLLOWS[stage] and config.start is not None:
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",

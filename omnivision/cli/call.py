@@ -71,11 +71,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 def read_functions(file: str | None, folder):
     """The function set: the file's, which must not have moved a function of the checkpoint's own."""
-    from omnivision.constants import FUNCTION_FILE
     from omnivision.errors import ConfigError
     from omnivision.functions import FunctionSet
 
-    own = FunctionSet.load(folder) if (folder / FUNCTION_FILE).is_file() else None
+    own = FunctionSet.beside(folder)
     if file is None and own is None:
         raise ConfigError("The model has no functions", str(folder), "Train the stage functions first, or give --functions FILE.")
     if file is None:

@@ -22,14 +22,13 @@ def main(argv: list[str]) -> int:
     if options.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
 
-    from omnivision.constants import FUNCTION_FILE
     from omnivision.data.image import open_image
     from omnivision.functions import FunctionSet
     from omnivision.model.checkpoints import load_checkpoint, model_folder
 
     folder = model_folder(options.model)  # both inputs are judged before anything slow begins
     picture = open_image(options.image)
-    functions = FunctionSet.load(folder) if (folder / FUNCTION_FILE).is_file() else None
+    functions = FunctionSet.beside(folder)
     model, processor = load_checkpoint(folder)
     started = time.perf_counter()
     ids = answer_ids(model, processor, picture, options.question, options.max_new_tokens, stream=not (options.json or functions))

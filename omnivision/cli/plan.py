@@ -46,20 +46,19 @@ def main(argv: list[str]) -> int:
     options = parser.parse_intermixed_args(argv)
     with contextlib.redirect_stdout(sys.stderr):  # libraries' logs: stdout is for the plan
         stage, config = _stage(options)
-        source = None if options.preset else options.model or config.start
-        shape = _model_config(config, source, given=bool(options.model))
-        model = on_meta(shape, config)
+        start = None if options.preset or options.model else config.start
+        folder = options.model or (start if start and Path(start).is_dir() else None)
+        model = on_meta(_model_config(config, folder), config)
         batch = _batch(config, options.length, model.config.image_seq_length)
         parts = count_parts(model, config)
         held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
         steps = plan_steps(config, options) if options.config else {}
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
-    assumed = source if source and not Path(source).is_dir() else None
-    said = {"preset": source if source and not assumed else config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
+    said = {"preset": folder or config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
             "zero": zero_settings(config)[0]}
-    if assumed:
-        print(f"plan: {assumed}, where the stage starts, is not there: the shape of the preset {config.preset} is assumed (--preset NAME, --model DIR)", file=sys.stderr)
+    if start and not folder:
+        print(f"plan: {start}, where the stage starts, is not there: the shape of the preset {config.preset} is assumed (--preset NAME, --model DIR)", file=sys.stderr)
     if options.json:
         print(json.dumps({**said, "batch": asdict(batch), "steps": steps,
                           "parameters": {part.name: part.parameters for part in parts} | {"total": sum(part.parameters for part in parts)},
@@ -154,9 +153,8 @@ def _measured(file: Path) -> float:
     return statistics.median(pauses)
 
 
-def _model_config(config: StageConfig, folder: str | None, given: bool) -> Any:
-    """Of the checkpoint that was given, or that the stage starts from, where it is there; else of the preset."""
-    if folder and (given or Path(folder).is_dir()):
+def _model_config(config: StageConfig, folder: str | None) -> Any:
+    if folder:
         from omnivision import OmniVisionConfig
         from omnivision.model.checkpoints import model_folder
 

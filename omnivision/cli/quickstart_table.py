@@ -48,9 +48,9 @@ def text(content: dict, out: Path) -> str:
                 lines.append(f"{stage + title:<27}" + _cells(rows[stage]))
     export = content["export"]
     if export:
-        from omnivision.export.folder import PROOF
+        from omnivision.export.folder import device_bytes
 
-        size = sum(number for name, number in export.get("bytes", {}).items() if name not in PROOF) / 1e6
+        size = device_bytes(export.get("bytes", {})) / 1e6
         lines += ["", f"FP16 export  {out / 'export'}  {size:.1f} MB, same first token on "
                       f"{export.get('top1_agreement', float('nan')):.1f} % of {export.get('questions')} questions"]
     minutes = sum(content["seconds"].values()) / 60

@@ -32,7 +32,10 @@ def to_internal(raw: Any) -> list[dict]:
         if recognises(raw):
             rows = converts(raw)
             images = [image for row in rows for image in row["images"]]
-            _check_nothing_beside(raw, images) if images else _check_nothing_lost(raw)
+            if images:
+                _check_nothing_beside(raw, images)
+            else:
+                _check_nothing_lost(raw)
             rows = [_without_marks(row, name) for row in rows]
             return [{"id": raw.get("id", raw.get("question_id")), "format": name, **{key: raw[key] for key in KEPT if key in raw}, **row} for row in rows]
     raise ValueError(f"it has neither turns, conversations, messages, prompt/chosen/rejected, request/calls, question and answer, nor a caption "

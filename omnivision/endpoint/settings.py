@@ -14,6 +14,7 @@ from omnivision.errors import ConfigError, DataError
 COUNTS = ("concurrency", "attempts", "max_tokens", "max_response_bytes")
 ABOVE_ZERO = ("timeout", "requests_per_minute")
 NOT_NEGATIVE = ("max_cost", "price_in", "price_out", "backoff")
+PATIENCE = 10  # failures in a row, or two for each request under way if that is more
 OURS = ("model", "messages", "stream", "n")  # a stream could not be read, and further answers would be paid and dropped
 LIMITS = ("max_tokens", "max_completion_tokens")  # names of the longest answer
 OPTIONAL = ("requests_per_minute", "max_cost", "price_in", "price_out")
@@ -99,6 +100,11 @@ class Endpoint:
     def bound(self, messages: list) -> tuple[int, int]:
         """Tokens of prompt and of answer that one request can cost at most."""
         return prompt_bound(messages), max(self._limits(), default=self.max_tokens)
+
+    @property
+    def patience(self) -> int:
+        """Questions that fail in a row after which it counts as dead: the others would each cost all their retries."""
+        return max(PATIENCE, 2 * self.concurrency)
 
     def _limits(self) -> list[int]:
         """The longest answer by every name that is sent: some servers refuse `max_tokens`, others do not know the newer one."""

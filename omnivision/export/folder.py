@@ -16,7 +16,6 @@ from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
 from omnivision.runs import file_hash
 
 MANIFEST = "export.json"
-PROOF = (f"{PICTURE_FOLDER}/", REFERENCE_FILE)  # of count_bytes' names: what a device does not need
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FULL_IN_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 
@@ -125,10 +124,14 @@ def count_bytes(folder: Path) -> dict[str, int]:
     return counts
 
 
+def device_bytes(counts: dict[str, int]) -> int:
+    """Of count_bytes, without what only proves the export."""
+    return sum(number for name, number in counts.items() if name not in (f"{PICTURE_FOLDER}/", REFERENCE_FILE))
+
+
 def print_bytes(counts: dict[str, int]) -> None:
     """A line for each file and their sum."""
     width = max(len(name) for name in counts)
     for name, number in counts.items():
         print(f"{name:<{width}}  {number:>15,} bytes")
-    total = sum(number for name, number in counts.items() if name not in PROOF)
-    print(f"{'total':<{width}}  {total:>15,} bytes (without the reference questions and pictures)")
+    print(f"{'total':<{width}}  {device_bytes(counts):>15,} bytes (without the reference questions and pictures)")

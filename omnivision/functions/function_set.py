@@ -90,6 +90,11 @@ class FunctionSet:
                 what = f"{earlier.tokens[index]} was {function.name!r} and is now {now!r}"
                 raise ConfigError(what, "function set", "Keep the trained functions in their order and put new ones behind them.")
 
+    @classmethod
+    def beside(cls, folder: str | Path) -> FunctionSet | None:
+        """That of a checkpoint, where it has one."""
+        return cls.load(folder) if (Path(folder) / FUNCTION_FILE).is_file() else None
+
     def save(self, folder: str | Path) -> Path:
         """Write functions.json beside a checkpoint."""
         file = Path(folder) / FUNCTION_FILE

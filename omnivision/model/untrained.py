@@ -16,9 +16,9 @@ import torch
 from omnivision.export.folder import whole_or_nothing
 from omnivision.model.build import build_model
 from omnivision.presets import PRESETS
-from omnivision.runs import write_hand_over
+from omnivision.runs import UNTRAINED, write_hand_over
 
-STAGE = "untrained"  # in the note that the next stage reads
+STAGE = UNTRAINED  # in the note that the next stage reads
 EXAMPLE = "example: python -m omnivision.model.untrained --preset tiny --vision tiny --language models/smollm2 --out models/smollm2-start"
 
 

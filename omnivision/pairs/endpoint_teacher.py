@@ -12,7 +12,6 @@ from omnivision.pairs.journal import digest
 from omnivision.pairs.teacher import Task, Verdict
 
 FAILED = "failed: "  # before the kind of an ending that is no answer
-PATIENCE = 10  # questions that fail in a row, or two for each request under way if that is more: the teacher is dead
 MIMES = ((b"\x89PNG", "image/png"), (b"RIFF", "image/webp"))  # else JPEG: the reader takes nothing else
 
 
@@ -57,7 +56,7 @@ class EndpointTeacher:
             verdicts[outcome.key] = verdict
             yield from ((task, verdict) for task in waiting.pop(outcome.key))
             failed = 0 if outcome.kind.final else failed + 1
-            if failed >= max(PATIENCE, 2 * self.client.endpoint.concurrency):
+            if failed >= self.client.endpoint.patience:
                 raise ResumableError(f"{failed} questions in a row have no answer, the last: {outcome.kind.value}, {outcome.detail}", self.name,
                                      "Mend the teacher and start again: what it has answered is in the ledger.")
         yield from again

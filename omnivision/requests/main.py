@@ -80,12 +80,12 @@ def _refuse_what_clashes(options: argparse.Namespace) -> None:
     """Flags that would do nothing, or write over each other."""
     if options.held_out and options.held_out.resolve() == options.out.resolve():
         raise ConfigError("Both splits would be written to one file", f"--out, --held-out {options.out}", "Give two files.")
-    idle = [] if options.held_out else ["held_out_per_function"]
-    idle += [] if options.teacher else ["teacher_model", *LIMITS, "temperature", "second_look"]
-    for flag in idle:
-        if getattr(options, flag) != parser().get_default(flag):
-            needed = "held-out" if flag.startswith("held_out") else "teacher"
-            raise ConfigError(f"Without --{needed} it would do nothing", f"--{flag.replace('_', '-')}", f"Add --{needed}, or leave it out.")
+    defaults = parser()
+    for needed, flags in (("held_out", ["held_out_per_function"]), ("teacher", ["teacher_model", *LIMITS, "temperature", "second_look"])):
+        idle = [] if getattr(options, needed) else [flag for flag in flags if getattr(options, flag) != defaults.get_default(flag)]
+        if idle:
+            named, given = (f"--{flag.replace('_', '-')}" for flag in (needed, idle[0]))
+            raise ConfigError(f"Without {named} it would do nothing", given, f"Add {named}, or leave it out.")
     for flag, what in (("templates", "its own sentences"), ("left_out", "negatives without a file of functions")):
         if options.teacher and getattr(options, flag):
             raise ConfigError(f"A teacher writes {what}", f"--teacher, --{flag.replace('_', '-')}", "Give one of the two; rows of both can train together.")

@@ -151,16 +151,14 @@ def _instead(true: str, answer: str) -> Reading | None:
 def _read_one(asked: Asked, true: str, answer: str) -> Reading | None:
     """An answer that states one number, colour, position or place."""
     what, language = asked.form, asked.language
-    found = list(pattern_for(what, language).finditer(answer))
+    found, wanted = list(pattern_for(what, language).finditer(answer)), value_of(what, true, language)
     if what == "count" and language == "en" and not found and (said := _FEW.match(answer)):
-        number = 1 if said["one"] else 0
-        if number == value_of(what, true, language):
+        if wanted == (1 if said["one"] else 0):
             return Reading()
-        return None if said["one"] else Reading([word_edit(answer, *said.span("none"), like(said["none"], NUMBERS[value_of(what, true, language)]))], set(), 1)
+        return None if said["one"] else Reading([word_edit(answer, *said.span("none"), like(said["none"], NUMBERS[wanted]))], set(), 1)
     values = {value_of(what, match.group(), language) for match in found}
     if len(values) != 1:
         return None
-    wanted = value_of(what, true, language)
     if values == {wanted}:
         return Reading()
     edits = []

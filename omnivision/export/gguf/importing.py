@@ -23,9 +23,8 @@ from omnivision.export.gguf.vocabulary import QWEN2_SPLIT, RENAMED
 from omnivision.model.build import load_tokenizer
 from omnivision.model.layouts import TILES
 from omnivision.model.processing import siglip_image_processor
-from omnivision.runs import write_hand_over
+from omnivision.runs import IMPORTED, write_hand_over
 
-STAGE = "imported"  # what the hand-over note calls it: sft, dpo and functions may start there
 POOLING_HEAD = ("v.head.", "v.attn_pool.", "v.pool", "v.probe")
 HEAD_WIDTH = 72  # of so400m; asked for only where the file does not say how many heads there are
 
@@ -61,7 +60,7 @@ def import_pair(text_file: str | Path, picture_file: str | Path, out_dir: str | 
         pictures = siglip_image_processor(config.vision_config.image_size, mean, std)
         OmniVisionProcessor(pictures, words, image_seq_length=config.image_seq_length).save_pretrained(folder)
         sizes = count_bytes(folder)
-        write_hand_over(folder, STAGE, None)
+        write_hand_over(folder, IMPORTED, None)
     return {"out": str(out), "bytes": sizes, "parameters": sum(one.numel() for one in model.parameters()), "left_out": sorted(_left_out(picture))}
 
 

@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from omnivision.constants import FUNCTION_FILE
 from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.onnx_files import runner
 from omnivision.functions import FunctionSet, functional_tokens
@@ -52,7 +51,7 @@ def write_layout(folder: Path, checkpoint: Checkpoint, variants: list[str], exte
     })
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     _write(folder / "tokenizer_config.json", {**tokenizer, "tokenizer_class": "PreTrainedTokenizer", "chat_template": processor.chat_template})
-    functions = FunctionSet.load(source) if (source / FUNCTION_FILE).is_file() else None
+    functions = FunctionSet.beside(source)
     settings = runner_settings(model, processor, variants)
     if functions is not None:
         settings["functions"] = _functions(processor.tokenizer, functions)
