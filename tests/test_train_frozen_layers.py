@@ -14,6 +14,7 @@ from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Conversations
 from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.functions import call_rows, hold_other_rows
+from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.memory import count_parts, on_meta
 from omnivision_train.throughput import Flops, matrix_weights
 from test_train_lora import RANK, TABLE, batch_of, begun
@@ -97,6 +98,7 @@ def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
     planned = on_meta(model.config, config)
     if changes:
         lora.add_adapters(model, config, ids)
+    narrow_last_layer(model, config)
     table = stages.set_trainable(model.train(), "functions", main=False, frozen_layers=1)
     counted = dict(count_parts(planned, config))
     head = 0 if tied else model.lm_head.weight.numel()  # trains, and is counted with the language model

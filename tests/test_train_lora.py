@@ -15,6 +15,7 @@ from omnivision_train.activations import activation_bytes
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.functions import call_rows
+from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.memory import count_parts, on_meta
 from omnivision_train.throughput import Flops
 from peft import PeftModel
@@ -193,6 +194,7 @@ def test_the_plan_counts_what_trains(world):
     config = FunctionsConfig(**RANK, functions=str(world.folder / "functions.json"), batch_size=4)
     planned = on_meta(model.config, config)
     lora.add_adapters(model, config, ids)
+    narrow_last_layer(model, config)
     table = stages.set_trainable(model.train(), "functions", main=False)
     assert dict(count_parts(planned))["adapter"] == table["adapter"][1] == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert table["language_model"] == (False, dict(count_parts(planned))["language model"])

@@ -10,6 +10,7 @@ from omnivision_train import trainer as trainer_module
 from omnivision_train.activations import FUSED, Batch, Counter, activation_bytes
 from omnivision_train.config import AlignConfig, DpoConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
+from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.memory import held_with_batch, on_meta
 
 from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
@@ -37,6 +38,7 @@ def kept(model, batch) -> int:
 def test_as_many_bytes_are_counted_as_a_real_pass_keeps(world, stage, changes, pictures):
     model = OmniVisionForConditionalGeneration.from_pretrained(world.start("sft"), attn_implementation="eager")
     processor, config = OmniVisionProcessor.from_pretrained(world.start("sft")), CONFIGS[stage](**changes)
+    narrow_last_layer(model, config)
     stages.set_trainable(model.train(), stage, ("vision_tower",) if changes.get("vision_lr") else (), main=False)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable()

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from omnivision.model.chunked_loss import summed_cross_entropy
+from omnivision.model.chunked_loss import padded, summed_cross_entropy
 from omnivision.model.modeling import hidden_at
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.frozen_layers import hold_layers
+from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.lora import is_adapter
 
 FUSED = "omnivision_counted"  # stands for the GPU's fused attention kernels, which the meta device has not
@@ -53,6 +54,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
     for name, weight in model.named_parameters():
         weight.requires_grad_(part_of(name).replace(" ", "_") in trains)
     hold_layers(model, getattr(config, "frozen_layers", 0))
+    narrow_last_layer(model, config)
     ALL_ATTENTION_FUNCTIONS.register(FUSED, _fused)
     model.set_attn_implementation(FUSED if fused else "eager")
     if config.gradient_checkpointing:
@@ -73,9 +75,10 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         embeds_BLD = model.model.fuse(embeds_BLD, ids_BL, image_tokens_ITD, image_at)
         mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
         exits = most_exits(config, model.config.text_config.num_hidden_layers)
-        outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1)
+        whole = pairs and not config.needed_logits_only
+        read = {"read_at": padded(torch.zeros(batch.supervised, dtype=torch.long, device="meta"))} if model.narrow_last_layer and not whole else {}
+        outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1, **read)
         for layer in exits:
-            whole = pairs and not config.needed_logits_only
             _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole, parted=zero_settings(config)[0] == 3)
     return counter.bytes
 

@@ -27,7 +27,9 @@ from omnivision_train.attention import set_attention
 from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.frozen_layers import hold_layers
+from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.launch import free_port
+from omnivision_train.lean_norm import set_norms
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 from omnivision_train.run_data import MANIFEST, LeftOut
@@ -152,12 +154,14 @@ def open_model(config: StageConfig, stage: str):
         check_memory(held_by_parts(count_parts(on_meta(known, config), config), config, stage, resolved(config), ranks), config, stage, ranks, memory)
     if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
-        set_attention(model, config)
-        return model, processor
-    start = Path(config.start)
-    model = load_whole(OmniVisionForConditionalGeneration, start, dtype=torch.float32, use_safetensors=True)
+    else:
+        start = Path(config.start)
+        model = load_whole(OmniVisionForConditionalGeneration, start, dtype=torch.float32, use_safetensors=True)
+        processor = OmniVisionProcessor.from_pretrained(start)
     set_attention(model, config)
-    return model, OmniVisionProcessor.from_pretrained(start)
+    set_norms(model, config)
+    narrow_last_layer(model, config)
+    return model, processor
 
 
 def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True, frozen_layers: int = 0) -> dict[str, tuple[bool, int]]:

@@ -46,6 +46,9 @@ class Flops:
         inner = model.model
         language, language_trained = matrix_weights(inner.language_model)
         head, head_trained = matrix_weights(model.lm_head)  # multiplies, tied or not
+        if model.narrow_last_layer:  # what stands behind its attention
+            narrow, narrow_trained = matrix_weights(inner.language_model.layers[-1].mlp)
+            language, language_trained, head, head_trained = language - narrow, language_trained - narrow_trained, head + narrow, head_trained + narrow_trained
         tower, tower_trained = matrix_weights(inner.vision_tower)
         projector, projector_trained = matrix_weights(inner.projector)
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length
@@ -63,7 +66,7 @@ class Flops:
         """Operations of so many tokens (image tokens among them) and pictures.
 
         Args:
-            supervised: tokens that the head sees, counted once for each head that sees them. uncached: pictures that were not in the cache.
+            supervised: tokens that the head (and a narrow last layer) sees, counted once for each head that sees them. uncached: pictures that were not in the cache.
         """
         return self.per_token * tokens + self.per_supervised * supervised + self.per_picture * pictures + self.per_encoding * uncached
 

@@ -70,8 +70,9 @@ def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor
 
 
 def padded(rows: Tensor, fill: int = 0) -> Tensor:
-    """With rows of `fill` behind, which nobody reads, up to a multiple of SHAPES."""
-    more = -len(rows) % SHAPES
+    """With rows of `fill` behind, which nobody reads, up to a multiple of SHAPES, of which 8 at most lie between powers of two. A GPU needs none."""
+    number = len(rows)
+    more = 0 if rows.is_cuda else -number % max(SHAPES, 2 ** ((number - 1).bit_length() - 4))
     return nn.functional.pad(rows, [0, 0] * (rows.dim() - 1) + [0, more], value=fill) if more else rows
 
 

@@ -20,7 +20,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 from transformers.utils import can_return_tuple
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.model.chunked_loss import liger_cross_entropy, log_probs, summed_cross_entropy
+from omnivision.model.chunked_loss import liger_cross_entropy, log_probs, padded, summed_cross_entropy
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.kept_layers import keep_in_fp32
 from omnivision.model.projector import Projector
@@ -171,6 +171,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     liger_loss = False  # set by a stage whose configuration asks for it
+    narrow_last_layer = False  # set by a stage where the last layer takes `read_at`, as omnivision_train.last_layer makes it
 
     def __init__(self, config: OmniVisionConfig) -> None:
         super().__init__(config)
@@ -230,10 +231,15 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         """
         if log_probs_of is not None and (logits_at is None or labels is not None):
             raise ValueError("log_probs_of needs logits_at, and no labels.")
+        read_at = None if log_probs_of is None else logits_at
         if labels is not None:
             kwargs.setdefault("use_cache", False)  # transformers turns it off in the outer config only, and would keep every layer's keys and values
+            read_at = before_supervised(labels) if supervised_at is None else supervised_at
         if early_exits:
             kwargs["output_hidden_states"] = True
+        narrow = self.narrow_last_layer and read_at is not None and not kwargs.get("output_hidden_states")
+        if narrow:
+            kwargs["read_at"] = padded(read_at)
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
                              position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
                              image_features=image_features, image_at=image_at, **kwargs)
@@ -241,9 +247,12 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         if labels is not None:
             exits = [(hidden_BLD, 1.0)] if not early_exits else [
                 (self.at_exit(outputs, layer), weight) for layer, weight in early_exits.items()]
-            loss = sum(weight * self.supervised_loss(exit_BLD, labels, num_items_in_batch, supervised_at) for exit_BLD, weight in exits)
+            targets_S = labels.flatten()[read_at + 1]
+            loss = sum(weight * self.supervised_loss(exit_BLD[0] if narrow else hidden_at(exit_BLD, read_at), targets_S, num_items_in_batch)
+                       for exit_BLD, weight in exits)
         elif log_probs_of is not None:
-            found = log_probs(self.lm_head, hidden_at(hidden_BLD, logits_at), *log_probs_of, self.config.text_config.vocab_size)
+            hidden_SD = hidden_BLD[0] if narrow else hidden_at(hidden_BLD, read_at)
+            found = log_probs(self.lm_head, hidden_SD, *log_probs_of, self.config.text_config.vocab_size)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BLD[:, keep] if logits_at is None else hidden_at(hidden_BLD, logits_at))
@@ -255,17 +264,13 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         whole = layer == self.config.text_config.num_hidden_layers
         return outputs.last_hidden_state if whole else self.model.language_model.norm(outputs.hidden_states[layer])
 
-    def supervised_loss(self, hidden_BLD: Tensor, labels_BL: Tensor, count: int | Tensor | None, supervised_at: Tensor | None = None) -> Tensor:
+    def supervised_loss(self, hidden_SD: Tensor, targets_S: Tensor, count: int | Tensor | None) -> Tensor:
         """Sum of the cross-entropy over supervised tokens / their number; 0 (with a gradient of 0) where there are none.
 
         Args:
-            supervised_at: (S,) as `before_supervised` gives it, or more; None to ask it here.
+            targets_S: IGNORE_INDEX where nothing is supervised after all.
         """
-        labels_BL = labels_BL.to(hidden_BLD.device)
-        if supervised_at is None:
-            supervised_at = before_supervised(labels_BL)
-        columns = self.config.text_config.vocab_size
-        hidden_SD, targets_S = hidden_at(hidden_BLD, supervised_at), labels_BL.flatten()[supervised_at + 1]
+        columns, targets_S = self.config.text_config.vocab_size, targets_S.to(hidden_SD.device)
         total = liger_cross_entropy(self.lm_head, hidden_SD, targets_S) if self.liger_loss else summed_cross_entropy(self.lm_head, hidden_SD, targets_S, columns)
         if count is None:
             count = (targets_S != IGNORE_INDEX).sum().clamp(min=1)
@@ -293,4 +298,4 @@ def places(mask_BL: Tensor) -> Tensor:
 
 def hidden_at(hidden_BLD: Tensor, places_S: Tensor) -> Tensor:
     """What stands at positions of the flattened batch. Shape (S, D)."""
-    return hidden_BLD.flatten(0, 1).index_select(0, places_S)
+    return hidden_BLD.flatten(0, 1).index_select(0, places_S.to(hidden_BLD.device))
