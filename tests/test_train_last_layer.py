@@ -11,13 +11,14 @@ from omnivision_train import stages
 from omnivision_train.config import AlignConfig, DpoConfig, FunctionsConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.last_layer import narrow_last_layer
+from omnivision_train.lean_norm import LEAN_NORMS
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pairs import PairCollator, Pairs
 from omnivision_train.throughput import Flops
 from torch import nn
 from transformers import AutoModel, GPT2Config
 
-from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+from omnivision import OmniVisionForConditionalGeneration
 from omnivision.constants import IGNORE_INDEX
 
 
@@ -84,6 +85,16 @@ def test_loss_and_gradients_are_the_whole_layers(both, batch, kernel, places, ch
     assert_same(found[1], found[0])
 
 
+def test_under_gradient_checkpointing_it_runs_again_as_the_others(both, batch):
+    model = copy.deepcopy(both[1])
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    runs = []
+    for at, layer in enumerate(model.model.language_model.layers):
+        layer.self_attn.q_proj.register_forward_pre_hook(lambda module, inputs, at=at: runs.append(at))
+    model(**batch).loss.backward()
+    assert sorted(runs) == [0, 0, 1, 1]
+
+
 def test_it_runs_where_something_is_supervised(both, batch):
     whole, narrow = (positions_of_mlp(model, lambda model=model: model(**batch)) for model in both[:2])
     tokens, read = batch["input_ids"].numel(), len(batch["supervised_at"])
@@ -104,7 +115,8 @@ def test_log_probs_of_pairs_are_the_whole_layers(world, both, share):
     model, narrow, processor = both
     samples = Pairs(world.rows("dpo"), processor, world.folder, 256).samples[:4]
     batch = PairCollator(processor, share=share)(samples)
-    found = [token_log_probs(one, batch, share) for one in (model, narrow)]
+    found, read = [token_log_probs(one, batch, share) for one in (model, narrow)], -(-len(batch["logits_at"]) // 32) * 32
+    assert positions_of_mlp(narrow, lambda: token_log_probs(narrow, batch, share)) == [batch["input_ids"].numel(), read]
     torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
     assert_same(*(learnt(one, (values * batch["weights"]).sum()) for one, values in zip((narrow, model), found[::-1], strict=True)))
 
@@ -124,17 +136,16 @@ def test_whoever_asks_for_more_gets_all_of_it(both, batch):
     assert torch.equal(*written)
 
 
-@pytest.mark.parametrize("config", [SftConfig(exit_layer=1, exit_loss=0.2), SftConfig(layer_dropout=0.1)])
+@pytest.mark.parametrize("config", [SftConfig(exit_layer=1, exit_loss=0.2), SftConfig(layer_dropout=0.1), DpoConfig(needed_logits_only=False)])
 def test_a_stage_that_reads_layers_in_other_ways_keeps_it_whole(both, config):
     model = copy.deepcopy(both[0])
     narrow_last_layer(model, config)
-    assert not model.narrow_last_layer and "forward" not in vars(model.model.language_model.layers[-1])
+    assert not model.narrow_last_layer and type(model.model.language_model.layers[-1]) is type(model.model.language_model.layers[0])
 
 
 def test_a_language_model_of_another_form_keeps_it_whole(both):
     model = copy.deepcopy(both[0])
     model.model.language_model = AutoModel.from_config(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64))
-    model.config.text_config = model.model.language_model.config
     narrow_last_layer(model, SftConfig())
     assert not model.narrow_last_layer
 
@@ -143,12 +154,15 @@ def test_a_language_model_of_another_form_keeps_it_whole(both):
 def test_every_stage_opens_such_a_model(world, tmp_path, stage, config):
     start = world.start(stage)
     first = {"start": str(start)} if start else {"preset": "tiny", "vision": world.vision, "language": world.language}
-    model, _ = stages.open_model(config(out=str(tmp_path), data=[world.file(stage)], **first), stage)
-    assert model.narrow_last_layer
+    settings = config(out=str(tmp_path), data=[world.file(stage)], **first)
+    model, _ = stages.open_model(settings, stage)
+    assert model.narrow_last_layer and type(model.model.language_model.norm) in LEAN_NORMS.values()
+    plain, _ = stages.plain_model(settings, stage)
+    assert not plain.narrow_last_layer and type(plain.model.language_model.norm) in LEAN_NORMS
 
 
 def test_it_is_saved_and_copied_as_any_model(both, batch, tmp_path):
-    model, narrow, processor = both
+    _, narrow, _ = both
     narrow.save_pretrained(tmp_path)
     again = OmniVisionForConditionalGeneration.from_pretrained(tmp_path).train()
     assert not again.narrow_last_layer
@@ -157,7 +171,6 @@ def test_it_is_saved_and_copied_as_any_model(both, batch, tmp_path):
         twin.model.language_model.layers[-1].mlp.down_proj.weight.zero_()  # the copy's own layer, not the first one's
         before, after, loaded = (one(**batch).loss for one in (narrow, twin, again))
     assert before != after and before == pytest.approx(float(loaded), abs=1e-6)
-    assert isinstance(processor, OmniVisionProcessor)
 
 
 def test_operations_are_counted_where_it_runs(both):

@@ -76,7 +76,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         mask = torch.ones(rows, 1, batch.length, batch.length, dtype=torch.bool, device="meta")
         exits = most_exits(config, model.config.text_config.num_hidden_layers)
         whole = pairs and not config.needed_logits_only
-        read = {"read_at": padded(torch.zeros(batch.supervised, dtype=torch.long, device="meta"))} if model.narrow_last_layer and not whole else {}
+        read = {"read_at": padded(torch.zeros(batch.supervised, dtype=torch.long, device="meta"))} if model.narrow_last_layer else {}
         outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1, **read)
         for layer in exits:
             _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole, parted=zero_settings(config)[0] == 3)

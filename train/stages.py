@@ -132,7 +132,15 @@ def single_process_defaults() -> None:
 
 
 def open_model(config: StageConfig, stage: str):
-    """(model, processor): the result of the stage before, checked, or a new model from its parts."""
+    """(model, processor) as the stage trains them: those of `start`, checked, or new ones, with layers that compute no more than the stage reads."""
+    model, processor = plain_model(config, stage)
+    set_norms(model, config)
+    narrow_last_layer(model, config)
+    return model, processor
+
+
+def plain_model(config: StageConfig, stage: str):
+    """The same with transformers' own layers."""
     from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
     from omnivision.model.build import build_model
     from omnivision.model.checkpoints import load_whole
@@ -159,8 +167,6 @@ def open_model(config: StageConfig, stage: str):
         model = load_whole(OmniVisionForConditionalGeneration, start, dtype=torch.float32, use_safetensors=True)
         processor = OmniVisionProcessor.from_pretrained(start)
     set_attention(model, config)
-    set_norms(model, config)
-    narrow_last_layer(model, config)
     return model, processor
 
 

@@ -48,7 +48,8 @@ class Flops:
         head, head_trained = matrix_weights(model.lm_head)  # multiplies, tied or not
         if model.narrow_last_layer:  # what stands behind its attention
             narrow, narrow_trained = matrix_weights(inner.language_model.layers[-1].mlp)
-            language, language_trained, head, head_trained = language - narrow, language_trained - narrow_trained, head + narrow, head_trained + narrow_trained
+            language, language_trained = language - narrow, language_trained - narrow_trained
+            head, head_trained = head + narrow, head_trained + narrow_trained
         tower, tower_trained = matrix_weights(inner.vision_tower)
         projector, projector_trained = matrix_weights(inner.projector)
         patches, tokens = model.config.patch_grid**2, model.config.image_seq_length

@@ -239,7 +239,11 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             kwargs["output_hidden_states"] = True
         narrow = self.narrow_last_layer and read_at is not None and not kwargs.get("output_hidden_states")
         if narrow:
-            kwargs["read_at"] = padded(read_at)
+            kwargs["read_at"] = padded(read_at)  # as the loss pads what it is given, and leaves what is padded as it is
+
+        def read(states: Tensor) -> Tensor:
+            return states[0] if narrow else hidden_at(states, read_at)
+
         outputs = self.model(input_ids=input_ids, pixel_values=pixel_values, attention_mask=attention_mask,
                              position_ids=position_ids, past_key_values=past_key_values, inputs_embeds=inputs_embeds,
                              image_features=image_features, image_at=image_at, **kwargs)
@@ -248,11 +252,9 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             exits = [(hidden_BLD, 1.0)] if not early_exits else [
                 (self.at_exit(outputs, layer), weight) for layer, weight in early_exits.items()]
             targets_S = labels.flatten()[read_at + 1]
-            loss = sum(weight * self.supervised_loss(exit_BLD[0] if narrow else hidden_at(exit_BLD, read_at), targets_S, num_items_in_batch)
-                       for exit_BLD, weight in exits)
+            loss = sum(weight * self.supervised_loss(read(exit_BLD), targets_S, num_items_in_batch) for exit_BLD, weight in exits)
         elif log_probs_of is not None:
-            hidden_SD = hidden_BLD[0] if narrow else hidden_at(hidden_BLD, read_at)
-            found = log_probs(self.lm_head, hidden_SD, *log_probs_of, self.config.text_config.vocab_size)
+            found = log_probs(self.lm_head, read(hidden_BLD), *log_probs_of, self.config.text_config.vocab_size)
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BLD[:, keep] if logits_at is None else hidden_at(hidden_BLD, logits_at))

@@ -19,7 +19,7 @@ from omnivision_train.benchmark.material import PROMPT
 from omnivision_train.data import Order
 from omnivision_train.lean_attention import LEAN
 from omnivision_train.precision import resolved
-from omnivision_train.stages import open_model, set_trainable
+from omnivision_train.stages import plain_model, set_trainable
 
 
 def run_stock(arm: Arm, paced: Paced) -> None:
@@ -30,7 +30,7 @@ def run_stock(arm: Arm, paced: Paced) -> None:
     config, preference = arm.config(), arm.stage == "dpo"
     avoid_attention_plans()  # as ours: a peer gets its best settings
     os.environ.setdefault("WORLD_SIZE", "1")
-    model, processor = open_model(config, arm.stage)
+    model, processor = plain_model(config, arm.stage)
     set_trainable(model, arm.stage)
     if model.config.get_text_config()._attn_implementation == LEAN:
         model.set_attn_implementation({"text_config": "eager"})  # the quickest that transformers has
