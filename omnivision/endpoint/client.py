@@ -200,6 +200,8 @@ class Client:
         return outcome
 
     def _write_down(self, outcome: Outcome, request: Request, started: float) -> Outcome:
+        if outcome.retry_after is not None:
+            self._pace.hold(outcome.retry_after)  # first: nobody asks while the ledger is written
         tries = 1 + self.ledger.endings(request.key, outcome.kind)
         outcome = replace(outcome, key=request.key, attempt=request.attempt, seconds=round(self._clock() - started, 3),
                           final=outcome.kind.final and tries >= outcome.kind.tries)
@@ -223,8 +225,6 @@ class Client:
 
     def _heed(self, outcome: Outcome, stop: threading.Event) -> None:
         """What an outcome means for all other questions."""
-        if outcome.retry_after is not None:
-            self._pace.hold(outcome.retry_after)
         if outcome.kind is Kind.UNAUTHORISED:
             name = self.endpoint.key_variable
             self._fail(ConfigError, f"The endpoint refuses the key in {name or 'no variable'} with status {outcome.status}: {outcome.detail}",
