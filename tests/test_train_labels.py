@@ -147,7 +147,7 @@ def test_one_batch_of_four_is_four_of_one(world, tmp_path):
     assert split == pytest.approx(whole, abs=1e-5) and len(set(whole)) == 3
     after = list(map(train_world.weights, runs))
     for name in after[0]:
-        assert torch.allclose(after[0][name], after[1][name], atol=2e-4), name
+        assert torch.allclose(after[0][name], after[1][name], atol=1e-3), name  # a fifth of a step: Adam makes steps of gradients that rounding alone left
 
 
 def test_a_batch_knows_its_positions_and_trains_as_one_that_is_asked(world, model):
