@@ -62,6 +62,7 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
     """The greedy answer to one prompt.
 
     Args:
+        model: in evaluation mode or not; it is put into it for the call.
         inputs: what the processor makes of one prompt: `input_ids` (1, L), and its pictures as `pixel_values` or `image_features`.
         layer: to leave at while drafting; None is the config's. draft: tokens drafted at a time; 0 drafts none, which is plain greedy decoding.
         stop_token_ids: ids that end the answer; None is the generation config's.
@@ -75,19 +76,23 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
     layer, stops = exit_layer_of(model, layer), stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     cache = DynamicCache(config=model.config)
     cache.activate_past_recording()  # sliding windows keep what a rejected draft would have pushed out
-    model.eval()
     shown = {key: value for key, value in inputs.items() if key in ("input_ids", "pixel_values", "image_features")}
-    ids, drafted, accepted = [int(_next(model, cache, **shown)[-1])], 0, 0
-    while len(ids) < max_new_tokens and ids[-1] not in stops:
-        room = min(draft, max_new_tokens - len(ids) - 1)
-        guesses = _draft(model, cache, ids[-1], room, layer, stops)
-        before = cache.get_seq_length()
-        true = _next(model, cache, input_ids=torch.tensor([[ids[-1], *guesses]], device=model.device)).tolist()
-        right = next((i for i, guess in enumerate(guesses) if guess != true[i]), len(guesses))
-        drafted, accepted = drafted + len(guesses), accepted + right
-        new = true[: right + 1]
-        ids += new[: next((i + 1 for i, token in enumerate(new) if token in stops), len(new))]
-        cut(cache, before + right + 1)
+    was_training = model.training
+    model.eval()
+    try:
+        ids, drafted, accepted = [int(_next(model, cache, **shown)[-1])], 0, 0
+        while len(ids) < max_new_tokens and ids[-1] not in stops:
+            room = min(draft, max_new_tokens - len(ids) - 1)
+            guesses = _draft(model, cache, ids[-1], room, layer, stops)
+            before = cache.get_seq_length()
+            true = _next(model, cache, input_ids=torch.tensor([[ids[-1], *guesses]], device=model.device)).tolist()
+            right = next((i for i, guess in enumerate(guesses) if guess != true[i]), len(guesses))
+            drafted, accepted = drafted + len(guesses), accepted + right
+            new = true[: right + 1]
+            ids += new[: next((i + 1 for i, token in enumerate(new) if token in stops), len(new))]
+            cut(cache, before + right + 1)
+    finally:
+        model.train(was_training)
     return Speculated(ids, drafted, accepted)
 
 

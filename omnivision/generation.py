@@ -25,7 +25,7 @@ from omnivision.data.parallel import at_once, cores
 from omnivision.data.pictures import Packed
 from omnivision.model.conversation import encode_conversation
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
-from omnivision.model.processing import OmniVisionProcessor
+from omnivision.model.processing import OmniVisionProcessor, as_read
 
 Question = str | Sequence[dict[str, Any]]
 ImageInput = Image.Image | str | Path | Packed | Tensor
@@ -73,10 +73,14 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
         New ids of every question, with the id that ended it (none where max_new_tokens did).
 
     Raises:
-        ValueError: questions and images differ in number.
+        ValueError: questions and images differ in number, or questions and the seeds that sampling needs; a temperature below 0.
     """
     if len(questions) != len(images):
         raise ValueError(f"There are {len(questions)} questions and {len(images)} images: give one image (or None) per question.")
+    given = 0 if seeds is None else len(seeds)
+    if not temperature >= 0 or (temperature > 0 and given != len(questions)):
+        raise ValueError(f"The temperature is {temperature}, with {given} seeds for {len(questions)} questions: "
+                         "give 0 to answer greedily, or a number above 0 and one seed per question.")
     shown = [_shown(image) for image in images]
     stops = stop_ids(model) if stop_token_ids is None else set(stop_token_ids)
     prompts = [_split_prompt(processor, question, len(pictures)) for question, pictures in zip(questions, shown)]
@@ -141,8 +145,8 @@ def _image_key(image: ImageInput) -> Hashable:
     if isinstance(image, Tensor):
         return image.data_ptr(), tuple(image.shape), str(image.device)  # views of one cache are new objects each time
     if isinstance(image, Image.Image):
-        colors = (image.getpalette(), image.info.get("transparency")) if image.mode == "P" else ()
-        return hashlib.sha256(image.tobytes() + repr(colors).encode()).digest(), image.size, image.mode
+        image = as_read(image)
+        return hashlib.sha256(image.tobytes()).digest(), image.size
     return str(image)
 
 

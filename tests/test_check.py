@@ -9,6 +9,9 @@ import pytest
 import train_world
 from PIL import Image
 
+from omnivision.data.writing import stand_in_tokenizer
+from omnivision.functions import FunctionSet
+from omnivision.requests.checks import with_tokens
 from omnivision_cli.main import main
 
 QUESTION = {"question": "What colour is the third chair?", "answer": "red"}
@@ -192,8 +195,33 @@ def test_a_preview_shows_what_the_model_sees(folder, capsys):
     (chosen, rejected) = json.loads(capsys.readouterr().out)["sides"]
     assert len(chosen["input_ids"]) == len(chosen["labels"]) and chosen != rejected
     assert main(["data", "preview", str(file), "--row", "2"]) == 3
+    words = train_world.write_lines(folder / "words.jsonl", [QUESTION])
+    assert main(["data", "preview", str(words), "--picture", str(folder / "none.png")]) == 3 and not (folder / "none.png").exists()
     for flag, value in (("--row", "-1"), ("--image-size", "0"), ("--picture", str(folder / "root"))):
         assert main(["data", "preview", str(file), flag, value]) == 2
+
+
+def test_calls_are_shown_and_counted_as_the_models_functions_say_them(folder, capsys):
+    function_set = FunctionSet.from_json(train_world.FUNCTIONS)
+    model = folder / "model"
+    with_tokens(stand_in_tokenizer("tiny")[0], function_set).save_pretrained(model)
+    function_set.save(model)
+    request = {"request": "I want a cup", "calls": [{"name": "order", "arguments": {"item": "cup"}}]}
+    file = train_world.write_lines(folder / "calls.jsonl", [request])
+    assert main(["data", "preview", str(file)]) == 0
+    said = capsys.readouterr()
+    assert "[[[{" in said.out and "give --model a checkpoint" in said.err
+    assert main(["data", "preview", str(file), "--model", str(model)]) == 0
+    said = capsys.readouterr()
+    assert "[[<nexa_0>(item='cup')<nexa_end>" in said.out and not said.err
+    shares = []
+    for flags in ((), ("--model", str(model))):
+        code, report = checked(folder, capsys, [request], *flags)
+        assert code == 0
+        shares.append(report["supervised_share"])
+    assert shares[1] < shares[0]
+    code, report = checked(folder, capsys, [request, {**request, "calls": [{"name": "fly", "arguments": {}}]}], "--model", str(model))
+    assert code == 3 and report["problems"]["calls that the model's functions cannot say"]["count"] == 1 and report["bad_rows"] == 1
 
 
 @pytest.mark.official_data

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 
 import pytest
 from model_parts import make_image, make_model, make_processor
 
 from omnivision.functions import Function, FunctionSet, install_tokens
-from omnivision_cli import call
 from omnivision_cli.main import main
 
 SIDE = {"type": "object", "properties": {"side": {"enum": ["left\u202e", "right\u202e"]}}, "required": ["side"]}
@@ -34,8 +34,8 @@ def folder(tmp_path_factory):
 def run(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: str) -> tuple[int, str, str]:
-        code = main(["call", "--model", str(folder), "--image", str(folder.parent / "photo.png"), "Turn.", *words])
+    def run(*words: str, request: str = "Turn.") -> tuple[int, str, str]:
+        code = main(["call", "--model", str(folder), "--image", str(folder.parent / "photo.png"), request, *words])
         return (code, *capsys.readouterr())
 
     return run
@@ -98,11 +98,33 @@ def test_a_person_at_the_terminal_is_shown_the_call(run, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(("words", "code", "word"), [
     (["--execute"], 2, "--execute needs --policy"), (["--max-new-tokens", "0"], 2, "at least 1"),
     (["--most-calls", "0"], 2, "at least 1"), (["--policy", "none.json"], 2, "not a readable policy"),
-    (["--functions", "none.json"], 2, "no function file"), (["--image", "none.png"], 3, "none.png")])
-def test_wrong_input_is_told_before_anything_loads(run, monkeypatch, words, code, word):
-    monkeypatch.setattr(call, "call_ids", lambda *_: pytest.fail("it asked the model"))
+    (["--functions", "none.json"], 2, "no function file"), (["--image", "none.png"], 3, "none.png"),
+    (["--audit", "file/below/a.jsonl"], 2, "file/below/a.jsonl"), (["--audit", "."], 2, "it is a folder")])
+def test_wrong_input_is_told_before_anything_loads(run, tmp_path, monkeypatch, words, code, word):
+    monkeypatch.setattr("omnivision.model.checkpoints.load_checkpoint", lambda *given: pytest.fail("it loaded the model"))
+    (tmp_path / "file").touch()
     found, _, told = run(*words)
     assert found == code and word in told
+
+
+@pytest.mark.parametrize("request_", ["", " \n", "\u200b\ufeff"])
+def test_an_empty_request_never_runs_anything(run, tmp_path, monkeypatch, request_):
+    monkeypatch.setattr("omnivision.model.checkpoints.load_checkpoint", lambda *given: pytest.fail("it loaded the model"))
+    code, _, told = run("--policy", policy(tmp_path), "--execute", request=request_)
+    assert code == 2 and "the request is empty" in told and [one.name for one in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_an_audit_that_cannot_be_written_is_told_before_anything_loads(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("omnivision.model.checkpoints.load_checkpoint", lambda *given: pytest.fail("it loaded the model"))
+    monkeypatch.setattr(os, "access", lambda *given: False)
+    for words, name in ((["--audit", "a.jsonl"], "a.jsonl"), (["--execute", "--policy", policy(tmp_path)], "call-audit.jsonl")):
+        code, _, told = run(*words)
+        assert code == 2 and f"audit cannot be written ({name})" in told
+
+
+def test_an_audits_folder_is_made(run, tmp_path):
+    run("--audit", "new/dir/a.jsonl")
+    assert (tmp_path / "new" / "dir" / "a.jsonl").read_text().count("\n") >= 1
 
 
 def test_a_table_that_moves_functions_is_refused(run, tmp_path):

@@ -75,5 +75,6 @@ def test_wrong_input_is_told_before_anything_loads(run, monkeypatch, words, more
     assert found == code and word in told
 
 
-def test_an_empty_request_is_refused(run):
-    assert run("http://127.0.0.1:9/v1", request=" ")[0] == 2
+@pytest.mark.parametrize("request_", [" ", "\u200b"])
+def test_an_empty_request_is_refused(run, request_):
+    assert run("http://127.0.0.1:9/v1", request=request_)[0] == 2

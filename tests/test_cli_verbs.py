@@ -95,6 +95,12 @@ def test_chat_bad_image(checkpoint, tmp_path, capsys, content, said):
     assert said in captured.err and str(path) in captured.err and captured.out == ""
 
 
+@pytest.mark.parametrize("question", ["", " ", "\u200b"])
+def test_chat_refuses_an_empty_question_before_anything_loads(checkpoint, picture, capsys, monkeypatch, question):
+    monkeypatch.setattr("omnivision.model.checkpoints.load_checkpoint", lambda *given: pytest.fail("it loaded the model"))
+    assert ask(checkpoint, picture, question) == 2 and "the question is empty" in capsys.readouterr().err
+
+
 def test_chat_missing_or_broken_checkpoint(tmp_path, picture, capsys):
     assert ask(tmp_path / "none", picture) == 2
     assert "does not exist" in capsys.readouterr().err

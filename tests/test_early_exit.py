@@ -82,6 +82,22 @@ def test_the_vision_tower_runs_once(model):
     assert calls == [1]
 
 
+def test_the_mode_comes_back(model, monkeypatch):
+    inputs = prompt(model, "two")
+    model.train()
+    try:
+        assert generate_speculatively(model, inputs, 3, 1).ids == greedy(model.eval(), inputs, 3)
+        model.train()
+        generate_speculatively(model, inputs, 3, 1)
+        assert model.training
+        monkeypatch.setattr("omnivision.early_exit._draft", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            generate_speculatively(model, inputs, 3, 1)
+        assert model.training
+    finally:
+        model.eval()
+
+
 def test_the_whole_depth_comes_back_after_an_error(model):
     with pytest.raises(RuntimeError), depth(model, 1):
         raise RuntimeError

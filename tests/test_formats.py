@@ -65,22 +65,37 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
     assert [turn["loss"] for turn in row.turns] == [False, False, False, False, True] and row.images == ()
     (row,) = read_rows(written(tmp_path, {"system": "Be brief.", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}))
     assert row.turns[0] == {"role": "system", "text": "Be brief.", "loss": False}
+    (row,) = read_rows(written(tmp_path, {"system": "Be brief.", "messages": MESSAGES}))
+    assert row.turns == ({"role": "system", "text": "Be brief.", "loss": False}, USER, ANSWER)
+    (row,) = read_rows(written(tmp_path, {"turns": [USER, {**ANSWER, "weight": 0}, USER, {"role": "assistant", "text": "A cat", "loss": None}]}))
+    assert [turn.get("loss") for turn in row.turns] == [False, False, False, None]
     for told in ({"weight": 0}, {"loss": False}):
         draft, *rest = ask("Hi", "Ho", "Hi", "Hey")[1:]
         (row,) = read_rows(written(tmp_path, {"conversations": [ask("Hi")[0], {**draft, **told}, *rest]}))
         assert [turn["loss"] for turn in row.turns] == [False, False, False, True]
 
 
-@pytest.mark.parametrize("beside", [{"image2": "b.png"}, {"image_b": "b.png"}, {"img": "b.png"}, {"images": ["b.png"]}, {"picture 2": {"path": "b.png"}}])
+@pytest.mark.parametrize("beside", [{"image2": "b.png"}, {"image_b": "b.png"}, {"img": "b.png"}, {"images": ["b.png"]}, {"picture 2": {"path": "b.png"}}, {"image2": "after/a.png"},
+                                    {"image_after": "b.png"}, {"second_image": "b.png"}, {"image_path_2": "b.png"}])
 def test_a_second_picture_in_a_column_of_its_own_is_not_lost(tmp_path, beside):
     with pytest.raises(DataError, match="names another picture than the column that is read"):
-        read_rows(written(tmp_path, {"image": "a.png", "question": "What differs?", "answer": "All", **beside}))
+        read_rows(written(tmp_path, {"image": "before/a.png", "question": "What differs?", "answer": "All", **beside}))
 
 
 @pytest.mark.parametrize("beside", [{"file_name": "photos/a.png"}, {"images": ["a.png"]}, {"image2": None}, {"image2": ""}, {"image_id": 7}, {"img_url": "http://x/1"}])
 def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
     (row,) = read_rows(written(tmp_path, {"image": "a.png", "question": "What is it?", "answer": "A cat", **beside}))
     assert row.images == ("a.png",)
+
+
+def test_texts_that_name_a_file_are_texts(tmp_path):
+    (row,) = read_rows(written(tmp_path, {"id": "7.png", "question": "Which file shows it?", "answer": "cat.png", "image_id": None}))
+    assert row.images == () and row.turns[1]["text"] == "cat.png"
+
+
+def test_a_picture_without_objects_has_no_regions(tmp_path):
+    (row,) = read_rows(written(tmp_path, {"image": "a.png", "caption": "A", "width": 9, "height": 9, "objects": []}))
+    assert row.regions == ()
 
 
 PREFERENCES = {
@@ -147,7 +162,20 @@ CONTRADICTIONS = {
     "a data URI of a text": ({"image": "data:text/plain;base64,QQ==", "question": "What?", "answer": "A cat"}, "not data:image"),
     "an empty image name": ({"image": [""], "question": "What?", "answer": "A cat"}, "not a path"),
     "a lone surrogate": ({"question": "What\ud800?", "answer": "A cat"}, "lone surrogate"),
-    "a box of a picture without width": ({"image": "a.png", "caption": "A", "width": 0, "height": 9, "objects": [{"category": "cat", "bbox": [0, 0, 1, 1]}]}, "division"),
+    "a box of a picture without width": ({"image": "a.png", "caption": "A", "width": 0, "height": 9, "objects": [{"category": "cat", "bbox": [0, 0, 1, 1]}]}, "no sides of a picture"),
+    **{f"a picture's file under `{key}`": ({key: "img/a.png", "question": "What?", "answer": "A cat"}, f"'{key}' seems to name a picture") for key in ("file", "path", "media", "chart")},
+    **{f"a picture's number under `{key}`": ({key: 0, "question": "What?", "answer": "A cat"}, f"'{key}' seems to name a picture") for key in ("image_id", "imageId", "img_id")},
+    "a picture in an object": ({"meta": {"image": "a"}, "question": "What?", "answer": "A cat"}, "'image' seems to name a picture"),
+    "a picture beside a message's text": ({"messages": [{**MESSAGES[0], "images": ["a.png"]}, MESSAGES[1]]}, "a turn has `images`"),
+    "a picture in a turn": ({"conversations": [{**ask("Hi")[0], "image": "a.png"}, *ask("Hi", "Ho")[1:]]}, "a turn has `image`"),
+    "a film": ({"video": "a.mp4", "question": "What?", "answer": "A cat"}, "it has `video`"),
+    "calls beside a text": ({"messages": [MESSAGES[0], {**MESSAGES[1], "tool_calls": [{"name": "f"}]}]}, "a turn has `tool_calls`"),
+    "loss as a text": ({"messages": [MESSAGES[0], {**MESSAGES[1], "loss": "false"}]}, "`loss` of a turn is 'false'"),
+    "half a weight": ({"messages": [MESSAGES[0], {**MESSAGES[1], "weight": 0.5}]}, "`weight` of a turn is 0.5"),
+    "loss as a text in our turns": ({"turns": [USER, {**ANSWER, "loss": "false"}]}, "`loss` of a turn is 'false'"),
+    "a misspelt key of our turns": ({"turns": [USER, {**ANSWER, "losss": False}]}, "a turn has 'losss'"),
+    "a system text beside a question": ({"system": "Be brief.", "question": "What?", "answer": "A cat"}, "its `system` is read beside conversations"),
+    "a misnamed key of a call": ({"request": "Buy it", "calls": [{"name": "order", "parameters": {"item": "x"}}]}, "the call 'order' has 'parameters'"),
 }  # fmt: skip
 
 

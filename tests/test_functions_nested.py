@@ -199,3 +199,34 @@ def test_a_whole_number_is_no_float():
     function = Function("f", "f", schema)
     assert function.faults({"a": 2, "b": 2}) == [] == function.faults({"b": 2.0})
     assert [kind for kind, _ in function.faults({"a": 2.0})] == ["schema"]
+
+
+def test_a_multiple_is_one_of_the_numbers_as_they_are_written():
+    schema = {"type": "object", "properties": {"price": {"type": "number", "multipleOf": 0.01}, "tiny": {"multipleOf": 1e-300}, "five": {"type": "integer", "multipleOf": 5.0}}}
+    function = Function("f", "f", schema)
+    assert [cents for cents in range(1, 10001) if function.faults({"price": cents / 100})] == []
+    for good in ({"price": 19}, {"price": 10**400}, {"tiny": 1e308}, {"tiny": "no number"}, {"five": -10}):
+        assert function.faults(good) == []
+    for bad in ({"price": 19.995}, {"price": float("inf")}, {"tiny": float("nan")}, {"tiny": 1e-301}, {"five": 10**400 + 1}, {"five": 10.0}):
+        assert [kind for kind, _ in function.faults(bad)] == ["schema"]
+
+
+@pytest.mark.parametrize(("rules", "good", "bad"), [
+    ({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, [({}, "a"), ({"c": 1}, "b")], [({}, "c")]),
+    ({"minProperties": 2}, [({"a": 1}, "b"), ({}, "ab")], [({}, "a")]),
+    ({"maxProperties": 1}, [({}, "a")], [({"a": 1}, "b")]),
+    ({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}, [({}, "a"), ({"b": 1}, "c")], [({"a": 1}, "b"), ({}, "c")]),
+    ({"oneOf": [{"properties": {"a": {"const": 1}}}, {"properties": {"a": {"const": 2}}}]}, [({}, "a")], []),
+    ({"oneOf": [{"properties": {"a": {"const": 1}}, "required": ["b"]}, {"properties": {"a": {"const": 2}}, "required": ["c"]}]}, [({"b": 1}, "a")], [({}, "a")]),
+    ({"dependentRequired": {"a": ["b"]}}, [({"a": 1}, "b"), ({"b": 1}, "a")], [({}, "a")]),
+    ({"not": {"required": ["a", "b"]}}, [({"a": 1}, "c")], [({"a": 1}, "b")]),
+    ({"not": {"properties": {"a": {"const": 1}}, "required": ["a"]}}, [({}, "a")], [({"a": 1}, "b")]),
+    ({"if": {"properties": {"a": {"const": 1}}}, "then": {"required": ["b"]}, "else": {"required": ["c"]}}, [({"b": 1}, "a"), ({"c": 1}, "a"), ({"a": 1}, "b")], [({"a": 1}, "c")]),
+    ({"$ref": "#/$defs/both", "$defs": {"both": {"allOf": [{"required": ["a"]}, {"properties": {"a": {"type": "string", "minLength": 3}}}]}}}, [({}, "a")], [({"a": "no"}, "b")]),
+])
+def test_an_argument_that_a_call_gives_counts_as_given_and_fits_where_a_value_could(rules, good, bad):
+    function = Function("f", "f", {"type": "object", "properties": {"a": {}, "b": {}, "c": {}}, **rules})
+    for arguments, nested in good:
+        assert function.faults(arguments, list(nested)) == []
+    for arguments, nested in bad:
+        assert [kind for kind, _ in function.faults(arguments, list(nested))] == ["schema"]

@@ -107,6 +107,8 @@ def test_what_is_no_string_or_half_a_character_is_refused(text):
     (r"^a\$", ["a$", "a$b"], ["a", "ba$"]),
     (r"^it's$", ["it's"], ["its"]),
     (r"^[猫犬]+$", ["猫犬"], ["猫a"]),
+    (r"^[a&b~-]--&&$", ["&--&&", "---&&"], ["c--&&", "a--&"]),
+    (r"^[\[\-&]$", ["[", "-", "&"], ["x"]),
 ])
 def test_patterns_mean_what_they_mean_to_the_parser(pattern, good, bad):
     lexeme = matcher(strings(patterns=(plain_pattern(pattern),)))
@@ -116,7 +118,7 @@ def test_patterns_mean_what_they_mean_to_the_parser(pattern, good, bad):
     assert all(re.search(pattern, value) for value in good)
 
 
-@pytest.mark.parametrize("pattern", ["^a|b$", "a$b", "(?=a)b", r"(a)\1", r"\bword\b", "(^a|b)"])
+@pytest.mark.parametrize("pattern", ["^a|b$", "a$b", "(?=a)b", r"(a)\1", r"\bword\b", "(^a|b)", "^[a-z&&b]$", "^[+--]$", "^[!~~b]$", "^[a[b]$", "^a\nb$", "^[a\n]$"])
 def test_patterns_that_the_grammar_cannot_say_are_known(pattern):
     assert plain_pattern(pattern) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -157,11 +158,22 @@ def test_arguments_behind_a_reference_are_refused(key):
         Function("f", "Do it.", schema)
 
 
-@pytest.mark.parametrize("key", ["input_schema", "inputSchema"])
+@pytest.mark.parametrize("key", ["input_schema", "inputSchema", "params", "arguments", "args"])
 def test_other_names_of_the_schema_are_no_function_without_arguments(tmp_path, key):
     (tmp_path / "functions.json").write_text(json.dumps([{"name": "f", "description": "Do it.", key: {"type": "object", "properties": {"a": {"type": "string"}}}}]))
     with pytest.raises(ConfigError, match=f"{key}.*parameters"):
         FunctionSet.from_json(tmp_path / "functions.json")
+
+
+@pytest.mark.parametrize(("parameters", "key"), [({"city": {"type": "string"}, "days": {"type": "integer"}}, "city"), ({"type": "object", "propertes": {"a": {}}}, "propertes")])
+def test_arguments_that_do_not_stand_under_properties_are_refused(parameters, key):
+    with pytest.raises(ConfigError, match=f"'{key}' stands in 'parameters'.*function 'f'"):
+        FunctionSet.from_json([{"name": "f", "parameters": parameters}])
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}, {"type": "object", "additionalProperties": {"type": "string"}, "title": "T", "default": {}, "x-of": {}}])
+def test_a_function_may_have_no_arguments_of_its_own(parameters):
+    assert FunctionSet.from_json([{"name": "f", "parameters": parameters}])["f"].argument_names == ()
 
 
 @pytest.mark.parametrize("text", ['[{"name": "f", "name": "g"}]', '[{"name": "f", "parameters": {"type": "object", "properties": {"a": {"minimum": NaN}}}}]'])
@@ -169,6 +181,39 @@ def test_tables_are_strict_json(tmp_path, text):
     (tmp_path / "functions.json").write_text(text)
     with pytest.raises(ConfigError, match="stands twice|NaN"):
         FunctionSet.from_json(tmp_path / "functions.json")
+
+
+def test_what_has_no_name_and_what_is_no_prefix_are_told():
+    class Caller:
+        def __call__(self, a: int) -> None:
+            """Call."""
+
+    for function in (functools.partial(post), Caller(), [post]):
+        with pytest.raises(ConfigError, match="no function with a name"):
+            FunctionSet.from_callables(function)
+    with pytest.raises(ConfigError, match="prefix 5"):
+        FunctionSet.from_json({"prefix": 5, "functions": []})
+
+
+def test_a_default_that_json_cannot_hold_is_left_out(tmp_path):
+    def wait(most: float = float("inf"), least: float = 0.5, count: int = 10**400) -> None:
+        """Wait."""
+
+    functions = FunctionSet.from_callables(wait)
+    properties = functions["wait"].parameters["properties"]
+    assert properties["most"] == {"type": "number"} and properties["least"]["default"] == 0.5 and functions["wait"].parameters["required"] == []
+    functions.save(tmp_path)
+    assert FunctionSet.load(tmp_path) == functions
+
+
+@pytest.mark.parametrize("heading", ["Args:", "Parameters:"])
+def test_a_heading_ends_the_description(heading):
+    def order(item: str) -> None:
+        pass
+
+    order.__doc__ = f"Order\n    an item.\n    {heading}\n        item: what.\n    Returns:\n        nothing.\n    "
+    function = FunctionSet.from_callables(order)["order"]
+    assert function.description == "Order an item." and function.parameters["properties"]["item"]["description"] == "what."
 
 
 def test_bare_typing_hints_are_plain_lists_and_objects():

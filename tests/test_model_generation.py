@@ -6,7 +6,7 @@ import pytest
 import torch
 from model_parts import make_image, make_model, make_processor
 
-from omnivision.generation import encode_images, generate_answers, generate_ids
+from omnivision.generation import _image_key, encode_images, generate_answers, generate_ids
 
 QUESTIONS = ["Is there a red cat in the image?", "two", "How many apples are there? How many?", "图中有几只猫？", "Is", "No two three"]
 IMAGES = [0, 1, 0, 2, 1, 0]
@@ -25,6 +25,14 @@ def test_pictures_of_equal_indices_and_other_palettes_are_two_pictures(parts):
     assert shown[0].tobytes() == shown[1].tobytes()
     together = generate_answers(model, processor, ["What is it?"] * 2, shown, 6)
     assert together == [generate_answers(model, processor, ["What is it?"], [one], 6)[0] for one in shown] and together[0] != together[1]
+
+
+def test_pictures_of_equal_colours_that_are_clear_or_turned_elsewhere_are_several_pictures(parts):
+    shown = [make_image(0) for _ in range(3)]
+    shown[1].info["transparency"] = shown[1].getpixel((0, 0))
+    shown[2].getexif()[0x0112] = 6
+    keys = [_image_key(one) for one in shown]
+    assert len(set(keys)) == 3 and _image_key(make_image(0)) == keys[0]
 
 
 def _one_at_a_time(model, processor, question, image, **options) -> list[int]:
@@ -117,6 +125,14 @@ def test_answers_autocast_and_mode(parts):
     assert generate_answers(model, processor, [], [], 4) == []
     with pytest.raises(ValueError, match="1 questions and 2 images"):
         generate_ids(model, processor, ["two"], [None, None], 4)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"temperature": 1.0}, "temperature is 1.0, with 0 seeds for 2 questions"), ({"temperature": 1.0, "seeds": [7]}, "1 seeds for 2 questions"),
+    ({"temperature": -0.5, "seeds": [7, 8]}, "temperature is -0.5"), ({"temperature": float("nan"), "seeds": [7, 8]}, "temperature is nan")])
+def test_sampling_needs_a_seed_for_each_question(parts, options, said):
+    with pytest.raises(ValueError, match=f"{said}.*one seed per question"):
+        generate_ids(*parts, ["two", "Is"], [None, None], 4, **options)
 
 
 def test_a_constraint_sees_every_row_and_its_ids_and_decides(parts):

@@ -96,3 +96,48 @@ def test_broken_pictures_and_files_beside_are_passed_over(tmp_path):
     assert read_evaluation([str(tmp_path)]).names == [str(tmp_path / "a.png")]
     with pytest.raises(DataError, match="no evaluation set"):
         read_evaluation([str(tmp_path / "none")])
+
+
+def test_pictures_behind_links_are_found_once_and_a_ring_ends(tmp_path):
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "a.png").write_bytes(picture("blue"))
+    (tmp_path / "ev" / "pope").mkdir(parents=True)
+    (tmp_path / "ev" / "pope" / "images").symlink_to("../../coco")
+    (tmp_path / "ev" / "pope" / "same").symlink_to("../../coco")
+    (tmp_path / "ev" / "pope" / "ring").symlink_to("..")
+    assert read_evaluation([str(tmp_path / "ev")]).names == [str(tmp_path / "ev" / "pope" / "images" / "a.png")]
+    both = read_evaluation([str(tmp_path / "ev"), str(tmp_path / "coco")])
+    assert len(both.names) == 2
+
+
+@pytest.mark.parametrize("nothing", ["empty", "rows.csv", "short.json", "broken.png"])
+def test_each_path_has_to_hold_something(tmp_path, nothing):
+    (tmp_path / "a.png").write_bytes(picture("blue"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "rows.csv").write_text(f"image,question\na.png,{QUESTION}\n")
+    (tmp_path / "short.json").write_text(json.dumps([{"question": "What?"}]))
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(DataError, match=f"neither pictures nor questions.*{nothing}"):
+        read_evaluation([str(tmp_path / "a.png"), str(tmp_path / nothing)])
+
+
+def test_two_paths_may_ask_the_same(tmp_path):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps([{"question": QUESTION}]))
+    assert read_evaluation([str(tmp_path / "a.json"), str(tmp_path / "b.json")]).asks(QUESTION)
+
+
+@pytest.mark.parametrize("name", ["a", "a.jfif", "a.dat"])
+def test_a_file_named_itself_is_tried_by_its_content(tmp_path, name):
+    (tmp_path / name).write_bytes(picture("blue", "JPEG"))
+    assert read_evaluation([str(tmp_path / name)]).names == [str(tmp_path / name)]
+    (tmp_path / name).write_text(json.dumps({"question": QUESTION}) + "\n")
+    assert read_evaluation([str(tmp_path / name)]).asks(QUESTION)
+
+
+def test_a_folders_files_go_by_their_suffixes(tmp_path):
+    (tmp_path / "a.jfif").write_bytes(picture("blue", "JPEG"))
+    (tmp_path / "b").write_bytes(picture("red"))
+    (tmp_path / "rows.ndjson").write_text(json.dumps({"question": QUESTION}) + "\n")
+    found = read_evaluation([str(tmp_path)])
+    assert found.names == [str(tmp_path / "a.jfif")] and found.asks(QUESTION)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from model_parts import CONTROL, make_image, make_tokenizer
@@ -125,9 +126,39 @@ def test_trl_sees_the_generation_block_and_the_placeholders(processor):
     assert has_generation_markers(processor.chat_template)
     assert processor.replace_image_token({}, 0) == "<|image_pad|>" * 9
     assert processor.tokenizer.convert_tokens_to_ids(processor.image_token) == processor.image_token_id
+
+
+def saved_photo(folder, kind: str):
+    """A file with something besides eight bits of RGB."""
+    image, exif = make_image(0, (70, 50)), Image.Exif()
+    if kind == "16-bit grey":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    exif[0x0112] = int(kind) if kind.isdigit() else 1
+    clear = {"transparency": image.getpixel((3, 4))} if kind == "a clear colour" else {}
+    image.save(folder / "photo.png", exif=exif, **clear)
+    return folder / "photo.png"
+
+
+@pytest.mark.parametrize("kind", [*map(str, range(1, 9)), "16-bit grey", "a clear colour"])
+def test_a_photo_has_the_same_pixels_as_a_file_and_as_a_picture(processor, tmp_path, kind):
+    file = saved_photo(tmp_path, kind)
+    by_file = processor.pixels([file])
+    with Image.open(file) as picture:
+        assert torch.equal(processor.pixels([picture]), by_file)
+        assert torch.equal(processor.pixels([picture]), by_file)  # the picture is left as it was
+        again = processor.apply_chat_template(_user("two", picture), tokenize=True, return_dict=True, return_tensors="pt")
+    assert torch.equal(again["pixel_values"], by_file)
+
+
+def test_16_bit_grey_of_the_other_byte_order_is_no_white(processor, tmp_path):
+    levels = np.asarray(make_image(0).convert("L")).astype(np.uint16) * 257
+    big = Image.frombytes("I;16B", make_image(0).size, levels.astype(">u2").tobytes())
+    assert torch.equal(processor.pixels([big]), processor.pixels([Image.fromarray(levels)]))
+
+
 @pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.48145466, 0.4578275, 0.40821073)])
 def test_pixels_are_bit_for_bit_the_image_processors(mean):
-    """Pixels are looked up level by level; modes that need converting still go through the image processor."""
+    """Pixels are looked up level by level; modes that need converting are converted as the image processor does it."""
     processor = OmniVisionProcessor(siglip_image_processor(54, mean, mean[::-1]), make_tokenizer())
     images = [make_image(0, (70, 50)), make_image(1, (54, 54)), make_image(2, (1, 300))]
     mixed = [*images, make_image(0).convert("RGBA"), make_image(1).convert("L")]

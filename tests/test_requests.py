@@ -14,7 +14,7 @@ from omnivision.data.rows import read_rows
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.requests.checks import Checks, with_tokens
-from omnivision.requests.composed import nestable
+from omnivision.requests.composed import nestable, returns_of
 from omnivision.requests.grounding import number_said, text_said
 from omnivision.requests.main import parser, run
 from omnivision.requests.negatives import negative_rows
@@ -159,6 +159,21 @@ def test_a_user_is_told_what_is_wrong_with_templates(table, templates, said):
         Sentences.read(table / "templates.json", FunctionSet.from_json(TOOLS))
 
 
+def test_a_sentence_list_that_stands_twice_loses_nothing_in_silence(table):
+    (table / "templates.json").write_text('{"find_contact": {"en": ["Number of {name}?"]}, "find_contact": {"en": ["{name}?"]}}')
+    with pytest.raises(ConfigError, match="'find_contact' stands twice.*templates.json"):
+        Sentences.read(table / "templates.json", FunctionSet.from_json(TOOLS))
+
+
+@pytest.mark.parametrize("more", [("--out", "{}/x/../functions.json"), ("--held-out", "{}/functions.json"), ("--templates", "{}/rows.jsonl"), ("--left-out", "{}/held.jsonl"),
+                                  ("--functions", "{}/rows.report.json"), ("--held-out", "{}/rows.report.json"), ("--held-out", "{}/rows.work")])
+def test_no_file_is_written_over_another(table, more):
+    (table / "x").mkdir()
+    with pytest.raises(ConfigError, match="one file"):
+        made(table, *(word.format(table) for word in more))
+    assert json.loads((table / "functions.json").read_text()) == TOOLS and len(list(table.iterdir())) == 2
+
+
 @pytest.mark.parametrize(("more", "said"), [
     (("--held-out", "{}/x/../rows.jsonl"), "one file"), (("--teacher", "http://127.0.0.1:1", "--left-out", "{}/functions.json"), "--left-out"),
     (("--teacher", "http://127.0.0.1:1", "--templates", "{}/templates.json"), "--templates"),
@@ -199,6 +214,14 @@ def test_only_what_fits_is_nested():
     functions = FunctionSet.from_json(TOOLS)
     found = {(outer.name, argument, inner.name) for outer, argument, inner in nestable(functions, {"current_volume": {"type": "integer"}})}
     assert found == {("send_message", "to", "find_contact"), ("send_message", "text", "find_contact")}  # the level has bounds, which a result may not keep
+
+
+@pytest.mark.parametrize("key", ["$defs", "definitions"])
+def test_what_is_given_back_may_refer_to_its_own_definitions(table, key):
+    returns = {"$ref": f"#/{key}/number", key: {"number": {"type": "str"}}}
+    (table / "functions.json").write_text(json.dumps([*TOOLS[:1], {**TOOLS[3], "returns": returns}]))
+    found = nestable(FunctionSet.from_json(table / "functions.json"), returns_of(table / "functions.json"))
+    assert {(outer.name, argument, inner.name) for outer, argument, inner in found} == {("send_message", name, "current_volume") for name in ("to", "text")}
 
 
 def test_a_teacher_on_the_command_line(table):

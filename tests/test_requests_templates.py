@@ -62,6 +62,16 @@ def test_no_number_or_date_of_a_wide_range_is_the_other_splits():
     assert {side(value) for _ in range(700) for value in drawing.arguments().values()} == {HELD_OUT}
 
 
+@pytest.mark.parametrize(("schema", "kind"), [
+    ({"type": "number", "multipleOf": 0.01}, float), ({"type": "number", "multipleOf": 0.1, "maximum": 0.3}, float), ({"type": "number", "multipleOf": 5}, int),
+    ({"type": "integer", "multipleOf": 5.0}, int), ({"type": "integer", "multipleOf": 2.5}, int)])
+def test_multiples_are_drawn_as_they_are_written(schema, kind):
+    schema = {"type": "object", "properties": {"price": {"minimum": 0.3, "maximum": 99.99, **schema}}, "required": ["price"]}
+    drawing = Drawing(Function("pay", "Pay a price.", schema), random.Random(1))
+    drawn = [drawing.arguments()["price"] for _ in range(200)]
+    assert {type(one) for one in drawn} == {kind} and all(len(repr(one)) <= 5 for one in drawn)
+
+
 def test_seed_decides_all_and_a_larger_set_keeps_its_rows(tickets):
     assert template_rows(tickets, 5, 1) == template_rows(tickets, 5, 1) != template_rows(tickets, 5, 2)
     larger = FunctionSet((Function("sing", "Sing a song."), *tickets.functions))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 
-from omnivision.data.rows import read_rows
+from omnivision.data.rows import load_rows, read_rows
 from omnivision.errors import DataError
 
 GOOD = {"id": "r1", "images": ["images/0.png"], "turns": [{"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Ho"}]}
@@ -101,3 +103,68 @@ def test_calls_whose_arguments_are_no_object_are_bad_rows(tmp_path, call):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (good, {**good, "calls": [call]})))
     with pytest.raises(DataError, match="call|write the object"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+ONE, TWO = ({"question": question, "answer": "b"} for question in "ac")
+BY_ID = {
+    "on one line": json.dumps({"x": ONE, "y": TWO}),
+    "indented": json.dumps({"x": ONE, "y": TWO}, indent=2),
+    "a record a line": f'{{"x": {json.dumps(ONE)},\n"y": {json.dumps(TWO)}}}',
+    "commas first": f'{{"x":\n{json.dumps(ONE)}\n,"y":\n{json.dumps(TWO)}\n}}\n',
+    "blank lines": f'\n \n{{"x": {json.dumps(ONE)},\n\n"y": {json.dumps(TWO)}}}\n\n',
+    "one record on one line": json.dumps({"x": ONE}) + "\n\n",
+}
+
+
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\n"], ids=["no BOM", "BOM", "BOM and a blank line"])
+@pytest.mark.parametrize("form", BY_ID)
+def test_an_object_of_records_by_id_however_it_is_written(tmp_path, form, bom):
+    file = tmp_path / "by_id.json"
+    file.write_bytes(bom + BY_ID[form].encode())
+    assert [(row.id, row.turns[0]["text"]) for row in read_rows(file)] == [("x", "a"), ("y", "c")][: 1 if form.startswith("one") else 2]
+
+
+@pytest.mark.parametrize("before", ["", "\n\n", "\ufeff", "\ufeff\n"])
+def test_blank_lines_and_a_byte_order_mark_before_rows(tmp_path, before):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{before}{json.dumps(ONE)}\n\n{json.dumps(TWO)}\n", encoding="utf-8")
+    assert [row.turns[0]["text"] for row in read_rows(file)] == ["a", "c"]
+
+
+@pytest.mark.parametrize(("first", "good"), [(json.dumps(ONE), 2), ("{'question': 1}", 1), ('{"question": "cut ins', 1)])
+def test_lines_are_not_read_whole(tmp_path, monkeypatch, first, good):
+    (tmp_path / "rows.jsonl").write_text(f"{first}\n{json.dumps(TWO)}\n")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("it read the whole file"))
+    loaded = load_rows(tmp_path / "rows.jsonl")
+    assert len(loaded.rows) == good and len(loaded.bad) == 2 - good
+
+
+def test_a_first_line_that_is_cut_is_one_bad_row(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "x",\n' + json.dumps(TWO))
+    loaded = load_rows(tmp_path / "rows.jsonl")
+    assert len(loaded.rows) == 1 and loaded.bad[0].where.endswith(":1")
+
+
+OF_ANOTHER_KIND = {
+    "gzip": (gzip.compress(json.dumps(GOOD).encode()), r"packed \(gzip\).*Unpack it"),
+    "zip": (b"PK\x03\x04" + bytes(99), r"packed \(zip\).*Unpack it"),
+    "UTF-16": (json.dumps(GOOD).encode("utf-16"), "UTF-16 text.*iconv"),
+    "UTF-16 without a mark": (json.dumps([GOOD]).encode("utf-16-be"), "UTF-16 text.*iconv"),
+    "CSV": (b"image,question,answer\n0.png,What is it?,A cat\n", "CSV.*from_csv"),
+    "CSV with quotes and a BOM": (b'\xef\xbb\xbf"image";"the question"\r\n"0.png";"What?"\r\n', "CSV.*from_csv"),
+    "TSV": (b"index\tquestion\n1\tWhat?\n", r"CSV.*from_csv\(OLD, sep='\\t'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_ANOTHER_KIND)
+def test_a_file_of_another_kind_says_what_it_is(tmp_path, kind):
+    content, said = OF_ANOTHER_KIND[kind]
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=f"cannot be read: it is .*{said}") as told:
+        read_rows(tmp_path / "rows.jsonl")
+    assert told.value.where == str(tmp_path / "rows.jsonl")
+
+
+def test_a_broken_line_with_commas_is_no_csv(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("one, two\n" + json.dumps(GOOD))
+    assert len(load_rows(tmp_path / "rows.jsonl").rows) == 1

@@ -6,6 +6,7 @@ import tracemalloc
 
 import datasets
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_formats import ANSWER, MESSAGES, USER, colours, picture
 
@@ -41,6 +42,28 @@ def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(DataError, match="table cannot be read.*broken.parquet"):
         read_rows(tmp_path / "broken.parquet")
+
+
+def test_a_parquet_file_that_datasets_cannot_take_says_why(tmp_path):
+    pq.write_table(pa.table({"question": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    with pytest.raises(DataError, match="holds no rows.*empty.parquet"):
+        read_rows(tmp_path / "empty.parquet")
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, names=["question", "answer", "answer"]), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match="several columns of the name answer .*twice.parquet.*Rename or drop"):
+        read_rows(tmp_path / "twice.parquet")
+
+
+def test_the_cause_is_told_where_datasets_says_that_there_was_an_error(tmp_path, monkeypatch):
+    def load(source):
+        try:
+            raise ValueError("the page is torn")
+        except ValueError as error:
+            raise datasets.exceptions.DatasetGenerationError("An error occurred while generating the dataset") from error
+
+    pq.write_table(pa.table({"question": ["What?"], "answer": ["A cat"]}), tmp_path / "rows.parquet")
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", load)
+    with pytest.raises(DataError, match="table cannot be read: the page is torn"):
+        read_rows(tmp_path / "rows.parquet")
 
 
 KINDS = {  # a column of pictures

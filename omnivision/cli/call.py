@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import sys
+from pathlib import Path
+
+from omnivision.data.flags import output_file
+from omnivision.errors import ConfigError
 
 EXAMPLE = 'example: omnivision call --model runs/quickstart/functions/final --image photo.jpg "Throw this away."'
 
@@ -53,7 +58,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--image", metavar="FILE", help="JPEG, PNG or WebP")
     parser.add_argument("--policy", metavar="FILE", help="what may run: JSON, one rule for each function; others never run")
     parser.add_argument("--execute", action="store_true", help="run what the policy allows")
-    parser.add_argument("--audit", metavar="FILE", help="JSON lines of what was called and what became of it (with --execute: call-audit.jsonl)")
+    parser.add_argument("--audit", type=_audit_file, metavar="FILE", help="JSON lines of what was called and what became of it (with --execute: call-audit.jsonl)")
     parser.add_argument("--nested", action="store_true", help="an argument's value may be a call")
     parser.add_argument("--most-calls", type=int, default=8, metavar="N", help="calls in one answer (default 8): small models repeat themselves")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
@@ -65,13 +70,29 @@ def _options(argv: list[str]) -> argparse.Namespace:
             parser.error(f"{flag} is {number}; at least 1 is needed")
     if options.execute and not options.policy:
         parser.error("--execute needs --policy FILE: what it does not name never runs")
-    options.audit = options.audit or ("call-audit.jsonl" if options.execute else None)
+    check_request(parser, options.request)
+    options.audit = options.audit or (_audit_file("call-audit.jsonl") if options.execute else None)
     return options
+
+
+def check_request(parser: argparse.ArgumentParser, text: str, name: str = "request") -> None:
+    """A usage error where nobody can see any of the text, before anything slow begins."""
+    from omnivision.data.rows import says_something
+
+    if not says_something(text):
+        parser.error(f"the {name} is empty")
+
+
+def _audit_file(name: str) -> Path:
+    """A `type` for argparse: where the audit can be written, judged before anything slow begins."""
+    path = output_file(name)
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError("The audit cannot be written", name, "Give a file that can be, with --audit.")
+    return path
 
 
 def read_functions(file: str | None, folder):
     """The function set: the file's, which must not have moved a function of the checkpoint's own."""
-    from omnivision.errors import ConfigError
     from omnivision.functions import FunctionSet
 
     own = FunctionSet.beside(folder)

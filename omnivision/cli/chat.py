@@ -7,6 +7,8 @@ import json
 import sys
 import time
 
+from omnivision_cli.call import check_request
+
 EXAMPLE = 'example: omnivision chat --model runs/quickstart/sft/final --image photo.jpg "How many cups are there?"'
 
 
@@ -21,6 +23,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
+    check_request(parser, options.question, "question")
 
     from omnivision.data.image import open_image
     from omnivision.functions import FunctionSet

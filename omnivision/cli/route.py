@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from omnivision_cli.call import check_request
+
 EXAMPLE = 'example: omnivision route --model runs/router/functions/final --graph graph.json "May my landlord keep the deposit?"'
 
 
@@ -53,8 +55,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
-    if not options.request.strip():
-        parser.error("the request is empty")
+    check_request(parser, options.request)
     return options
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from omnivision.data.fields import images_of, list_of, text_of, turn_of
+from omnivision.data.fields import images_of, list_of, short, text_of, turn_of
 
 CAPTION_REQUEST = "Describe the image."  # the user's turn of a record that has a caption alone
 
@@ -34,6 +34,10 @@ def _regions(raw: dict) -> list[dict]:
     if not all(key in raw for key in ("objects", "width", "height")):
         return []
     width, height, found = raw["width"], raw["height"], []
+    if not raw["objects"]:
+        return []
+    if not all(type(side) in (int, float) and side > 0 for side in (width, height)):
+        raise ValueError(f"`width` and `height` are {short(width)} and {short(height)}, no sides of a picture")
     for one in list_of(raw["objects"], "objects"):
         left, top, across, down = one["bbox"]
         box = [left / width, top / height, (left + across) / width, (top + down) / height]

@@ -17,6 +17,7 @@ from omnivision.data.flags import output_file, within
 from omnivision.data.overlap import read_evaluation
 from omnivision.data.parallel import cores, in_order
 from omnivision.data.writing import stand_in_tokenizer
+from omnivision.functions import FunctionSet
 from omnivision.runs import write_text
 
 SHOWN = 8  # names of rows in the text; the JSON has all
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
             return track(results, name, total=count, console=console, disable=not console.is_terminal) if count else results
 
         evaluation = read_evaluation(options.against, each) if options.against else None
-        report, rows = check(options.files, options.image_root, tokenizer, image_tokens, options.max_length, evaluation, each, options.urls)
+        report, rows = check(options.files, options.image_root, tokenizer, image_tokens, options.max_length, evaluation, each, options.urls, FunctionSet.beside(options.model))
     if options.html:
         from omnivision.data.check_page import page
 
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     arguments.add_argument("files", nargs="+", metavar="FILE", help="JSON, JSON lines, Parquet, tar shards, data sets' folders, hub:NAME:SPLIT")
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
-    arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer, for counting tokens (default: the stand-in)")
+    arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer, for counting tokens (default: the stand-in); calls count as its functions' tokens, else as JSON")
     arguments.add_argument("--max-length", type=within("--max-length", int, 1), default=2048, metavar="N", help="as in the stage (default 2048)")
     arguments.add_argument("--max-bad-fraction", type=within("--max-bad-fraction", float, 0, 1), default=0.01, metavar="X",
                            help="as in the stage (default 0.01)")

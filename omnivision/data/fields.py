@@ -10,6 +10,8 @@ PLACEHOLDER = "<image>"  # LLaVA's and ShareGPT's mark of a picture inside a tex
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "model": "assistant", "chatgpt": "assistant",
          "bing": "assistant", "bard": "assistant", "system": "system"}
 IMAGES = ("image", "imgname", "imagename", "image_path", "file_name", "img")
+SEEN_AND_HEARD = ("video", "videos", "audio", "audios")
+NOT_IN_TURNS = ("images", *IMAGES, *SEEN_AND_HEARD, "tool_calls", "function_call")
 
 
 def short(value: Any) -> str:
@@ -65,9 +67,20 @@ def turn_of(role: Any, text: str) -> dict:
     return {"role": ROLES[role], "text": text, "loss": ROLES[role] == "assistant"}
 
 
-def left_out(told: dict, turn: dict) -> dict:
-    """The turn, without loss where its record says so: `weight` 0 (OpenAI's way) or `loss` false (ours)."""
-    return {**turn, "loss": False} if told.get("weight") == 0 or told.get("loss") is False else turn
+def as_told(told: dict, turn: dict) -> dict:
+    """The turn, without loss where its record says so: `weight` 0 (OpenAI's way) or `loss` false (ours).
+
+    Raises:
+        ValueError: they are something else, or the record's turn holds what would be lost: pictures, sounds, calls.
+    """
+    loss, weight = told.get("loss"), told.get("weight")
+    if not isinstance(loss, bool | None):
+        raise ValueError(f"`loss` of a turn is {short(loss)}, neither true nor false")
+    if weight not in (None, 0, 1):
+        raise ValueError(f"`weight` of a turn is {short(weight)}; 0 leaves it out of the loss, 1 does not")
+    if lost := [key for key in NOT_IN_TURNS if told.get(key)]:
+        raise ValueError(f"a turn has `{lost[0]}`, which nothing reads there; pictures stand in the record's `images`, calls in `calls` beside `request`")
+    return {**turn, "loss": False} if weight == 0 or loss is False else turn
 
 
 def images_of(raw: dict) -> list:

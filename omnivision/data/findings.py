@@ -15,7 +15,8 @@ from omnivision.data.fitting import TooLong, Unsupervised, fitted, kind_of, side
 from omnivision.data.overlap import Evaluation, look_at
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.rows import Row, load_rows
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions import FunctionSet
 from omnivision.model.conversation import encode_conversation
 
 
@@ -49,14 +50,14 @@ class Checked(NamedTuple):
 
 
 def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length: int, evaluation: Evaluation | None = None,
-          each: Callable[[Callable, Iterable, str, int], Iterable] | None = None, urls: str | None = None) -> Checked:
+          each: Callable[[Callable, Iterable, str, int], Iterable] | None = None, urls: str | None = None, function_set: FunctionSet | None = None) -> Checked:
     """Reads rows and pictures whole.
 
     Args:
         files: data of any kind that records.py reads. root: folder of the pictures. tokenizer: of the model to be trained.
         image_tokens: of one picture. max_length: as in the stage. evaluation: what must not train.
         each: (function, things, name, their number) -> results in order; parallel and with a bar in the command.
-        urls: as of read_rows.
+        urls: as of read_rows. function_set: of that model, if it has one.
 
     Raises:
         DataError: a file of which nothing can be read.
@@ -69,7 +70,7 @@ def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length:
             found.add("unreadable row", error.where, error.what)
         rows += loaded.rows
         counts[file] = {"rows": len(loaded.rows), "unreadable": len(loaded.bad), "formats": dict(Counter(row.format for row in loaded.rows))}
-    texts = _check_texts(rows, tokenizer, image_tokens, max_length, found)
+    texts = _check_texts(rows, tokenizer, image_tokens, max_length, found, function_set)
     pictures = _check_pictures(rows, root, found, evaluation, each)
     _check_duplicates(rows, found)
     if evaluation is not None:
@@ -83,11 +84,15 @@ def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length:
     return Checked({**report, **texts, **pictures}, rows)
 
 
-def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int, found: Found) -> dict[str, Any]:
+def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int, found: Found, function_set: FunctionSet | None) -> dict[str, Any]:
     lengths, turns, supervised, total = [], [], 0, 0
     control = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")  # one pass, however many functions have tokens
     for row in rows:  # in this thread: a tokenizer's settings are not for several
-        sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
+        try:
+            sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row, tokenizer, function_set)]
+        except (ConfigError, DataError) as error:
+            found.add("calls that the model's functions cannot say", row.source, error.what)
+            continue
         longest = max(len(side.input_ids) for side in sides)
         lengths.append(longest)
         turns.append(sum(turn["role"] == "user" for turn in row.turns) or 1)

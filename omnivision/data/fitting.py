@@ -7,6 +7,7 @@ import json
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
+from omnivision.functions import FunctionSet, target_ids
 from omnivision.model.conversation import Encoded, encode_conversation
 
 
@@ -23,11 +24,20 @@ def kind_of(row: Row) -> str:
     return "conversation" if row.turns else "action" if row.request else "preference"
 
 
-def sides_of(row: Row) -> list[list[dict]]:
-    """The conversations that a row is encoded as: one, for preferences two."""
+def sides_of(row: Row, tokenizer=None, function_set: FunctionSet | None = None) -> list[list[dict]]:
+    """The conversations that a row is encoded as: one, for preferences two.
+
+    Args:
+        function_set: of the model, whose tokens its tokenizer has; without one calls are written as JSON, which no stage trains.
+
+    Raises:
+        ConfigError, DataError: calls that the set cannot say.
+    """
     if row.turns:
         return [list(row.turns)]
     asked = {"role": "user", "text": row.request or row.prompt, "loss": False}
+    if row.request and function_set is not None:
+        return [[asked, {"role": "assistant", "ids": target_ids(list(row.calls), tokenizer, function_set), "loss": True}]]
     answers = [json.dumps(list(row.calls), ensure_ascii=False)] if row.request else [row.chosen, row.rejected]
     return [[asked, {"role": "assistant", "text": answer, "loss": True}] for answer in answers]
 

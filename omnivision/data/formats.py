@@ -8,14 +8,18 @@ from pathlib import PurePath
 from typing import Any
 
 from omnivision.data.captions import captions
-from omnivision.data.fields import IMAGES, PLACEHOLDER, images_of, left_out, list_of, short, text_of, turn_of, value_of, without_placeholders
+from omnivision.data.fields import IMAGES, PLACEHOLDER, SEEN_AND_HEARD, as_told, images_of, list_of, short, text_of, turn_of, value_of, without_placeholders
 from omnivision.data.messages import completion, messages, preference
 from omnivision.data.pictures import Packed
 
 ANSWERS = ("answer", "label", "answers", "response")
 QUESTIONS = ("question", "query", "text")
+READ = (*QUESTIONS, *ANSWERS, "id", "question_id", "caption", "captions", "prompt", "completion", "chosen", "rejected", "request")  # as texts, which may name a file
 PICTURE_KEY = re.compile(r"^(?!.*(id|ids|hash|size|width|height|count|type)$).*(image|img|picture|photo|jpe?g|png|webp)", re.IGNORECASE)
-NUMBERED = re.compile(r"^(image|img|picture|photo)s?[_ ]?([0-9]+|[ab])$", re.IGNORECASE)  # one of several columns with a picture each
+PICTURE_ID = re.compile(r"^(image|img|picture|photo)[_ ]?ids?$", re.IGNORECASE)
+PICTURE_FILE = re.compile(r"\S\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
+NUMBERED = re.compile(r"^(image|img|picture|photo)s?[_ ]?(path|file|name)?[_ ]?([0-9]+|[ab]|before|after|left|right)$"
+                      r"|^(first|second|third|before|after|left|right|other)[_ ](image|img|picture|photo)s?$", re.IGNORECASE)  # one of several columns with a picture each
 LETTER = re.compile(r"^(option|choice)[_ ]?(?=[a-z]$)", re.IGNORECASE)  # before the letter of a column of choices
 KEPT = ("regions", "edit_spans")
 
@@ -31,6 +35,9 @@ def to_internal(raw: Any) -> list[dict]:
     for name, recognises, converts in FORMATS:
         if recognises(raw):
             rows = converts(raw)
+            if any(raw.get(key) for key in SEEN_AND_HEARD):
+                raise ValueError(f"it has `{next(key for key in SEEN_AND_HEARD if raw.get(key))}`; models see pictures only")
+            rows = [_with_system(raw, row, name) for row in rows]
             images = [image for row in rows for image in row["images"]]
             if images:
                 _check_nothing_beside(raw, images)
@@ -56,22 +63,44 @@ def _without_marks(row: dict, name: str) -> dict:
 
 def _check_nothing_lost(raw: dict) -> None:
     """A picture under a key that nobody reads would be lost in silence, and its row learn to answer blindly."""
-    for key, value in raw.items():
+    inner = [(name, one) for value in raw.values() if isinstance(value, dict) for name, one in value.items()]
+    for key, value in [*raw.items(), *inner]:
         held = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str | dict | Packed)]
-        if any(isinstance(one, Packed) for one in held) or (isinstance(key, str) and PICTURE_KEY.search(key) and any(held)):
+        called = isinstance(key, str) and (PICTURE_KEY.search(key) and any(held) or PICTURE_ID.search(key) and value not in (None, ""))
+        named = key not in READ and any(isinstance(one, str) and PICTURE_FILE.search(one) for one in held)
+        if called or named or any(isinstance(one, Packed) for one in held):
             raise ValueError(f"{key!r} seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
 
 
 def _check_nothing_beside(raw: dict, images: list) -> None:
     """A second picture in a column of its own would be lost as well. The same one as bytes and by its name, or under two paths, is one picture."""
-    names = {PurePath(image).name for image in images if isinstance(image, str)}
+    paths = [PurePath(image).parts for image in images if isinstance(image, str)]
+    names = {parts[-1:] for parts in paths}
     for key, value in raw.items():
         for one in value if isinstance(value, list) else [value]:
             path = one.get("path") if isinstance(one, dict) else one
             packed = isinstance(one, Packed) and one not in images
-            named = key in ("images", *IMAGES) or (isinstance(key, str) and NUMBERED.search(key))
-            if packed or (named and names and isinstance(path, str) and path and PurePath(path).name not in names):
+            parts = PurePath(path).parts if isinstance(path, str) else ()
+            other = key in ("images", *IMAGES) and names and parts[-1:] not in names
+            beside = isinstance(key, str) and NUMBERED.search(key) and not any(_one_ends_the_other(parts, read) for read in paths)
+            if packed or parts and (other or beside):
                 raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
+
+
+def _one_ends_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    """Whether two paths may be one picture's: of its folders one may have been left out."""
+    shared = min(len(first), len(second))
+    return first[-shared:] == second[-shared:]
+
+
+def _with_system(raw: dict, row: dict, name: str) -> dict:
+    """Anthropic's and LLaVA's system text stands beside the turns."""
+    system = raw.get("system")
+    if not isinstance(system, str) or not system.strip() or any(isinstance(turn, dict) and turn.get("role") == "system" for turn in row.get("turns") or ()):
+        return row
+    if name not in ("conversations", "messages"):
+        raise ValueError("its `system` is read beside conversations and messages only: write it as the first turn, or leave it out")
+    return {**row, "turns": [turn_of("system", system), *row["turns"]]}
 
 
 # -- ours
@@ -79,7 +108,17 @@ def _check_nothing_beside(raw: dict, images: list) -> None:
 
 def _internal(raw: dict) -> list[dict]:
     keys = next(keys for keys in OURS if all(key in raw for key in keys))
-    return [{**{key: raw[key] for key in keys}, "images": images_of(raw)}]
+    row = {key: raw[key] for key in keys}
+    if isinstance(row.get("turns"), list):
+        row["turns"] = [_own_turn(turn) if isinstance(turn, dict) else turn for turn in row["turns"]]
+    return [{**row, "images": images_of(raw)}]
+
+
+def _own_turn(turn: dict) -> dict:
+    given = {key: value for key, value in turn.items() if value is not None}
+    if more := [key for key in given if key not in ("role", "text", "loss", "weight")]:
+        raise ValueError(f"a turn has {short(more[0])}; known are role, text, loss and weight")
+    return as_told(given, {key: value for key, value in given.items() if key != "weight"})
 
 
 OURS = (("turns",), ("prompt", "chosen", "rejected"), ("request", "calls"))
@@ -95,10 +134,8 @@ def _is_internal(raw: dict) -> bool:
 
 
 def _conversations(raw: dict) -> list[dict]:
-    turns = [left_out(turn, turn_of(value_of(turn, "from", "role"), text_of(value_of(turn, "value", "content"), "a turn")))
+    turns = [as_told(turn, turn_of(value_of(turn, "from", "role"), text_of(value_of(turn, "value", "content"), "a turn")))
              for turn in list_of(raw["conversations"], "conversations")]
-    if isinstance(raw.get("system"), str) and raw["system"]:
-        turns.insert(0, turn_of("system", raw["system"]))
     images = images_of(raw)
     return [{"images": images, "turns": without_placeholders(turns, len(images))}]
 

@@ -158,12 +158,12 @@ def decode(data: bytes, where: str, animated: str = "refuse", at_least: tuple[in
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_announced(picture, data, where, animated)
             if at_least and picture.format != "PNG":  # a PNG would have to be decoded for its orientation
-                picture.draft(None, at_least[::-1] if _orientation(picture) >= 5 else at_least)
+                picture.draft(None, at_least[::-1] if orientation(picture) >= 5 else at_least)
             picture.load()
             if picture.format == "PNG":
                 check_filled(picture, data, where)
-            turn = TURNS.get(_orientation(picture))
-            whole = _to_rgb(picture, depth)
+            turn = TURNS.get(orientation(picture))
+            whole = to_rgb(picture, depth)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ... on broken files
@@ -181,7 +181,7 @@ def _silence_pillow() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation(picture: Image.Image) -> int:
     try:
         value = picture.getexif().get(ORIENTATION, 1)
     except MemoryError:
@@ -191,7 +191,7 @@ def _orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) else 1
 
 
-def _to_rgb(picture: Image.Image, depth: int) -> Image.Image:
+def to_rgb(picture: Image.Image, depth: int) -> Image.Image:
     clear = picture.info.get("transparency")
     if picture.mode == "I;16":  # convert("RGB") would clip at 255
         levels_HW = np.asarray(picture)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from omnivision.data.fields import ROLES, image_of, images_of, left_out, list_of, short, text_of, turn_of, value_of
+from omnivision.data.fields import ROLES, as_told, image_of, images_of, list_of, short, text_of, turn_of, value_of
 
 ADDRESSED = ("image_url", "input_image")  # types of OpenAI's image parts
 
@@ -44,7 +44,7 @@ def _from_messages(messages: Any) -> tuple[list[dict], list]:
         if found and ROLES.get(role) != "user":
             raise ValueError(f"message {number}, of `{role}`, has an image")
         images += found
-        turns.append(left_out(message, turn_of(role, text)))
+        turns.append(as_told(message, turn_of(role, text)))
     return turns, images
 
 

@@ -20,8 +20,8 @@ from omnivision.data.signatures import Signatures, signature
 from omnivision.data.tables import HUB
 from omnivision.errors import DataError
 
-SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg"))
-TEXTS = (".json", ".jsonl", ".parquet", ".tar")
+SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg", "jfif"))
+TEXTS = (".json", ".jsonl", ".ndjson", ".parquet", ".tar")
 SAVED = {"dataset_info.json", "state.json"}  # in a folder that `datasets` wrote
 FEW_WORDS = 4  # shorter questions are everybody's: "What is this?"
 
@@ -71,31 +71,35 @@ def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], I
         paths: files of questions or pictures, folders, or hub:NAME[:SPLIT]. each: applies a function to many, in parallel perhaps.
 
     Raises:
-        DataError: a path that is not there, or nothing in them can be read.
+        DataError: a path that is not there, or of which nothing can be read.
     """
     found, signatures = Evaluation(), []
-
-    def pictures() -> Iterator[str | Packed]:
-        for path in paths:
-            for source in _sources(path):
-                if source.lower().endswith(SUFFIXES):
-                    yield source
-                for raw in _records(source):
-                    found.questions.update(map(plain, asked(raw)))
-                    yield from _pictures(raw, source)
-
-    for seen in each(_named, pictures()):
-        if seen is not None:
-            name, (digest, signed, _) = seen
+    for path in paths:
+        questions: set[str] = set()
+        seen = [one for one in each(_named, _held(path, questions)) if one is not None]
+        questions.discard("")
+        if not seen and not questions:
+            raise DataError(f"The evaluation set holds neither pictures nor questions of {FEW_WORDS} words or more that can be read", path,
+                            "Give pictures, or JSON, JSON lines, Parquet, tar shards or saved data sets.")
+        found.questions |= questions
+        for name, (digest, signed, _) in seen:
             found.hashes[digest] = name
             found.names.append(name)
             signatures.append(signed)
     found.signatures = Signatures(signatures)
-    found.questions.discard("")
-    if not found.names and not found.questions:
-        raise DataError("The evaluation sets hold neither pictures nor questions that can be read", ", ".join(map(str, paths)),
-                        "Give pictures, or JSON, JSON lines, Parquet, tar shards or saved data sets.")
     return found
+
+
+def _held(path: str, questions: set[str]) -> Iterator[str | Packed]:
+    """The pictures of an evaluation set, and what may be one; its questions are added to `questions`."""
+    named = Path(path).is_file()  # by the user: its content decides, not its suffix
+    for source in _sources(path):
+        if named or source.lower().endswith(SUFFIXES):
+            yield source
+        if named or source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
+            for raw in _records(source):
+                questions.update(map(plain, asked(raw)))
+                yield from _pictures(raw, source)
 
 
 def _named(picture: str | Packed):
@@ -112,18 +116,22 @@ def _sources(path: str) -> Iterator[str]:
         return
     if not Path(path).is_dir():
         raise DataError("There is no evaluation set", path, "Check --against.")
-    for folder, inner, files in os.walk(path):
+    seen: set[str] = set()
+    for folder, inner, files in os.walk(path, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:  # a ring of links, or a second link to the same
+            inner.clear()
+            continue
+        seen.add(real)
         inner.sort()
         yield from [folder] if SAVED <= set(files) else (os.path.join(folder, name) for name in sorted(files))
 
 
 def _records(source: str) -> Iterator[dict]:
     """Records of a source of questions; none of a file beside them: annotations, scores, another format."""
-    if source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
-        try:
-            yield from (record.raw for record in read_records(source) if isinstance(record.raw, dict))
-        except DataError:
-            return
+    try:
+        yield from (record.raw for record in read_records(source) if isinstance(record.raw, dict))
+    except DataError:
+        return
 
 
 def _pictures(value: Any, name: str) -> Iterator[Packed]:

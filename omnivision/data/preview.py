@@ -20,6 +20,7 @@ from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
 from omnivision.data.writing import stand_in_tokenizer
 from omnivision.errors import DataError
+from omnivision.functions import FunctionSet
 from omnivision.model.conversation import Encoded, encode_conversation
 
 GREEN, DIM, PLAIN = "\033[32m", "\033[2m", "\033[0m"
@@ -51,11 +52,15 @@ def tokens_of(tokenizer, encoded: Encoded) -> list[tuple[int, str, bool, int]]:
     return found
 
 
-def text(row: Row, tokenizer, image_tokens: int, colour: bool) -> str:
-    """The row for a terminal: supervised text in green (without colour: between double brackets), then the tokens."""
+def text(row: Row, sides: list[list[dict]], tokenizer, image_tokens: int, colour: bool) -> str:
+    """The row for a terminal: supervised text in green (without colour: between double brackets), then the tokens.
+
+    Args:
+        sides: of the row, as sides_of gives them.
+    """
     lines = [f"row {row.id} ({row.source}, {row.format}): a {kind_of(row)} with {len(row.images)} pictures", *(f"  {image}" for image in row.images), ""]
     names = ("chosen", "rejected") if row.prompt else ("",)
-    for name, side in zip(names, sides_of(row), strict=True):
+    for name, side in zip(names, sides, strict=True):
         encoded = encode_conversation(tokenizer, side, len(row.images), image_tokens)
         tokens = tokens_of(tokenizer, encoded)
         if name:
@@ -95,16 +100,22 @@ def main(argv: list[str]) -> int:
         raise DataError(f"There is no row {options.row}: the file has {len(rows)}", options.file, "Give a smaller --row.")
     row = rows[options.row]
     tokenizer, image_tokens = stand_in_tokenizer(options.model)
+    function_set = FunctionSet.beside(options.model)
+    sides = sides_of(row, tokenizer, function_set)
     seen = as_seen(row, options.image_root, options.image_size)
-    if options.picture and seen:
+    if options.picture and not seen:
+        raise DataError(f"Row {options.row} has no picture to write", row.source, "Leave --picture out, or take another --row.")
+    if options.picture:
         sheet = Image.new("RGB", (sum(one.width for one in seen), seen[0].height))
         for number, one in enumerate(seen):
             sheet.paste(one, (number * one.width, 0))
         sheet.save(options.picture, "PNG")
     if options.json:
-        sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
+        encoded = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides]
         print(json.dumps({"id": row.id, "source": row.source, "format": row.format, "kind": kind_of(row), "images": [*map(str, row.images)],
-                          "sides": [{"input_ids": one.input_ids, "labels": one.labels} for one in sides]}, ensure_ascii=False))
+                          "sides": [{"input_ids": one.input_ids, "labels": one.labels} for one in encoded]}, ensure_ascii=False))
     else:
-        print(text(row, tokenizer, image_tokens, sys.stdout.isatty()))
+        print(text(row, sides, tokenizer, image_tokens, sys.stdout.isatty()))
+        if row.request and function_set is None:
+            print("the calls stand here as JSON; a stage trains them as its functions' tokens: give --model a checkpoint that has some", file=sys.stderr)
     return 0

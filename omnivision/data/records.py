@@ -6,6 +6,7 @@ A record that cannot be read is a DataError in its place, so that the records ar
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from omnivision.data.raw import MAX_LINE, Record, broken, parse
 from omnivision.data.shards import read_shard
 from omnivision.data.tables import HUB, is_table_folder, read_table
 from omnivision.errors import DataError
+
+BOM = b"\xef\xbb\xbf"
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip"}  # by a file's first bytes
+UTF16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")
+CSV = re.compile(rb"""["']?[\w .-]+["']?([,;\t]["']?[\w .-]+["']?)+\s*\n\s*[^\s{]""")  # names with commas between, and no record below
 
 
 def read_records(path: str | Path) -> Iterator[Record]:
@@ -40,10 +46,24 @@ def read_records(path: str | Path) -> Iterator[Record]:
         return read_table(str(path))
     if head[257:262] == b"ustar":
         return read_shard(path)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if (found := _of_another_kind(head)) is not None:
+        raise DataError(f"The data file cannot be read: it is {found[0]}", str(path), found[1])
+    start = head.removeprefix(BOM).lstrip()[:1]
     if start == b"[" or (start == b"{" and _is_one_object(path)):
         return _list(path)
     return _lines(path)
+
+
+def _of_another_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file that holds no records for us is, and what to do with it."""
+    for start, name in PACKED.items():
+        if head.startswith(start):
+            return f"packed ({name})", "Unpack it and give what was in it."
+    if head.startswith(UTF16):
+        return "UTF-16 text, not UTF-8", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."
+    if table := CSV.match(head.removeprefix(BOM).lstrip()):
+        return "a table of text (CSV), not JSON", f"Convert it: datasets.Dataset.from_csv(OLD, sep={table[1][:1].decode()!r}).to_json(NEW)."
+    return None
 
 
 def _lines(path: Path) -> Iterator[Record]:
@@ -51,13 +71,14 @@ def _lines(path: Path) -> Iterator[Record]:
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
+            line = line.removeprefix(BOM) if number == 1 else line
             source = f"{path}:{number}"
             if len(line) > MAX_LINE:
                 while line and not line.endswith(b"\n"):
                     line = file.readline(MAX_LINE)
                 yield broken(f"the line has more than {MAX_LINE:,} bytes", source)
             elif line.strip():
-                yield _parsed(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, source)
+                yield _parsed(line, source)
 
 
 def _parsed(line: bytes, source: str) -> Record:
@@ -70,15 +91,27 @@ def _parsed(line: bytes, source: str) -> Record:
 
 
 def _is_one_object(path: Path) -> bool:
-    """A file that begins with { holds lines, unless its first line alone is no object and the whole is one."""
+    """A file that begins with { holds lines, unless its first line alone is no object and the whole is one; blank lines aside."""
     with path.open("rb") as file:
-        first = file.readline(MAX_LINE)
-        more = file.readline(MAX_LINE)
+        lines = (line.removeprefix(BOM).strip() for line in iter(lambda: file.readline(MAX_LINE), b""))
+        filled = filter(None, lines)
+        first, more = next(filled), next(filled, b"")
     try:
         value = json.loads(first)
-        return not more.strip() and isinstance(value, dict) and len(value) > 0 and all(isinstance(one, dict) for one in value.values())
+    except json.JSONDecodeError as error:
+        goes_on = error.pos == len(error.doc) and len(first) < MAX_LINE  # nothing is wrong with it but its end
+        return first == b"{" or (goes_on and _is_json(path))
     except (ValueError, RecursionError):
-        return first.strip() == b"{"
+        return False
+    return not more and isinstance(value, dict) and len(value) > 0 and all(isinstance(one, dict) for one in value.values())
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes().decode("utf-8-sig"))
+        return True
+    except (ValueError, RecursionError):
+        return False
 
 
 def _list(path: Path) -> Iterator[Record]:

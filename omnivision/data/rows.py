@@ -118,7 +118,7 @@ def _row(raw: dict, source: str, urls: str | None) -> Row:
     if "turns" in filled:
         _check_turns(filled["turns"], bool(raw["images"]))
     for key, what in MAY_NOT_BE_EMPTY.items():
-        if key in filled and not (_says_something(filled[key]) if isinstance(filled[key], str) else filled[key]):
+        if key in filled and not (says_something(filled[key]) if isinstance(filled[key], str) else filled[key]):
             raise ValueError(f"{what} is empty")
     for call in filled.get("calls", ()):
         _check_call(call)
@@ -135,6 +135,8 @@ def _check_call(call: Any) -> None:
     """Name, arguments and nested calls are what they have to be; whether a function takes them its schema says."""
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         raise ValueError(f"a call without a name is {call!r}")
+    if more := [key for key in call if key not in ("name", "arguments", "nested")]:
+        raise ValueError(f"the call {call['name']!r} has {more[0]!r}; known are name, arguments and nested")
     for key in ("arguments", "nested"):
         if not isinstance(call.get(key, {}), dict):
             told = ": write the object, not its JSON text" if isinstance(call[key], str) else ""
@@ -165,7 +167,7 @@ def _check_text(value: Any, name: str) -> None:
         raise ValueError(f"{name} has half a character (a lone surrogate) at {error.start}") from error
 
 
-def _says_something(text: str) -> bool:
+def says_something(text: str) -> bool:
     """Whether anybody can see some of it: a zero width space or a null byte is no answer."""
     return any(not letter.isspace() and unicodedata.category(letter) not in ("Cc", "Cf") for letter in text)
 
@@ -193,7 +195,7 @@ def _check_turns(turns: tuple[dict, ...], pictured: bool) -> None:
     if len(spoken) % 2:
         raise ValueError("it ends with a question")
     for number, turn in enumerate(spoken):
-        if not _says_something(turn["text"]) and (number % 2 == 1 or number > 0 or not pictured):
+        if not says_something(turn["text"]) and (number % 2 == 1 or number > 0 or not pictured):
             raise ValueError("an answer is empty" if number % 2 else "a question is empty")
 
 

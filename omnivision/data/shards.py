@@ -15,6 +15,7 @@ from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
 from omnivision.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+OTHER_PICTURES = (".bmp", ".gif", ".tif", ".tiff", ".jfif", ".jpe", ".avif", ".heic")
 NUMBERED = re.compile(r"\.(\d+)\.\w+")  # the suffix of one picture of several
 
 
@@ -65,6 +66,7 @@ class _Gathered:
 
     def __init__(self, key: str) -> None:
         self.key, self.raw, self.pictures, self.error = key, {}, {}, None
+        self.texts, self.unread = set(), None
 
     def record(self, path: Path, names: set[str]) -> Record:
         """What they are together; `names` are those of all members of the shard."""
@@ -83,6 +85,8 @@ class _Gathered:
         parts = [] if columns else named_parts(raw)
         names = columns or [name for _, name in parts]
         self._check_own(names, members)
+        if self.unread and not self.pictures and not names:
+            raise ValueError(f"its picture {self.unread} is of a kind that shards are not read with: write {', '.join(PICTURES)}")
         if not self.pictures:
             return raw  # names lie below the image root
         found = chosen(self.pictures, names)
@@ -115,19 +119,26 @@ class _Gathered:
             if suffix in self.pictures:
                 self.error = bad_row("two of its members have one name", source)
             self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size)
+        elif suffix.endswith(OTHER_PICTURES):
+            self.unread = name
         elif suffix in (".json", ".txt"):  # webdataset keeps anything beside: classes, embeddings
             self._add_text(shard.extractfile(member).read(), suffix, source)
 
     def _add_text(self, data: bytes, suffix: str, source: str) -> None:
         try:
-            value = parse(data.decode("utf-8")) if suffix == ".json" else {"caption": data.decode("utf-8").strip()}
+            text = data.decode("utf-8-sig")
+            value = parse(text) if suffix == ".json" else {"caption": text.strip()}
         except ValueError as error:
             self.error = bad_row(error, source)
             return
-        if isinstance(value, dict):
-            self.raw.update(value)
-        else:
+        if not isinstance(value, dict):
             self.error = bad_row("the member is no JSON object", source)
+        elif suffix in self.texts:
+            self.error = bad_row("two of its members have one name", source)
+        elif twice := set(value) & set(self.raw):
+            self.error = bad_row(f"its .json and its .txt both have `{min(twice)}`", source)
+        self.texts.add(suffix)
+        self.raw.update(value if isinstance(value, dict) else {})
 
 
 def chosen(pictures: dict[str, TarPicture], names: list) -> list[TarPicture]:

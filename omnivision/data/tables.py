@@ -29,7 +29,11 @@ def open_table(source: str):
 
     try:
         table = _load(source, datasets)
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - pyarrow, fsspec and the hub raise a dozen kinds
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):  # says only that there was an error
+            error = error.__cause__ or error
         raise DataError(f"The table cannot be read: {' '.join(str(error).split())[:300]}", source, "Copy it again, or check its name.") from error
     if isinstance(table, dict):
         raise DataError(f"The data set has the splits {', '.join(table)}", source, "Name one: a split's folder, or hub:NAME:SPLIT.")
@@ -137,4 +141,16 @@ def _load(source: str, datasets):
         return datasets.load_dataset(name, split=split or None)
     if Path(source).is_dir():
         return datasets.load_from_disk(source)
+    _check_parquet(source)
     return datasets.Dataset.from_parquet(source)
+
+
+def _check_parquet(source: str) -> None:
+    import pyarrow.parquet as pq
+
+    found = pq.read_metadata(source)
+    names = found.schema.to_arrow_schema().names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"The table has several columns of the name {', '.join(twice)}", source, "Rename or drop all but one of each.")
+    if not found.num_rows:
+        raise DataError("The data file holds no rows", source, "Give a table with rows.")

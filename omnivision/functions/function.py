@@ -10,17 +10,8 @@ import jsonschema
 import referencing
 
 from omnivision.errors import ConfigError
-from omnivision.functions.subschemas import resolve, walk
-
-
-def _is_whole(checker: jsonschema.TypeChecker, value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-# JSON Schema takes 2.0 for an integer; a Python function that asked for an int would be given a float.
-_STRICT = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator, type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole)
-)
+from omnivision.functions.subschemas import WITH_OBJECTS, resolve, walk
+from omnivision.functions.validator import STRICT, Unknown
 
 
 @dataclass(frozen=True)
@@ -34,7 +25,8 @@ class Function:
 
     Raises:
         ConfigError: the schema is not one, or refers to something outside itself (a reference
-            would be fetched from the network while a model's output is being checked) or to nothing.
+            would be fetched from the network while a model's output is being checked) or to nothing,
+            or its arguments stand elsewhere than under 'properties' (the function would have none).
     """
 
     name: str
@@ -54,7 +46,9 @@ class Function:
                 resolve(reference, self.parameters, where)
         if not isinstance(self.parameters, dict) or self.parameters.get("type", "object") != "object":
             raise ConfigError("'parameters' does not describe an object", where, 'Use {"type": "object", ...}.')
-
+        strays = [key for key, value in self.parameters.items() if isinstance(value, dict) and key not in WITH_OBJECTS and not key.startswith("x-")]
+        if strays and "properties" not in self.parameters:
+            raise ConfigError(f"{strays[0]!r} stands in 'parameters', not under 'properties'", where, 'Write "parameters": {"type": "object", "properties": {...}}.')
         behind = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in self.parameters]
         if behind and "properties" not in self.parameters:
             raise ConfigError(f"the arguments stand behind {behind[0]!r}, not under 'properties'", where, "Write the object's properties at the top of 'parameters'.")
@@ -77,7 +71,7 @@ class Function:
     def _validator(self) -> jsonschema.Draft202012Validator:
         # An empty registry never fetches; jsonschema's default one would.
         # Without "$schema", by which jsonschema would choose a class of its own, which takes 2.0 for an integer.
-        return _STRICT({key: value for key, value in self.parameters.items() if key != "$schema"}, registry=referencing.Registry())
+        return STRICT({key: value for key, value in self.parameters.items() if key != "$schema"}, registry=referencing.Registry())
 
     def faults(self, arguments: dict, nested: Collection[str] = ()) -> list[tuple[str, str]]:
         """What is wrong with arguments: (kind, message) pairs, empty when they are valid.
@@ -87,17 +81,15 @@ class Function:
 
         Args:
             arguments: names and values. nested: names of further arguments, whose values are not
-                known before another call has run: they count as given and are not checked.
+                known before another call has run: they count as given, and as of a value that fits.
         """
         found = []
         if not self.takes_others:
             for name in (*arguments, *nested):
                 if name not in self.argument_names:
                     found.append(("unknown_argument", f"{self.name} has no argument {name!r}"))
-        required = [name for name in self.parameters.get("required", []) if name not in nested]
-        validator = self._validator.evolve(schema={**self._validator.schema, "required": required}) if nested else self._validator
         try:
-            found += [("schema", error.message) for error in validator.iter_errors(arguments)]
+            found += [("schema", error.message) for error in self._validator.iter_errors({**arguments, **dict.fromkeys(nested, Unknown())})]
         except (RecursionError, referencing.exceptions.Unresolvable) as error:
             found.append(("schema", f"the schema of {self.name} cannot be applied: {error}"))
         return found

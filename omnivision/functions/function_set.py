@@ -30,7 +30,7 @@ class FunctionSet:
     prefix: str = FUNCTION_PREFIX
 
     def __post_init__(self) -> None:
-        if not self.prefix.isidentifier():
+        if not isinstance(self.prefix, str) or not self.prefix.isidentifier():
             raise ConfigError(f"prefix {self.prefix!r} is not a plain word", "function set", "Use letters and digits.")
         functions = tuple(self.functions)
         if IRRELEVANT not in {function.name for function in functions}:
@@ -69,7 +69,14 @@ class FunctionSet:
 
     @classmethod
     def from_callables(cls, *functions: Callable, prefix: str = FUNCTION_PREFIX) -> FunctionSet:
-        """Describe plain Python functions by their type hints and docstrings."""
+        """Describe plain Python functions by their type hints and docstrings.
+
+        Raises:
+            ConfigError: something without a name of its own (a partial, an object that can be called), or as of callable_schema.
+        """
+        for function in functions:
+            if not callable(function) or not hasattr(function, "__name__"):
+                raise ConfigError(f"{function!r} is no function with a name", "function set", "Write a function (def) around it.")
         return cls(tuple(Function(function.__name__, *callable_schema(function)) for function in functions), prefix)
 
     def extended(self, more: Iterable[Function]) -> FunctionSet:
@@ -151,8 +158,8 @@ def _read_tool(tool: object, where: str) -> Function:
     body = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
-    elsewhere = [key for key in ("input_schema", "inputSchema") if key in body]
-    if elsewhere and "parameters" not in body:
+    elsewhere = [key for key in ("input_schema", "inputSchema", "params", "arguments", "args") if key in body]
+    if elsewhere and not body.get("parameters"):
         raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
     # OpenAI allows a function without parameters to leave the schema out or null.
     parameters = body.get("parameters") or {"type": "object", "properties": {}}

@@ -38,9 +38,11 @@ def strings(least: int = 0, most: int | None = None, patterns: tuple[str, ...] =
 def plain_pattern(pattern: str) -> str | None:
     """A schema's pattern as one that has to match the whole string, or None where the grammar cannot say it.
 
-    Ends (^ and $) are understood where they stand around the whole pattern; inside it, and for
-    look-arounds, back-references and word boundaries, there is no such pattern.
+    Ends (^ and $) are understood where they stand around the whole pattern; inside it, and for look-arounds, back-references,
+    word boundaries, line breaks and what the grammar reads as a class in a class, there is no such pattern.
     """
+    if "\n" in pattern:  # it would end the grammar's line
+        return None
     begins, ends = pattern.startswith("^"), pattern.endswith("$") and not _is_escaped(pattern, len(pattern) - 1)
     body = pattern[begins : len(pattern) - ends]
     depth, at, in_class, written = 0, 0, False, []
@@ -48,6 +50,8 @@ def plain_pattern(pattern: str) -> str | None:
         one = body[at : at + 2] if body[at] == "\\" else body[at]
         at += len(one)
         if in_class:
+            if one == "[" or one in "&-~" and body[at : at + 1] == one:  # a class in a class, or two of them joined
+                return None
             in_class = one != "]"
         elif one == "[":
             in_class = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -21,6 +22,7 @@ _SIMPLE = {
     dict: {"type": "object"},
     typing.Any: {},
 }
+_ARGUMENTS = ("Args:", "Arguments:", "Parameters:")  # headings in a docstring
 
 
 def callable_schema(function: Callable) -> tuple[str, dict]:
@@ -55,7 +57,7 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
             schema = {**schema, "description": about[name]}
         if parameter.default is parameter.empty:
             required.append(name)
-        elif isinstance(parameter.default, (str, bool, int, float)):
+        elif isinstance(parameter.default, (str, int)) or isinstance(parameter.default, float) and math.isfinite(parameter.default):
             schema = {**schema, "default": getattr(parameter.default, "value", parameter.default)}
         properties[name] = schema
     return description, {"type": "object", "properties": properties, "required": required}
@@ -121,18 +123,18 @@ def _hints(of: object, where: str) -> dict[str, object]:
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """First paragraph on one line, and the entries of the "Args:" section."""
+    """First paragraph, up to a heading, on one line, and the entries of the "Args:" section."""
     lines = text.splitlines()
     summary = []
     for line in lines:
-        if not line.strip():
+        if line.strip() in ("", *_ARGUMENTS, "Returns:", "Yields:", "Raises:"):
             break
         summary.append(line.strip())
     about: dict[str, str] = {}
     inside, margin, current = False, None, None
     for line in lines:
         indent = len(line) - len(line.lstrip())
-        if line.strip() in ("Args:", "Arguments:", "Parameters:"):
+        if line.strip() in _ARGUMENTS:
             inside, margin, current = True, None, None
         elif inside and line.strip():
             if indent == 0:

@@ -9,6 +9,7 @@ from omnivision.errors import ConfigError
 
 _ONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+WITH_OBJECTS = frozenset((*_ONE, *_NAMED, "dependentRequired", "dependencies", "contentSchema", "const", "default", "$vocabulary"))  # keywords that may hold an object
 _SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
 
 

@@ -84,7 +84,7 @@ def _types_given(function: Function, returns: Mapping[str, dict]) -> set[str]:
     if said is None:
         verbs = {infinitive(word) for word in (*words_of(function.name), *words_of(function.description)[:1])}
         said = TEXT if verbs & GIVES else None
-    return set() if said is None or function.name == IRRELEVANT else _types(said, Function(function.name, "", {"type": "object", "$defs": {}})) - {"null"}
+    return set() if said is None or function.name == IRRELEVANT else _types(said, _giving(function.name, said)) - {"null"}
 
 
 def _types_wanted(function: Function, name: str) -> set[str]:
@@ -131,5 +131,11 @@ def returns_of(file: Path) -> dict[str, dict]:
         if not isinstance(schema, dict):
             raise ConfigError(f"`returns` of {name!r} is no schema", str(file), 'Write one such as {"type": "string"}.')
         found[name] = in_json_words(schema)
-        Function(name, "", {"type": "object", "properties": {"result": found[name]}, "$defs": found[name].get("$defs", {})})  # refuses what is no schema
+        _giving(name, found[name])  # refuses what is no schema
     return found
+
+
+def _giving(name: str, returned: dict) -> Function:
+    """A function whose schema holds what is returned, and its definitions where references look for them."""
+    definitions = {key: returned[key] for key in ("$defs", "definitions") if key in returned}
+    return Function(name, "", {"type": "object", "properties": {"result": returned}, **definitions})

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
+from fractions import Fraction
 
 from omnivision.functions import Function
 from omnivision.functions.options import TYPES, options
 from omnivision.functions.subschemas import resolve
+from omnivision.functions.validator import exact
 from omnivision.functions.values import bounds
 from omnivision.requests.patterns import text_of_pattern
 from omnivision.requests.words import ANY, kind_of, number_range, word_list, words_of
@@ -157,8 +159,11 @@ class Drawing:
 
     def _number(self, low: float, high: float, step: float | None, whole: bool) -> int | float:
         if step:
-            first, last = math.ceil(low / step), math.floor(high / step)
-            return self._whole(first, last) * step
+            unit = exact(step)
+            if whole:
+                unit = Fraction(unit.numerator)  # the whole multiples of 5/2 are those of 5
+            found = self._whole(math.ceil(exact(low) / unit), math.floor(exact(high) / unit)) * unit
+            return int(found) if whole or isinstance(step, int) else float(found)
         if whole:
             return self._whole(math.ceil(low), math.floor(high))
         drawn = self.rng.uniform(low, high)

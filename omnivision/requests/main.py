@@ -78,8 +78,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _refuse_what_clashes(options: argparse.Namespace) -> None:
     """Flags that would do nothing, or write over each other."""
-    if options.held_out and options.held_out.resolve() == options.out.resolve():
-        raise ConfigError("Both splits would be written to one file", f"--out, --held-out {options.out}", "Give two files.")
+    read = {"--functions": options.functions, "--templates": options.templates, "--left-out": options.left_out}
+    written = {"--out": options.out, "--held-out": options.held_out, "the report": options.out.with_suffix(".report.json"), "the work folder": options.out.with_suffix(".work")}
+    taken = {Path(file).resolve(): flag for flag, file in read.items() if file}
+    for flag, file in written.items():
+        other = taken.setdefault(file.resolve(), flag) if file else flag
+        if other != flag:
+            raise ConfigError("Both are one file, which would be written over", f"{other}, {flag}: {file}", "Give two files.")
     defaults = parser()
     for needed, flags in (("held_out", ["held_out_per_function"]), ("teacher", ["teacher_model", *LIMITS, "temperature", "second_look"])):
         idle = [] if getattr(options, needed) else [flag for flag in flags if getattr(options, flag) != defaults.get_default(flag)]

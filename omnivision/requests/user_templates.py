@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from omnivision.data.raw import parse
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
@@ -30,10 +30,10 @@ class Sentences:
         """Reads a file and looks at every sentence.
 
         Raises:
-            ConfigError: no such file, another shape, an unknown function, language or slot, or a required argument without its slot.
+            ConfigError: no such file, a key that stands twice, another shape, an unknown function, language or slot, or a required argument without its slot.
         """
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parse(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"The templates cannot be read: {error}", str(file), "Give JSON: function, language, list of sentences.") from error
         if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):
