@@ -31,10 +31,10 @@ def result(done: dict[str, dict]) -> dict:
 
 def _scores(found: dict) -> dict:
     """task -> score; POPE's false "yes" on the adversarial split (percent of absent objects) beside it."""
-    scores = {task: round(entry["score"], 2) for task, entry in found.items() if entry.get("score") is not None}
+    scores = {task: round(entry["score"], 4) for task, entry in found.items() if entry.get("score") is not None}
     adversarial = found.get("pope_adversarial", {}).get("metrics") or {}
     if "false_yes_rate" in adversarial:
-        scores["pope_adversarial_false_yes"] = round(adversarial["false_yes_rate"], 2)
+        scores["pope_adversarial_false_yes"] = round(adversarial["false_yes_rate"], 4)
     return scores
 
 
