@@ -67,6 +67,8 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
     assert row.turns[0] == {"role": "system", "text": "Be brief.", "loss": False}
     (row,) = read_rows(written(tmp_path, {"system": "Be brief.", "messages": MESSAGES}))
     assert row.turns == ({"role": "system", "text": "Be brief.", "loss": False}, USER, ANSWER)
+    (row,) = read_rows(written(tmp_path, {"system": "Be brief. ", "messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]}))
+    assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant"]
     (row,) = read_rows(written(tmp_path, {"turns": [USER, {**ANSWER, "weight": 0}, USER, {"role": "assistant", "text": "A cat", "loss": None}]}))
     assert [turn.get("loss") for turn in row.turns] == [False, False, False, None]
     for told in ({"weight": 0}, {"loss": False}):
@@ -89,8 +91,14 @@ def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
 
 
 def test_texts_that_name_a_file_are_texts(tmp_path):
-    (row,) = read_rows(written(tmp_path, {"id": "7.png", "question": "Which file shows it?", "answer": "cat.png", "image_id": None}))
+    (row,) = read_rows(written(tmp_path, {"id": "7.png", "question": "Which file shows it?", "answer": "cat.png", "image_id": None, "image_ids": [],
+                                          "instruction": "Look for cat.png", "note": "A command that shrinks photo.png"}))
     assert row.images == () and row.turns[1]["text"] == "cat.png"
+
+
+def test_packed_pictures_may_have_their_names_in_numbered_columns(tmp_path):
+    (row,) = read_rows(written(tmp_path, {"images": [URI, URI], "image_1": URI, "image_2": URI, "question": "What differs?", "answer": "All"}))
+    assert len(row.images) == 2
 
 
 def test_a_picture_without_objects_has_no_regions(tmp_path):
@@ -175,6 +183,7 @@ CONTRADICTIONS = {
     "loss as a text in our turns": ({"turns": [USER, {**ANSWER, "loss": "false"}]}, "`loss` of a turn is 'false'"),
     "a misspelt key of our turns": ({"turns": [USER, {**ANSWER, "losss": False}]}, "a turn has 'losss'"),
     "a system text beside a question": ({"system": "Be brief.", "question": "What?", "answer": "A cat"}, "its `system` is read beside conversations"),
+    "two system texts": ({"system": "In French.", "messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]}, "its `system` is another text"),
     "a misnamed key of a call": ({"request": "Buy it", "calls": [{"name": "order", "parameters": {"item": "x"}}]}, "the call 'order' has 'parameters'"),
 }  # fmt: skip
 

@@ -150,7 +150,7 @@ def test_a_record_without_pictures_does_not_take_another_records(tmp_path, name)
 @pytest.mark.parametrize("members, said", [
     ([("1.bmp", b"x"), ("1.txt", b"A thing.")], "its picture 1.bmp is of a kind that shards are not read with"),
     ([("1.json", b'{"caption": "One."}'), ("1.json", b'{"caption": "Two."}'), ("1.png", picture())], "two of its members have one name"),
-    ([("1.json", b'{"caption": "One."}'), ("1.txt", b"Two."), ("1.png", picture())], "its .json and its .txt both have `caption`")])
+    ([("1.json", b'{"caption": "One."}'), ("1.txt", b"Two."), ("1.png", picture())], "its .json and its .txt have another `caption` each")])
 def test_nothing_of_a_record_is_lost(tmp_path, members, said):
     loaded = load_rows(shard(tmp_path / "0.tar", [*members, ("2.png", picture()), ("2.txt", b"A thing.")]))
     assert [row.id for row in loaded.rows] == ["2"] and said in loaded.bad[0].what
@@ -158,8 +158,8 @@ def test_nothing_of_a_record_is_lost(tmp_path, members, said):
 
 def test_a_mark_of_utf_8_is_no_text(tmp_path):
     loaded = load_rows(shard(tmp_path / "0.tar", [("1.png", picture()), ("1.txt", "\ufeffA cat.".encode()), ("2.png", picture()), ("2.json", b'\xef\xbb\xbf{"caption": "A dog."}'),
-                                                  ("2.mask.tif", b"beside")]))
-    assert [row.turns[1]["text"] for row in loaded.rows] == ["A cat.", "A dog."] and not loaded.bad
+                                                  ("2.mask.tif", b"beside"), ("3.png", picture()), ("3.txt", b"A cow."), ("3.json", b'{"caption": "A cow. ", "url": "x"}')]))
+    assert [row.turns[1]["text"].strip() for row in loaded.rows] == ["A cat.", "A dog.", "A cow."] and not loaded.bad
 
 
 def test_names_that_are_no_text_can_be_written_down(tmp_path):

@@ -91,8 +91,8 @@ def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int,
         try:
             sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row, tokenizer, function_set)]
         except (ConfigError, DataError) as error:
-            found.add("calls that the model's functions cannot say", row.source, error.what)
-            continue
+            found.add("calls that the model's own functions cannot say", row.source, error.what, bad=False)  # a stage may add to them
+            sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
         longest = max(len(side.input_ids) for side in sides)
         lengths.append(longest)
         turns.append(sum(turn["role"] == "user" for turn in row.turns) or 1)

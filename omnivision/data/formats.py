@@ -14,10 +14,12 @@ from omnivision.data.pictures import Packed
 
 ANSWERS = ("answer", "label", "answers", "response")
 QUESTIONS = ("question", "query", "text")
-READ = (*QUESTIONS, *ANSWERS, "id", "question_id", "caption", "captions", "prompt", "completion", "chosen", "rejected", "request")  # as texts, which may name a file
+TEXTS = ("caption", "captions", "prompt", "completion", "chosen", "rejected", "request", "system", "instruction", "input", "output", "context", "title")
+READ = (*QUESTIONS, *ANSWERS, *TEXTS, "id", "question_id")  # as texts, which may name a file
 PICTURE_KEY = re.compile(r"^(?!.*(id|ids|hash|size|width|height|count|type)$).*(image|img|picture|photo|jpe?g|png|webp)", re.IGNORECASE)
 PICTURE_ID = re.compile(r"^(image|img|picture|photo)[_ ]?ids?$", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\S\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
+MOST_WORDS = 3  # of a file's name: more are a sentence that ends with one
 NUMBERED = re.compile(r"^(image|img|picture|photo)s?[_ ]?(path|file|name)?[_ ]?([0-9]+|[ab]|before|after|left|right)$"
                       r"|^(first|second|third|before|after|left|right|other)[_ ](image|img|picture|photo)s?$", re.IGNORECASE)  # one of several columns with a picture each
 LETTER = re.compile(r"^(option|choice)[_ ]?(?=[a-z]$)", re.IGNORECASE)  # before the letter of a column of choices
@@ -66,8 +68,8 @@ def _check_nothing_lost(raw: dict) -> None:
     inner = [(name, one) for value in raw.values() if isinstance(value, dict) for name, one in value.items()]
     for key, value in [*raw.items(), *inner]:
         held = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str | dict | Packed)]
-        called = isinstance(key, str) and (PICTURE_KEY.search(key) and any(held) or PICTURE_ID.search(key) and value not in (None, ""))
-        named = key not in READ and any(isinstance(one, str) and PICTURE_FILE.search(one) for one in held)
+        called = isinstance(key, str) and (PICTURE_KEY.search(key) and any(held) or PICTURE_ID.search(key) and value not in (None, "", []))
+        named = key not in READ and any(isinstance(one, str) and PICTURE_FILE.search(one) and len(one.split()) <= MOST_WORDS for one in held)
         if called or named or any(isinstance(one, Packed) for one in held):
             raise ValueError(f"{key!r} seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
 
@@ -82,7 +84,7 @@ def _check_nothing_beside(raw: dict, images: list) -> None:
             packed = isinstance(one, Packed) and one not in images
             parts = PurePath(path).parts if isinstance(path, str) else ()
             other = key in ("images", *IMAGES) and names and parts[-1:] not in names
-            beside = isinstance(key, str) and NUMBERED.search(key) and not any(_one_ends_the_other(parts, read) for read in paths)
+            beside = paths and isinstance(key, str) and NUMBERED.search(key) and not any(_one_ends_the_other(parts, read) for read in paths)
             if packed or parts and (other or beside):
                 raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
 
@@ -96,10 +98,13 @@ def _one_ends_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool
 def _with_system(raw: dict, row: dict, name: str) -> dict:
     """Anthropic's and LLaVA's system text stands beside the turns."""
     system = raw.get("system")
-    if not isinstance(system, str) or not system.strip() or any(isinstance(turn, dict) and turn.get("role") == "system" for turn in row.get("turns") or ()):
+    own = [turn["text"] for turn in row.get("turns") or () if isinstance(turn, dict) and turn.get("role") == "system"]
+    if not isinstance(system, str) or not system.strip() or [text.strip() for text in own if isinstance(text, str)] == [system.strip()]:
         return row
+    if own:
+        raise ValueError("its `system` is another text than its turns have")
     if name not in ("conversations", "messages"):
-        raise ValueError("its `system` is read beside conversations and messages only: write it as the first turn, or leave it out")
+        raise ValueError("its `system` is read beside conversations and messages only: put it in front of the question, or leave it out")
     return {**row, "turns": [turn_of("system", system), *row["turns"]]}
 
 

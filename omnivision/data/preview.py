@@ -19,7 +19,7 @@ from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
 from omnivision.data.writing import stand_in_tokenizer
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet
 from omnivision.model.conversation import Encoded, encode_conversation
 
@@ -101,7 +101,10 @@ def main(argv: list[str]) -> int:
     row = rows[options.row]
     tokenizer, image_tokens = stand_in_tokenizer(options.model)
     function_set = FunctionSet.beside(options.model)
-    sides = sides_of(row, tokenizer, function_set)
+    try:
+        sides, as_json = sides_of(row, tokenizer, function_set), row.request and function_set is None
+    except (ConfigError, DataError) as error:  # a stage may add to the model's functions
+        sides, as_json = sides_of(row), error.what
     seen = as_seen(row, options.image_root, options.image_size)
     if options.picture and not seen:
         raise DataError(f"Row {options.row} has no picture to write", row.source, "Leave --picture out, or take another --row.")
@@ -116,6 +119,6 @@ def main(argv: list[str]) -> int:
                           "sides": [{"input_ids": one.input_ids, "labels": one.labels} for one in encoded]}, ensure_ascii=False))
     else:
         print(text(row, sides, tokenizer, image_tokens, sys.stdout.isatty()))
-        if row.request and function_set is None:
-            print("the calls stand here as JSON; a stage trains them as its functions' tokens: give --model a checkpoint that has some", file=sys.stderr)
+        if as_json:
+            print("the calls stand here as JSON; a stage trains them as its functions' tokens: give --model a checkpoint that has them", file=sys.stderr)
     return 0

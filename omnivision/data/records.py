@@ -15,6 +15,7 @@ from omnivision.data.shards import read_shard
 from omnivision.data.tables import HUB, is_table_folder, read_table
 from omnivision.errors import DataError
 
+MOST_TRIED = 2**31  # bytes of a file that is read whole to find out whether it is one object
 BOM = b"\xef\xbb\xbf"
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "zip"}  # by a file's first bytes
 UTF16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"[\0", b"\0{", b"\0[")
@@ -99,16 +100,16 @@ def _is_one_object(path: Path) -> bool:
     try:
         value = json.loads(first)
     except json.JSONDecodeError as error:
-        goes_on = error.pos == len(error.doc) and len(first) < MAX_LINE  # nothing is wrong with it but its end
-        return first == b"{" or (goes_on and _is_json(path))
+        goes_on = error.pos == len(error.doc) and len(first) < MAX_LINE and path.stat().st_size < MOST_TRIED  # nothing is wrong with it but its end
+        return first == b"{" or (goes_on and _is_json(path.read_bytes()))
     except (ValueError, RecursionError):
         return False
     return not more and isinstance(value, dict) and len(value) > 0 and all(isinstance(one, dict) for one in value.values())
 
 
-def _is_json(path: Path) -> bool:
+def _is_json(text: bytes) -> bool:
     try:
-        json.loads(path.read_bytes().decode("utf-8-sig"))
+        json.loads(text.decode("utf-8-sig"))
         return True
     except (ValueError, RecursionError):
         return False

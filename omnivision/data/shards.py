@@ -135,8 +135,8 @@ class _Gathered:
             self.error = bad_row("the member is no JSON object", source)
         elif suffix in self.texts:
             self.error = bad_row("two of its members have one name", source)
-        elif twice := set(value) & set(self.raw):
-            self.error = bad_row(f"its .json and its .txt both have `{min(twice)}`", source)
+        elif other := [key for key in value if key in self.raw and str(value[key]).strip() != str(self.raw[key]).strip()]:
+            self.error = bad_row(f"its .json and its .txt have another `{other[0]}` each", source)
         self.texts.add(suffix)
         self.raw.update(value if isinstance(value, dict) else {})
 

@@ -158,7 +158,7 @@ def _read_tool(tool: object, where: str) -> Function:
     body = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
-    elsewhere = [key for key in ("input_schema", "inputSchema", "params", "arguments", "args") if key in body]
+    elsewhere = [key for key in ("input_schema", "inputSchema", "params", "arguments", "args") if body.get(key)]
     if elsewhere and not body.get("parameters"):
         raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
     # OpenAI allows a function without parameters to leave the schema out or null.

@@ -9,7 +9,8 @@ from omnivision.errors import ConfigError
 
 _ONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else", "unevaluatedItems", "unevaluatedProperties")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-WITH_OBJECTS = frozenset((*_ONE, *_NAMED, "dependentRequired", "dependencies", "contentSchema", "const", "default", "$vocabulary"))  # keywords that may hold an object
+WITH_OBJECTS = frozenset((*_ONE, *_NAMED, "dependentRequired", "dependencies", "contentSchema", "const", "default", "$vocabulary",  # keywords that may hold an object
+                          "example", "externalDocs", "xml", "discriminator"))  # OpenAPI's
 _SEVERAL = ("anyOf", "oneOf", "allOf", "prefixItems")
 
 

@@ -212,7 +212,10 @@ class OmniVisionProcessor(ProcessorMixin):
 
 
 def as_read(image: Image.Image) -> Image.Image:
-    """A picture as open_image gives it of its file: upright, without transparency, RGB; itself where it is so already."""
+    """A picture as open_image gives it of its file: upright, without transparency, RGB; itself where it is so already.
+
+    Where one level of a picture of less or more than 8 bits is clear, Pillow has changed the levels and not told that one.
+    """
     turn = TURNS.get(orientation(image))
     if turn is None and image.mode == "RGB" and not image.has_transparency_data:
         return image
