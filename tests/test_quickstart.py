@@ -39,7 +39,7 @@ def done():
 
 def test_the_result_by_hand(done):
     result = quickstart_table.result(done)
-    assert result["stages"]["sft"] == {"pope": 81.26, "pope_adversarial": 79.26, "pope_adversarial_false_yes": 18.74, "chartqa": 33.3}
+    assert result["stages"]["sft"] == {"pope": 81.256, "pope_adversarial": 79.256, "pope_adversarial_false_yes": 18.744, "chartqa": 33.3}
     assert result["stages"]["functions"]["actions"] == 64.0 and "open" not in result["stages"]["functions"]
     assert result["held_out_style"] == {"sft": {"pope": 60.0}}
     assert result["parameters"] == 5_000_000 and result["pairs"]["pairs"] == 7
