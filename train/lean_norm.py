@@ -1,5 +1,4 @@
-"""RMS norm for a CPU: in fewer passes over memory than transformers', and its result at once in the type that the products behind it read.
-"""
+"""RMS norm for a CPU: in fewer passes over memory than transformers', and its result at once in the type that the products behind it read."""
 
 from __future__ import annotations
 

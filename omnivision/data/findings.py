@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.data.fitting import TooLong, Unsupervised, fitted, kind_of, sides_of
+from omnivision.data.fitting import TooLong, Unsupervised, fitted, kind_of, sides_or_json
 from omnivision.data.overlap import Evaluation, look_at
 from omnivision.data.pictures import Packed, locate
 from omnivision.data.rows import Row, load_rows
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import DataError
 from omnivision.functions import FunctionSet
 from omnivision.model.conversation import encode_conversation
 
@@ -88,11 +88,10 @@ def _check_texts(rows: list[Row], tokenizer, image_tokens: int, max_length: int,
     lengths, turns, supervised, total = [], [], 0, 0
     control = re.compile("|".join(map(re.escape, tokenizer.all_special_tokens)) or "(?!)")  # one pass, however many functions have tokens
     for row in rows:  # in this thread: a tokenizer's settings are not for several
-        try:
-            sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row, tokenizer, function_set)]
-        except (ConfigError, DataError) as error:
-            found.add("calls that the model's own functions cannot say", row.source, error.what, bad=False)  # a stage may add to them
-            sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in sides_of(row)]
+        told, why = sides_or_json(row, tokenizer, function_set)
+        if why:
+            found.add("calls that the model's own functions cannot say", row.source, why, bad=False)
+        sides = [encode_conversation(tokenizer, side, len(row.images), image_tokens) for side in told]
         longest = max(len(side.input_ids) for side in sides)
         lengths.append(longest)
         turns.append(sum(turn["role"] == "user" for turn in row.turns) or 1)

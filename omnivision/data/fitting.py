@@ -6,7 +6,7 @@ import json
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.data.rows import Row
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, target_ids
 from omnivision.model.conversation import Encoded, encode_conversation
 
@@ -40,6 +40,14 @@ def sides_of(row: Row, tokenizer=None, function_set: FunctionSet | None = None) 
         return [[asked, {"role": "assistant", "ids": target_ids(list(row.calls), tokenizer, function_set), "loss": True}]]
     answers = [json.dumps(list(row.calls), ensure_ascii=False)] if row.request else [row.chosen, row.rejected]
     return [[asked, {"role": "assistant", "text": answer, "loss": True}] for answer in answers]
+
+
+def sides_or_json(row: Row, tokenizer, function_set: FunctionSet | None) -> tuple[list[list[dict]], str]:
+    """The same, with calls as JSON where the set cannot say them, for a stage may add to a model's functions; and why, or ""."""
+    try:
+        return sides_of(row, tokenizer, function_set), ""
+    except (ConfigError, DataError) as error:
+        return sides_of(row), error.what
 
 
 def fitted(row: Row, tokenizer, image_tokens: int, max_length: int) -> Encoded:

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
-from omnivision.data.fitting import kind_of, sides_of
+from omnivision.data.fitting import kind_of, sides_or_json
 from omnivision.data.flags import output_file, within
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row, read_rows
 from omnivision.data.writing import stand_in_tokenizer
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import DataError
 from omnivision.functions import FunctionSet
 from omnivision.model.conversation import Encoded, encode_conversation
 
@@ -56,7 +56,7 @@ def text(row: Row, sides: list[list[dict]], tokenizer, image_tokens: int, colour
     """The row for a terminal: supervised text in green (without colour: between double brackets), then the tokens.
 
     Args:
-        sides: of the row, as sides_of gives them.
+        sides: of the row, as sides_or_json gives them.
     """
     lines = [f"row {row.id} ({row.source}, {row.format}): a {kind_of(row)} with {len(row.images)} pictures", *(f"  {image}" for image in row.images), ""]
     names = ("chosen", "rejected") if row.prompt else ("",)
@@ -101,10 +101,7 @@ def main(argv: list[str]) -> int:
     row = rows[options.row]
     tokenizer, image_tokens = stand_in_tokenizer(options.model)
     function_set = FunctionSet.beside(options.model)
-    try:
-        sides, as_json = sides_of(row, tokenizer, function_set), row.request and function_set is None
-    except (ConfigError, DataError) as error:  # a stage may add to the model's functions
-        sides, as_json = sides_of(row), error.what
+    sides, why = sides_or_json(row, tokenizer, function_set)
     seen = as_seen(row, options.image_root, options.image_size)
     if options.picture and not seen:
         raise DataError(f"Row {options.row} has no picture to write", row.source, "Leave --picture out, or take another --row.")
@@ -119,6 +116,6 @@ def main(argv: list[str]) -> int:
                           "sides": [{"input_ids": one.input_ids, "labels": one.labels} for one in encoded]}, ensure_ascii=False))
     else:
         print(text(row, sides, tokenizer, image_tokens, sys.stdout.isatty()))
-        if as_json:
+        if why or (row.request and function_set is None):
             print("the calls stand here as JSON; a stage trains them as its functions' tokens: give --model a checkpoint that has them", file=sys.stderr)
     return 0
