@@ -65,7 +65,7 @@ class Served(Model):
                     reason = f"{outcome.kind.value}: {outcome.detail}"
                     if failed >= self.endpoint.patience:
                         raise ResumableError(f"{failed} prompts in a row have no answer, the last: {reason}", self.name,
-                                             f"Mend the server and start again; what it rejected is asked again without {self.ledger}.")
+                                             f"Mend the server and start again: what it rejected is asked again only without {self.ledger}.")
                     yield {by_key[outcome.key]: Missing(reason)}
 
     def _messages(self, prompt: Prompt) -> list[dict]:

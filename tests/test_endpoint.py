@@ -84,17 +84,26 @@ def test_what_does_not_pass_is_told_and_asked_in_the_next_run(ask, behaviour, ki
 
 
 @pytest.mark.parametrize(("behaviour", "kind"), [
-    ("status:400", Kind.REJECTED), ("status:404", Kind.REJECTED), ("status:413", Kind.REJECTED), ("status:422", Kind.REJECTED),
-    ("status:418", Kind.REJECTED), ("status:204", Kind.WRONG_SCHEMA), ("redirect", Kind.REDIRECTED), ("refusal", Kind.REFUSED),
-    ("filtered", Kind.REFUSED), ("length", Kind.CUT_OFF), ("raw:<html>busy</html>", Kind.WRONG_SCHEMA), ("raw:[1]", Kind.WRONG_SCHEMA),
-    ('raw:{"choices": []}', Kind.WRONG_SCHEMA), ('raw:{"choices": [{"message": {"content": [1]}}]}', Kind.WRONG_SCHEMA),
-    ('raw:{"choices": [{"message": null}]}', Kind.WRONG_SCHEMA), ("raw:" + "[" * 100_000, Kind.WRONG_SCHEMA),
-    ("not_utf8", Kind.WRONG_SCHEMA), ("huge", Kind.TOO_LARGE), ("endless", Kind.TOO_LARGE)])
+    ("status:400", Kind.REJECTED), ("status:413", Kind.REJECTED), ("status:422", Kind.REJECTED), ("status:418", Kind.REJECTED),
+    ("refusal", Kind.REFUSED), ("filtered", Kind.REFUSED), ("length", Kind.CUT_OFF), ("huge", Kind.TOO_LARGE), ("endless", Kind.TOO_LARGE),
+    ('raw:{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}', Kind.WRONG_SCHEMA)])
 def test_what_stays_as_it_is_is_asked_once(ask, behaviour, kind):
     run = ask(behaviour)
     assert run.outcome.kind is kind and run.outcome.final and run.outcome.detail
     assert run.endings == [kind.value] and len(run.server.received) == 1 and not run.slept
     assert ask().outcome.recorded, "a later run asked again"
+
+
+@pytest.mark.parametrize("behaviour", [
+    "status:404", "status:405", "status:410", "status:204", "redirect", "raw:<html>busy</html>", "raw:[1]", 'raw:{"choices": []}',
+    'raw:{"choices": [{"message": {"content": [1]}}]}', 'raw:{"choices": [{"message": null}]}', "raw:" + "[" * 100_000, "not_utf8"])
+def test_where_nobody_is_there_to_answer_a_mended_server_is_asked_again(ask, behaviour):
+    """A model that is not loaded yet, a captive portal, a page that says "back soon"."""
+    for run in (ask(behaviour, behaviour), ask(behaviour, behaviour)):
+        assert run.outcome.kind is Kind.MISDIRECTED and not run.outcome.final and not run.outcome.recorded and run.outcome.detail
+        assert run.outcome.billed is (Billed.OPEN if run.outcome.status in (200, 204) else Billed.NO)
+    assert run.endings == ["misdirected"] * 2 and not run.slept, "once a run"
+    assert ask().outcome.kind is Kind.ANSWERED
 
 
 def test_what_the_server_says_is_told(ask):

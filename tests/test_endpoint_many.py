@@ -243,7 +243,7 @@ def test_a_stop_wakes_those_who_rest(tmp_path):
 
 def test_what_was_rejected_is_asked_again_elsewhere(tmp_path):
     """The same question at another address: the first may have been wrong."""
-    for script in (["status:404"], []):
+    for script in (["status:400"], []):
         with Server(script) as server, Ledger(tmp_path / "l") as ledger, Client(Endpoint(server.url, "teacher"), ledger) as client:
             assert client.ask("a", question("a")).kind is (Kind.REJECTED if script else Kind.ANSWERED)
             assert len(server.received) == 1

@@ -71,12 +71,12 @@ def cut(text):
 @pytest.mark.parametrize(("behaviour", "failures"), [
     ("status:429", {"rate_limited": 1}), ("retry_after:0", {"rate_limited": 1}), ("status:500", {"server_error": 1}), ("hang", {"timed_out": 1}),
     ("drip", {"slow": 1}), ("reset", {"reset": 1}), ("truncated", {"truncated": 1}), ("nothing", {"truncated": 1}), ("short_body", {"truncated": 1}),
-    ("error_inside", {"error_inside": 1}), ("status:400", {"rejected": 1}), ("redirect", {"redirected": 1}),
+    ("error_inside", {"error_inside": 1}), ("status:400", {"rejected": 1}), ("redirect", {"misdirected": 1}), ("status:404", {"misdirected": 1}),
     ("good:great!", {"unreadable": 5}), ("good:1.5", {"unreadable": 5}), ("good:-0.1", {"unreadable": 5}), ("good:nan", {"unreadable": 5}),
     ("good:inf", {"unreadable": 5}), ("good:Grade: 0.0", {"unreadable": 5}), ("good:0,5", {"unreadable": 5}), ("good:[0.0]", {"unreadable": 5}),
     ("length", {"unreadable": 5}), (cut("0."), {"cut_off": 5}), (cut("0"), {"cut_off": 5}), (cut("1"), {"cut_off": 5}),
     ("empty", {"empty": 5}), ("null", {"empty": 5}), ("refusal", {"refused": 5}), ("filtered", {"refused": 5}),
-    ("raw:<html>0.0</html>", {"wrong_schema": 5}), ("raw:0.0", {"wrong_schema": 5}), ("not_utf8", {"wrong_schema": 5}), ("huge", {"too_large": 5})])
+    ("raw:<html>0.0</html>", {"misdirected": 1}), ("raw:0.0", {"misdirected": 1}), ("not_utf8", {"misdirected": 1}), ("huge", {"too_large": 5})])
 def test_what_is_no_grade_is_missing_and_never_0(judged, behaviour, failures):
     run = judged(only(2, behaviour), timeout=0.3, attempts=2)
     assert run.grades == {"v1_0": [0.5], "v1_1": [0.5], "v1_2": [None], "v1_3": [0.5]} and run.failures == failures

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import re
+import json
 
 from omnivision.data.raw import parse
 
 IMAGE_TOKENS = 2_000  # for the cost limit only: published schemes count 85 to 1,600 a picture of ordinary size
 MESSAGE_TOKENS = 16  # the template's marks around a message
 TEMPLATE_TOKENS = 64  # what a template puts before all of them, such as a system text of its own
-FENCE = re.compile(r"^```(?:json)?\s*(.*?)\s*```$", re.DOTALL)
+FENCE = "```"
 
 
 def message(role: str, *parts: str | dict) -> dict:
@@ -65,8 +65,11 @@ def object_in(text: str) -> dict:
     Raises:
         ValueError: it is none.
     """
-    fenced = FENCE.match(text.strip())
-    reply = parse(fenced[1] if fenced else text)
+    bare = text.strip()
+    if bare.startswith(FENCE) and bare.endswith(FENCE):
+        bare = bare.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json")
+    reply = parse(bare.strip())
     if not isinstance(reply, dict):
         raise ValueError("the reply is no JSON object")
+    json.dumps(reply, ensure_ascii=False).encode()  # a UnicodeEncodeError is a ValueError: half a character, which no file could hold
     return reply

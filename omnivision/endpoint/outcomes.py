@@ -10,11 +10,11 @@ start. `billed` says whether the server did the work: "open" ones are listed by 
 | refused      | `message.refusal` is set, or finish_reason is content_filter             | 1        | yes   | yes    |
 | cut_off      | finish_reason is length: max_tokens was too small                        | 1        | yes   | yes    |
 | empty        | a completion without text; now and then a server's hiccup                | 2        | yes   | yes    |
-| wrong_schema | 200 but no chat completion (open), or the caller's schema said no (yes)  | 1        | yes   | open   |
+| wrong_schema | the caller's schema said no, or tokens were counted for no completion    | 1        | yes   | yes    |
 | too_large    | more than max_response_bytes                                             | 1        | yes   | open   |
 | error_inside | 200 with an `error` in it; gateways so report a busy server behind them  | 2        | no    | open   |
-| rejected     | 400, 404, 413, 422 and every other 4xx that stands nowhere else here     | 1        | yes   | no     |
-| redirected   | 3xx: not followed, since the key would travel along                      | 1        | yes   | no     |
+| rejected     | 400, 413, 422 and every other 4xx that stands nowhere else here          | 1        | yes   | no     |
+| misdirected  | 2xx without a chat completion; 404, 405, 410 and 3xx (no)                | 1        | no    | open   |
 | rate_limited | 429; Retry-After is obeyed up to a minute, and by all threads            | attempts | no    | no     |
 | server_error | 408, 500, 503 and every other 5xx; 502 and 504 come from between (open)  | attempts | no    | no     |
 | unreachable  | refused, no such host, no connection in time, TLS failed                 | attempts | no    | no     |
@@ -27,6 +27,7 @@ start. `billed` says whether the server did the work: "open" ones are listed by 
 | interrupted  | we ourselves gave up while it was under way (second Ctrl-C, our own bug) | 1        | no    | open   |
 
 Answers at temperature 0 do not change by asking again, and each is paid: hence one try for wrong schemas and two for empty ones.
+Who is misdirected may find a mended server at the next start. A redirect is not followed, since the key would travel along.
 """
 
 from __future__ import annotations
@@ -52,11 +53,11 @@ class Kind(Enum):
     REFUSED = "refused", 1, True, Billed.YES
     CUT_OFF = "cut_off", 1, True, Billed.YES
     EMPTY = "empty", 2, True, Billed.YES
-    WRONG_SCHEMA = "wrong_schema", 1, True, Billed.OPEN
+    WRONG_SCHEMA = "wrong_schema", 1, True, Billed.YES
     TOO_LARGE = "too_large", 1, True, Billed.OPEN
     ERROR_INSIDE = "error_inside", 2, False, Billed.OPEN
     REJECTED = "rejected", 1, True, Billed.NO
-    REDIRECTED = "redirected", 1, True, Billed.NO
+    MISDIRECTED = "misdirected", 1, False, Billed.OPEN
     RATE_LIMITED = "rate_limited", ATTEMPTS, False, Billed.NO
     SERVER_ERROR = "server_error", ATTEMPTS, False, Billed.NO
     UNREACHABLE = "unreachable", ATTEMPTS, False, Billed.NO

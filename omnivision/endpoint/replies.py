@@ -11,6 +11,7 @@ from omnivision.endpoint.pace import read_retry_after
 from omnivision.endpoint.wire import Reply
 
 LONGEST_DETAIL = 500  # characters
+NOBODY_THERE = (404, 405, 410)  # whatever is asked: no such model, a wrong address
 NEAR_THE_END = 6  # characters: a broken escape (\u12) is noticed where it begins
 
 
@@ -52,10 +53,10 @@ def _status(reply: Reply) -> Outcome:
         kind = Kind.RATE_LIMITED if status == 429 else Kind.SERVER_ERROR
         return Outcome(kind, detail=detail, retry_after=wait, billed=Billed.OPEN if status in (502, 504) else None)
     if 300 <= status < 400:
-        return Outcome(Kind.REDIRECTED, detail=f"to {reply.headers.get('location', 'nowhere')}")
+        return Outcome(Kind.MISDIRECTED, detail=f"to {reply.headers.get('location', 'nowhere')}", billed=Billed.NO)
     if status >= 400:
-        return Outcome(Kind.REJECTED, detail=detail)
-    return Outcome(Kind.WRONG_SCHEMA, detail=f"status {status} where only 200 is expected")
+        return Outcome(Kind.MISDIRECTED if status in NOBODY_THERE else Kind.REJECTED, detail=detail, billed=Billed.NO)
+    return Outcome(Kind.MISDIRECTED, detail=f"status {status} where only 200 is expected")
 
 
 def _completion(text: str) -> Outcome:
@@ -63,9 +64,11 @@ def _completion(text: str) -> Outcome:
     if broken:
         return broken
     if not isinstance(data, dict):
-        return Outcome(Kind.WRONG_SCHEMA, detail=f"no chat completion but a JSON {type(data).__name__}")
+        return Outcome(Kind.MISDIRECTED, detail=f"no chat completion but a JSON {type(data).__name__}")
     usage, model = _usage(data.get("usage")), data["model"] if isinstance(data.get("model"), str) else ""
     found = _choice(data)
+    if usage and found.kind is Kind.MISDIRECTED:
+        found = replace(found, kind=Kind.WRONG_SCHEMA)
     if usage and found.kind in (Kind.ERROR_INSIDE, Kind.WRONG_SCHEMA):
         found = replace(found, billed=Billed.YES)  # it counted tokens, so it did the work
     return replace(found, usage=usage, model=model)
@@ -80,7 +83,7 @@ def _choice(data: dict) -> Outcome:
         return Outcome(Kind.ERROR_INSIDE, detail=_said(choice["error"]))
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
-        return Outcome(Kind.WRONG_SCHEMA, detail="no chat completion: choices[0].message.content is missing or no text")
+        return Outcome(Kind.MISDIRECTED, detail="no chat completion: choices[0].message.content is missing or no text")
     return _ending(message.get("content") or "", message.get("refusal"), choice.get("finish_reason"))
 
 
@@ -99,12 +102,12 @@ def _parse(text: str) -> tuple[object, Outcome | None]:
     try:
         return json.loads(text), None
     except RecursionError:
-        return None, Outcome(Kind.WRONG_SCHEMA, detail="the JSON is nested too deeply")
+        return None, Outcome(Kind.MISDIRECTED, detail="the JSON is nested too deeply")
     except ValueError as error:
         place, what = getattr(error, "pos", 0), getattr(error, "msg", "a number is too long")
     if not text.strip() or what.startswith("Unterminated") or (place and len(text.rstrip()) - place <= NEAR_THE_END):
         return None, Outcome(Kind.TRUNCATED, detail=f"the JSON ends too early, after {len(text):,} characters")  # no quote: half a key is not hidden
-    return None, Outcome(Kind.WRONG_SCHEMA, detail=f"no JSON: {what} at character {place}")
+    return None, Outcome(Kind.MISDIRECTED, detail=f"no JSON: {what} at character {place}")
 
 
 def _usage(found: object) -> Usage | None:

@@ -186,11 +186,11 @@ class Wire:
 
     def _whole(self, headers: dict, content: bytes) -> Reply:
         if headers.get("content-encoding", "identity") != "identity":
-            return Reply(200, headers, problem=Kind.WRONG_SCHEMA, detail="the body is compressed, although asked not to be")
+            return Reply(200, headers, problem=Kind.MISDIRECTED, detail="the body is compressed, although asked not to be")
         try:
             return Reply(200, headers, self._secret.hide(content.decode("utf-8")))
         except UnicodeDecodeError as error:
-            return Reply(200, headers, problem=Kind.WRONG_SCHEMA, detail=f"byte {error.start} of the body is not UTF-8")
+            return Reply(200, headers, problem=Kind.MISDIRECTED, detail=f"byte {error.start} of the body is not UTF-8")
 
     def _failure(self, error: httpx2.TransportError, guard: Guard) -> Reply | None:
         kind, what = next(((kind, what) for types, kind, what in NETWORK if isinstance(error, types)), (None, ""))
