@@ -39,15 +39,6 @@ CALLS: dict[ModuleType, Callable[[list[dict]], dict]] = {actions: action_table.d
 GROUPS: dict[str, tuple[str, ...]] = {"pope": POPE_SPLITS}
 
 
-def expand_world(names: list[str] | tuple[str, ...]) -> list[str]:
-    """Task names of the embedded world, groups spelled out, each once.
-
-    Raises:
-        ConfigError: an unknown name, with the known ones.
-    """
-    return expand(names, WORLD, "on the embedded world's questions")
-
-
 def expand(names: list[str] | tuple[str, ...], known: dict[str, ModuleType], where: str) -> list[str]:
     """Task names with groups spelled out, each once.
 

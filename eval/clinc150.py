@@ -100,11 +100,9 @@ def details(samples: list[dict]) -> dict[str, float]:
 
 def auroc(positive: list[float], negative: list[float]) -> float:
     """How often a positive lies above a negative, in 0-100; ties count half."""
-    values = np.concatenate([positive, negative])
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[places]
-    above = ranks[:len(positive)].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(100 * above / (len(positive) * len(negative)))
+    from sklearn.metrics import roc_auc_score
+
+    return float(100 * roc_auc_score([1] * len(positive) + [0] * len(negative), positive + negative))
 
 
 def _called(answer: Answer) -> str | None:

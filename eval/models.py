@@ -17,7 +17,7 @@ from PIL import Image
 
 from omnivision.constants import FUNCTION_FILE
 from omnivision.data.image import open_image
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, one_line
 from omnivision.runs import file_hash
 
 from .answer import Answer, Missing
@@ -158,7 +158,7 @@ class Source:
             try:
                 return f"{self.name}@{Path(cached_file(self.name, 'config.json')).parent.name}"
             except OSError as error:
-                raise ConfigError(f"The model cannot be fetched: {' '.join(str(error).split())[:200]}", f"--model {self.name}",
+                raise ConfigError(f"The model cannot be fetched: {one_line(error)}", f"--model {self.name}",
                                   "Give a checkpoint's folder, or the hub id of a model that takes pictures.") from error
         files = sorted(one for one in folder.iterdir() if one.is_file() and one.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"))
         return hashlib.sha256(json.dumps([(one.name, file_hash(one)) for one in files]).encode()).hexdigest()[:16]

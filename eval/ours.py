@@ -25,7 +25,7 @@ class Ours(BatchedModel):
         model, processor: in evaluation mode.
         functions: the FunctionSet whose tokens count as calls.
         blank: show a grey picture in place of every one.
-        features: a feature cache with `.features(paths, model, processor)` -> one (patches, width) tensor a path.
+        features: a feature cache with `.get(paths)` -> (paths, patches, width).
         constrain: hold answers to calls of the functions.
     """
 
@@ -76,7 +76,7 @@ class Ours(BatchedModel):
         found, cached = {}, [one for one in new if self._cached(one)]
         if cached:
             weight = next(self.model.parameters())
-            kept = self.cache.features([one.source for one in cached], self.model, self.processor)
+            kept = self.cache.get([one.source for one in cached])
             found = dict(zip(cached, (one.to(weight.device, weight.dtype) for one in kept), strict=True))
         if pixels is not None:
             tower = self.model.model.vision_tower

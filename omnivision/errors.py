@@ -53,3 +53,8 @@ class ResumableError(OmniError):
     """The run failed but can be started again (disk full, killed worker)."""
 
     exit_code = 6
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of what another library says, or the error's name where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

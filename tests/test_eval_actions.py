@@ -197,7 +197,7 @@ def test_grey_in_place_of_a_picture_is_a_blind_run(different, tmp_path):
     install_tokens(network, processor.tokenizer, functions)
 
     class Cache:  # knows files only
-        def features(self, paths, network, processor):
+        def get(self, paths):
             from omnivision.generation import encode_images
 
             assert paths and all(isinstance(path, str) for path in paths)

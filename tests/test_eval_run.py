@@ -65,9 +65,9 @@ def test_cached_features_give_the_same_answers(world, model, tmp_path):
     from omnivision.generation import encode_images
 
     class Cache:
-        def features(self, paths, network, processor):
+        def get(self, paths):
             assert len(set(paths)) == len(paths)
-            return [encode_images(network, processor, [path])[0].double() for path in paths]
+            return [encode_images(model.model, model.processor, [path])[0].double() for path in paths]
 
     evaluate(model, world, ["pope_random"], tmp_path / "pixels")
     evaluate(Ours(model.model, model.processor, features=Cache()), world, ["pope_random"], tmp_path / "cache")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from omnivision_eval import actions, chartqa, open_ended, pope, results
 from omnivision_eval.answer import Answer
-from omnivision_eval.benchmarks import expand_world
+from omnivision_eval.benchmarks import WORLD, expand
 from omnivision_eval.bootstrap import paired_difference, standard_error, sum_by_image
 
 from omnivision.errors import ConfigError, DataError
@@ -194,6 +194,6 @@ def test_paired_difference_is_sharper_than_two_separate_errors():
 
 
 def test_names_on_the_command_line():
-    assert expand_world(["pope", "chartqa", "pope_random"]) == ["pope_random", "pope_popular", "pope_adversarial", "chartqa"]
+    assert expand(["pope", "chartqa", "pope_random"], WORLD, "here") == ["pope_random", "pope_popular", "pope_adversarial", "chartqa"]
     with pytest.raises(ConfigError, match="Known: pope"):
-        expand_world(["mmlu"])
+        expand(["mmlu"], WORLD, "here")

@@ -53,9 +53,6 @@ def test_it_gives_what_the_tower_gives(tmp_path, model, paths):
     check(cache, model, [paths[2], paths[0], paths[2]])
     check(cache, model, paths)  # two of them computed on the way
     assert cache.get(paths).shape == (6, 81, 32) == (6, *cache.shape) and cache.get(paths).dtype == torch.float16
-    listed = cache.features(paths)
-    assert len(listed) == 6 and listed[5].dtype == torch.float32
-    assert torch.equal(torch.stack(listed), cache.get(paths).float())
 
 
 def test_a_new_process_reads_without_the_tower(tmp_path, model, paths, monkeypatch):

@@ -70,6 +70,7 @@ def clip_pair():
 
 @torch.inference_mode()
 def test_the_tower_tells_where_parts_of_unseen_pictures_lie():
+    from omnivision.world.art import TRAIN_STYLES
     from omnivision_train.vision_pairs import SIDE, WindowBatches
 
     pair, _, _ = clip_pair()
@@ -86,7 +87,8 @@ def test_the_tower_tells_where_parts_of_unseen_pictures_lie():
 @torch.inference_mode()
 def test_the_tower_names_regions_of_unseen_scenes():
     import numpy as np
-    from omnivision_train.vision_pairs import SEEN_STYLES, SIDE, covered_patches
+    from omnivision.world.art import TRAIN_STYLES
+    from omnivision_train.vision_pairs import SIDE, covered_patches
 
     from omnivision.world.scene import draw_scene, make_scene
     from omnivision.world.vocabulary import kinds
@@ -97,7 +99,7 @@ def test_the_tower_names_regions_of_unseen_scenes():
     names_NC = pair.clip.encode_text(tokens, normalize=True)
     rng, right, total = random.Random(UNSEEN), 0, 0
     for number in range(SCENES):
-        scene = make_scene(rng, SEEN_STYLES[number % 2], min_kinds=3, max_kinds=6, max_items=8)
+        scene = make_scene(rng, TRAIN_STYLES[number % 2], min_kinds=3, max_kinds=6, max_items=8)
         image, regions = draw_scene(scene)
         pixels = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).float().div(127.5).sub(1.0)[None]
         patches_PC = pair.patches_BTC(pixels, torch.zeros(1, 2, dtype=torch.long))[0]

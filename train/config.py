@@ -23,7 +23,7 @@ MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three on
     "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "loss_kernel", "feature_cache", "picture_cache",
     "cache_gib", "attention", "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
-}  # fmt: skip
+}
 
 POSITIVE = ("batch_size", "accumulation", "epochs", "max_length", "processes", "threads", "save_steps", "keep_checkpoints", "log_steps", "grounding_batch",
             "cache_gib", "requests_per_row", "beta", "edit_weight", "exit_every")

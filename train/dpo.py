@@ -48,4 +48,4 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
                               config=config, reference=reference)
         trainer.passes = run_data.passes(config, pairs.samples)
         fit(trainer, config, processor, run.folder, stage, largest, told)
-        return stages.finish(run, config, model, processor, trainer.save_model)
+        return stages.finish(run, config, processor, trainer.save_model)

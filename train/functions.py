@@ -161,4 +161,4 @@ def functions(config: FunctionsConfig) -> Path:
             if run.main:
                 function_set.save(folder)
 
-        return stages.finish(run, config, model, processor, save)
+        return stages.finish(run, config, processor, save)

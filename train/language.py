@@ -113,7 +113,7 @@ def fresh_shape(config: LanguageConfig, tokenizer) -> Qwen2Config:
         rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
         bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"), eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, attn_implementation="eager",  # 1.2x faster than sdpa to train on a CPU
-    )  # fmt: skip
+    )
 
 
 @torch.no_grad()
@@ -157,7 +157,7 @@ def train(config: LanguageConfig) -> Path:
             losses=lambda batch: losses(model, batch, config),
             rate=lambda step: min(1.0, (step + 1) / config.warmup, (config.steps - step) / (config.decay * config.steps)),
             save=lambda folder, dtype: save(model, folder, dtype),
-        )  # fmt: skip
+        )
         return fit(recipe, config, newest)
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.model.conversation import encode_conversation
+from omnivision.world.art import TRAIN_STYLES
 from omnivision.world.actions import Action, counting_actions, further_actions, make_action, pointing_actions
 from omnivision.world.captions import DESCRIBE, LAYOUT, caption, layout
 from omnivision.world.chart import draw_chart, make_chart
@@ -26,7 +27,6 @@ from omnivision.world.sign_questions import sign_caption, sign_questions
 from omnivision.world.truth import QA, Region, Scene
 from omnivision_train.data import bucket
 from omnivision_train.strip_plans import STRIPS, Plan, plan
-from omnivision_train.vision_pairs import SEEN_STYLES
 
 DRILLS = {"existence": 0.15, "lookup": 0.15, "chart": 0.2, "action": 0.3, "pointing": 0.1, "counting": 0.1}  # shares of drills
 TOGETHER = 4  # batches that are written at once, so that neighbours of one length share a batch
@@ -65,7 +65,7 @@ def lesson(rng: random.Random, questions: int = 8) -> Lesson:
     language = "zh" if rng.random() < 0.25 else "en"
     kind = rng.random()
     if kind < 0.52:
-        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=5, with_sign=rng.random() < 0.15)
+        scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=1, max_kinds=5, with_sign=rng.random() < 0.15)
         asked = scene_questions(scene, rng, language, questions) + open_questions(scene, rng, language, 2)
         asked.append(QA(DESCRIBE[language], caption(scene, language), "caption", language))
         asked.append(QA(LAYOUT[language], layout(scene, language), "layout", language))
@@ -94,13 +94,13 @@ def drill(rng: random.Random, shares: dict[str, float] = DRILLS) -> Lesson:
     """
     language = "zh" if rng.random() < 0.2 else "en"
     make = {"existence": existence_drill, "lookup": lookup_drill, "chart": chart_drill, "action": action_drill,
-            "pointing": pointing_drill, "counting": counting_drill}[rng.choices(list(shares), list(shares.values()))[0]]  # fmt: skip
+            "pointing": pointing_drill, "counting": counting_drill}[rng.choices(list(shares), list(shares.values()))[0]]
     return make(rng, language)
 
 
 def existence_drill(rng: random.Random, language: str = "en", questions: int = 16) -> Lesson:
     """Existence questions only, as many yes as no."""
-    scene = make_scene(rng, SEEN_STYLES[0], min_kinds=2, max_kinds=6)
+    scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=2, max_kinds=6)
     asked = existence_questions(scene, rng, language, questions)
     positive = [qa for qa in asked if qa.answer in ("Yes", "有")]
     negative = [qa for qa in asked if qa not in positive]
@@ -109,7 +109,7 @@ def existence_drill(rng: random.Random, language: str = "en", questions: int = 1
 
 def lookup_drill(rng: random.Random, language: str = "en") -> Lesson:
     """Where, in which colour, how many, and the whole layout, of a scene with few objects."""
-    scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=4, max_items=5)
+    scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=1, max_kinds=4, max_items=5)
     asked = [*lookup_questions(scene, rng, language), QA(LAYOUT[language], layout(scene, language), "layout", language)]
     return Lesson(scene_regions(scene), asked)
 
@@ -125,7 +125,7 @@ def action_drill(rng: random.Random, language: str = "en") -> Lesson:
 def pointing_drill(rng: random.Random, language: str = "en") -> Lesson:
     """Which object lies farthest to a side, for every side where that is clear."""
     while True:
-        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=2, max_kinds=4, max_items=6)
+        scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=2, max_kinds=4, max_items=6)
         if asked := pointing_actions(rng, scene, language):
             return Lesson(scene_regions(scene), [_request(action) for action in asked])
 
@@ -133,7 +133,7 @@ def pointing_drill(rng: random.Random, language: str = "en") -> Lesson:
 def counting_drill(rng: random.Random, language: str = "en") -> Lesson:
     """How many there are of each kind, asked for in words and in calls, where at least one stands there several times."""
     while True:
-        scene = make_scene(rng, SEEN_STYLES[0], min_kinds=1, max_kinds=3, max_items=6, with_sign=rng.random() < 0.6)
+        scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=1, max_kinds=3, max_items=6, with_sign=rng.random() < 0.6)
         scene = replace(scene, sign=rng.choice(NAMES)) if scene.sign else scene
         asked = [qa for qa in lookup_questions(scene, rng, language) if qa.kind == "count"]
         if len(asked) < len(scene.items):

@@ -17,7 +17,7 @@ SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
     "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
     "<|image_pad|>", "<|video_pad|>",
-]  # fmt: skip
+]
 
 
 def train_tokenizer(vocab_size: int, seed: int, lessons: int = 20_000) -> Qwen2Tokenizer:

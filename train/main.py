@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="omnivision train", description="Trains one stage and prints the folder of the result.",
         epilog="example: omnivision train sft --config train/configs/sft.yaml batch_size=4 -- --num_gpus 8",
-    )  # fmt: skip
+    )
     parser.add_argument("recipe", choices=(*RECIPES, CHAIN))
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML; its first lines are the command that runs it")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")

@@ -6,7 +6,6 @@ stopped: every batch is drawn from its own seed, so that the step is the place i
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -22,15 +21,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
-from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, DivergedError
 from omnivision.hardware import device
-from omnivision.runs import HAND_OVER, RunLock, environment, newest_checkpoint, remove, write_json, write_text
+from omnivision.runs import HAND_OVER, RunLock, newest_checkpoint, remove
 from omnivision_train.checkpoint import clear_leftovers
 from omnivision_train.config import check_numbers
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.pretraining_checkpoint import Progress, read_checkpoint, write_checkpoint, write_result
-from omnivision_train.stages import begun, check_same_run
+from omnivision_train.stages import begun, record
 
 POSITIVE = ("batch", "whole_batch", "window", "steps", "warmup", "save_steps", "log_every", "threads", "max_length", "decay", "vocab_size")
 NOT_NEGATIVE = ("lr", "whole_steps", "drill_steps", "drill_share", "weight_decay", "workers", "blur", "mistaken", "caption_weight", "place_weight", "sincos")
@@ -106,10 +104,7 @@ def open_run(config: PretrainingConfig) -> Iterator[Path | None]:
         newest = newest_checkpoint(checkpoints, lambda message: print(message, file=sys.stderr))
         if newest is None and any(folder.glob("*.safetensors")):
             raise ConfigError("The folder holds the result of a run that is finished", str(folder), "Give another `out`, or remove the folder.")
-        check_same_run(config, folder)
-        write_text(folder / "config.resolved.yaml", dump_config(config))
-        write_json(folder / "begun.json", begun(config))
-        write_json(folder / "env.json", environment())
+        record(config, folder)
         if newest is None:
             (folder / "metrics.jsonl").unlink(missing_ok=True)
         yield newest

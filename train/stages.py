@@ -70,15 +70,24 @@ def open_run(config: StageConfig, stage: str):
         if (folder / "final" / HAND_OVER).is_file():
             settle(folder)
             raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
-        check_same_run(config, folder)
-        write_text(folder / "config.resolved.yaml", dump_config(config))
-        write_json(folder / "begun.json", begun(config))
-        write_json(folder / "env.json", environment())
+        record(config, folder)
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
         if not sorted_checkpoints(folder / "checkpoints"):
             (folder / MANIFEST).unlink(missing_ok=True)  # of an earlier start, which may have had other files
         yield Run(stage, folder, main, LeftOut(folder, main, config.max_bad_fraction))
+
+
+def record(config: StageConfig, folder: Path) -> None:
+    """Writes settings, start and environment of a run into its folder.
+
+    Raises:
+        ConfigError: as `check_same_run`.
+    """
+    check_same_run(config, folder)
+    write_text(folder / "config.resolved.yaml", dump_config(config))
+    write_json(folder / "begun.json", begun(config))
+    write_json(folder / "env.json", environment())
 
 
 def check_same_run(config: StageConfig, folder: Path) -> None:
@@ -224,7 +233,7 @@ def show_sample(samples, processor, run: Run) -> None:
     print(f"{run.stage}: first sample ({images} image tokens; green is supervised)\n{text}", file=sys.stderr)
 
 
-def finish(run: Run, config: StageConfig, model, processor, save) -> Path:
+def finish(run: Run, config: StageConfig, processor, save) -> Path:
     """Writes final/ aside with its hand-over note, then names it; returns the folder.
 
     Args:

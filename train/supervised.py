@@ -1,4 +1,4 @@
-"""The recipe of the supervised stages: align and sft differ in what trains, functions in its targets too."""
+"""The recipe of align and sft, which differ in what trains; functions.py has its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         trainer.passes = run_data.passes(config, samples.samples)
         del rows, held_out  # encoded by now
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
-        return stages.finish(run, config, model, processor, trainer.save_model)
+        return stages.finish(run, config, processor, trainer.save_model)
 
 
 def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[Row]) -> None:

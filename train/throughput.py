@@ -12,7 +12,7 @@ from torch import nn
 PEAK_TFLOPS = {  # dense bf16, from the makers' data sheets; a part of the device's name
     "H200": 989, "H100 PCIe": 756, "H100": 989, "H800": 989, "A100": 312, "A800": 312, "L40S": 362, "L40": 181, "L4": 121, "A10": 125,
     "RTX 4090": 165, "RTX 6000 Ada": 364, "GH200": 989, "B200": 2250,
-}  # fmt: skip
+}
 OTHERS = ("H100 NVL", "H200 NVL", "GB200", "A10G", "RTX A1000", "RTX A100 ")  # names that hold one of these and are slower: better no share than a wrong one
 
 

@@ -162,7 +162,7 @@ def train(config: VisionConfig) -> Path:
             losses=lambda batch: losses(module, tokenizer, batch, config),
             rate=lambda step: rate(step, config),
             save=lambda folder, dtype: save(module, len(tokenizer), config, folder, dtype),
-        )  # fmt: skip
+        )
         return fit(recipe, config, newest)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from omnivision.model.tower import TRUNK_SHAPE
+from omnivision.world.art import TRAIN_STYLES
 from omnivision.world.captions import caption
 from omnivision.world.chart import draw_chart, make_chart
 from omnivision.world.scene import draw_scene, make_scene
@@ -25,7 +26,6 @@ from omnivision.world.truth import Chart, Scene, Sign
 
 PATCH = TRUNK_SHAPE["patch_size"]
 SIDE = TRUNK_SHAPE["image_size"] // PATCH
-SEEN_STYLES = ("noto", "twemoji")
 STRIP = 9  # consecutive patches that one token of the raster projector sees
 SQUARES = 9  # a picture's squares along each side, as on a chessboard
 THIRD, FINE = 0.5, 0.5  # weights of what says where a strip's content lies, for each axis: its third, its square
@@ -51,7 +51,7 @@ def picture(rng: random.Random, split: str):
     kind = rng.random()
     language = "zh" if rng.random() < 0.2 else "en"
     if kind < 0.68:
-        scene = make_scene(rng, rng.choice(SEEN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < SIGN_IN_SCENE)
+        scene = make_scene(rng, rng.choice(TRAIN_STYLES), min_kinds=3, max_kinds=6, max_items=8, with_sign=rng.random() < SIGN_IN_SCENE)
         if scene.sign and rng.random() < NAME_ON_SIGN:
             scene = replace(scene, sign=rng.choice(NAMES))
         return *draw_scene(scene), scene

@@ -99,4 +99,3 @@ def _alone(writer: Any, checkpoints: dict[str, Path], material: Material, k: int
     for row in material.questions[:1 if name == ALL else 2]:
         arm.ask(row["request"], MOST)
     writer.send(peak_gib())
-

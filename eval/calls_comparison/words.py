@@ -26,7 +26,7 @@ THINGS = {
              "fridge": "cooler", "garden": "lawn", "repair": "job for the craftsman", "insurance": "cover against damage"},
     "people": {"contact": "address", "group": "circle of friends", "email": "electronic message", "chat": "conversation", "call": "ring",
                "invitation": "request to come", "guest": "visitor", "neighbour": "person next door", "pet": "animal", "party": "celebration"},
-}  # fmt: skip
+}
 
 
 class Verb(NamedTuple):
@@ -60,11 +60,11 @@ VERBS = {
                  ("move the {thing} {name} to {day}", "shift the {thing} {name} to {day}", "put the {thing} {name} off until {day}")),
     "rate": Verb("Rate a {thing} with stars.", {"name": TEXT, "stars": {"type": "integer", "minimum": 1, "maximum": 5}},
                  ("rate the {thing} {name} {stars}", "give {stars} stars to the {thing} {name}", "let the {thing} {name} have a score of {stars}")),
-}  # fmt: skip
+}
 
 FRAMES = {  # of training requests and of questions: no sentence is in both
     "train": ("{clause}.", "please {clause}.", "I want you to {clause}.", "could you {clause}?", "I would like you to {clause}, please."),
     "eval": ("would you please {clause}?", "now {clause}.", "I want to ask you to {clause}."),
 }
 PEOPLE = ("Anna", "Ben", "Carla", "David", "Elena", "Frank", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Leo", "Mona", "Nils", "Olga", "Paul", "Rosa",
-          "Simon", "Tina", "Uwe", "Vera", "Walter", "Yara", "Zoe")  # fmt: skip
+          "Simon", "Tina", "Uwe", "Vera", "Walter", "Yara", "Zoe")

@@ -77,4 +77,3 @@ def _known(error: BaseException) -> Failure | None:
         return Failure(kind, f"Out of memory: {' '.join(text.split())[:300] or 'the system refused an allocation'}", "",
                        "Use a smaller batch, a smaller preset or more accumulation; `omnivision plan` shows what a stage needs.", OUT_OF_MEMORY)
     return None
-

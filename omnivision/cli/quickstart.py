@@ -145,7 +145,7 @@ class Quickstart:
         return run(parser().parse_args([
             "--model", str(self.out / "sft" / "final"), "--data", str(self.world / "dpo.jsonl"), "--image-root", str(self.world),
             "--out", str(self.out / "pairs.jsonl"), "--feature-cache", str(self.cache),
-        ]))  # fmt: skip
+        ]))
 
     def evaluate(self, stage: str, tick, blind: bool = False) -> dict:
         """Scores on unseen scenes, in the seen styles and in the held-out one."""

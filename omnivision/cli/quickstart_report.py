@@ -33,7 +33,7 @@ def write_report(out: Path, result: dict) -> Path:
         "seconds": result["seconds"],
         "notes": ["Blind is the last model with every picture replaced by grey.",
                   "The held-out drawing style (OpenMoji) appears in no training picture, nor in the tower's."],
-    }, out / "report.html")  # fmt: skip
+    }, out / "report.html")
 
 
 def score_rows(result: dict) -> list[dict]:
@@ -69,7 +69,7 @@ def samples(out: Path) -> list[dict]:
                 "truth": ", ".join(map(str, label)) if isinstance(label, list) and task != "actions" else _said(label),
                 "answers": [{"stage": stage, "text": _said(found[question_id]["answer"]), "right": found[question_id]["official"]["score"] >= 1.0}
                             for stage, found in answers.items() if question_id in found],
-            })  # fmt: skip
+            })
     return shown
 
 

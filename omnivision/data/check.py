@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="omnivision data check", description="Reads data whole and says what is in them and what is wrong.",
         epilog="example: omnivision data check world/sft.jsonl --image-root world --html check.html",
-    )  # fmt: skip
+    )
     arguments.add_argument("files", nargs="+", metavar="FILE", help="JSON, JSON lines, Parquet, tar shards, data sets' folders, hub:NAME:SPLIT")
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
     arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer, for counting tokens (default: the stand-in); calls count as its functions' tokens, else as JSON")

@@ -123,10 +123,6 @@ class FeatureCache:
             row_PC.copy_(found[str(path)])
         return features_NPC
 
-    def features(self, paths: Sequence[Source], model=None, processor=None) -> list[Tensor]:
-        """One (P, C) tensor a path, in fp32: what generation takes in place of pictures."""
-        return list(self.get(paths).float())
-
     def has(self, path: Source) -> bool:
         """Whether the features of a picture are there.
 

@@ -245,5 +245,3 @@ def _undecodable(error: Exception, data: bytes, where: str) -> ImageError:
 def _said(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
-
-

@@ -157,5 +157,5 @@ def asked(raw: dict[str, Any]) -> Iterable[str]:
     for key in ("conversations", "messages", "turns"):
         for turn in raw[key] if isinstance(raw.get(key), list) else ():
             text = next((turn[name] for name in ("value", "content", "text") if isinstance(turn.get(name), str)), "") if isinstance(turn, dict) else ""
-            if text and isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user"):
+            if text and turn.get("from", turn.get("role")) in ("human", "user"):
                 yield text

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     arguments = argparse.ArgumentParser(
         prog="omnivision data preview", description="One row as the model sees it.",
         epilog="example: omnivision data preview world/sft.jsonl --row 3 --image-root world --picture seen.png",
-    )  # fmt: skip
+    )
     arguments.add_argument("file", metavar="FILE")
     arguments.add_argument("--row", type=within("--row", int, 0), default=0, metavar="N", help="counted from 0 (default 0)")
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from omnivision.data.pictures import TablePicture
 from omnivision.data.raw import Record, broken
-from omnivision.errors import DataError
+from omnivision.errors import DataError, one_line
 
 HUB = "hub:"  # hub:NAME or hub:NAME:SPLIT
 AT_ONCE = 1000  # rows
@@ -34,7 +34,7 @@ def open_table(source: str):
     except Exception as error:  # noqa: BLE001 - pyarrow, fsspec and the hub raise a dozen kinds
         if isinstance(error, datasets.exceptions.DatasetGenerationError):  # says only that there was an error
             error = error.__cause__ or error
-        raise DataError(f"The table cannot be read: {' '.join(str(error).split())[:300]}", source, "Copy it again, or check its name.") from error
+        raise DataError(f"The table cannot be read: {one_line(error)}", source, "Copy it again, or check its name.") from error
     if isinstance(table, dict):
         raise DataError(f"The data set has the splits {', '.join(table)}", source, "Name one: a split's folder, or hub:NAME:SPLIT.")
     for column, feature in table.features.items():
@@ -83,7 +83,7 @@ def _records(rows, source: str, start: int, stop: int) -> Iterator[Record]:
             for number in range(start, stop):
                 yield from _records(rows, source, number, number + 1)
         else:
-            yield broken(" ".join(str(error).split())[:200], f"{source}[{start}]")
+            yield broken(one_line(error), f"{source}[{start}]")
         return
     for at in range(stop - start):
         yield Record({name: cells[at] for name, cells in columns.items() if cells[at] is not None}, f"{source}[{start + at}]")

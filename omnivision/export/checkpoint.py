@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError, DataError, one_line
 from omnivision.export.stored import StoredTensors
 from omnivision.export.streaming import SMALL, empty, give_back_at_once, is_empty, stream
 from omnivision.model.configuration import OmniVisionConfig
@@ -135,11 +135,6 @@ def load_processor(folder: Path) -> OmniVisionProcessor:
     except Exception as error:  # tokenizers raises plain Exceptions
         remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
         raise DataError(f"the processor cannot be loaded: {one_line(error)}", str(folder), remedy) from error
-
-
-def one_line(error: Exception) -> str:
-    """The beginning of what another library says, or the error's name where it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:

@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
 import omnivision  # noqa: F401  registers the model with the Auto classes
-from omnivision.errors import DataError
-from omnivision.export.checkpoint import AGAIN, load_processor, one_line
+from omnivision.errors import DataError, one_line
+from omnivision.export.checkpoint import AGAIN, load_processor
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.fp16_limits import is_kept
 from omnivision.export.reference import next_token, read_reference
@@ -105,7 +105,7 @@ def _check_types(model, processor, folder: Path) -> None:
     try:
         finite = question is None or bool(torch.isfinite(next_token(model, processor, question)[1]).all())
     except RuntimeError as error:
-        raise DataError(f"the layers kept in fp32 do not fit the others: {' '.join(str(error).split())[:200]}", str(folder), KEEP_MORE) from error
+        raise DataError(f"the layers kept in fp32 do not fit the others: {one_line(error)}", str(folder), KEEP_MORE) from error
     if not finite:
         raise DataError("the answer in FP16 has numbers that are not finite", str(folder), KEEP_MORE)
 

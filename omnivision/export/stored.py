@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError, DataError, one_line
 
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
@@ -46,7 +46,7 @@ class StoredTensors:
         try:
             return safe_open(file, framework="pt")
         except (SafetensorError, OSError) as error:
-            what = f"the weights cannot be read: {' '.join(str(error).split())[:200]}"
+            what = f"the weights cannot be read: {one_line(error)}"
             raise DataError(what, str(file), "Copy or train the checkpoint again.") from error
 
 

@@ -19,6 +19,8 @@ COMMA = '", "'
 class Rules:
     """The lines of a grammar: rules, and lexemes, of which equal ones are one."""
 
+    arrow = ": "  # between a name and its rule
+
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._lexemes: dict[str, str] = {}
@@ -26,8 +28,8 @@ class Rules:
     def lexeme(self, pattern: str) -> str:
         """The name of a pattern."""
         if pattern not in self._lexemes:
-            self._lexemes[pattern] = name = f"L{len(self._lexemes)}"
-            self.lines.append(f"{name}: {pattern}")
+            self._lexemes[pattern] = f"L{len(self._lexemes)}"
+            self.rule(self._lexemes[pattern], pattern)
         return self._lexemes[pattern]
 
     def is_lexeme(self, name: str) -> bool:
@@ -36,7 +38,7 @@ class Rules:
 
     def rule(self, name: str, body: str) -> None:
         """Write a rule down."""
-        self.lines.append(f"{name}: {body}")
+        self.lines.append(f"{name}{self.arrow}{body}")
 
 
 def quoted(text: str) -> str:

@@ -11,7 +11,7 @@ from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, one_line
 from omnivision.model.checkpoints import load_whole
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
@@ -77,7 +77,7 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
         model = load_whole(AutoModelForCausalLM, source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError("The language model is neither a local folder nor on the reachable hub, or holds no safetensors "
-                          f"({' '.join(str(error).split())[:200]})", f"language: {source}",
+                          f"({one_line(error)})", f"language: {source}",
                           "Name an existing folder, or connect to the hub.") from error
     head = model.get_output_embeddings()
     extras = [name for name in HEAD_EXTRAS if getattr(model.config, name, None) not in (None, 1.0)]
@@ -96,7 +96,7 @@ def load_tokenizer(source: str | PreTrainedTokenizerBase | None) -> PreTrainedTo
         try:
             words = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"The tokenizer cannot be read ({' '.join(str(error).split())[:200]})", str(source),
+            raise ConfigError(f"The tokenizer cannot be read ({one_line(error)})", str(source),
                               "Put tokenizer.json and tokenizer_config.json into the language model's folder.") from error
     if words.vocab_size < 256:  # without its files transformers makes an empty tokenizer of the config's class, silently
         raise ConfigError(f"The tokenizer has only {words.vocab_size} tokens; its files are probably missing", str(source),

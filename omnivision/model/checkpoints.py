@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError, DataError, one_line
 
 
 def model_folder(path: str | Path) -> Path:
@@ -70,7 +70,7 @@ def load_any(source: str, device: str | None = None, dtype: str | None = None) -
     try:
         return _load(AutoModelForImageTextToText, AutoProcessor, resolved(source), device, dtype, trust_remote_code=False, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"The model cannot be loaded: {' '.join(str(error).split())[:200]}", f"--model {source}",
+        raise ConfigError(f"The model cannot be loaded: {one_line(error)}", f"--model {source}",
                           "Give a checkpoint's folder, or the hub id of a model that takes pictures.") from error
 
 

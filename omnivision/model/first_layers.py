@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from omnivision.constants import END_OF_TEXT
 from omnivision.data.flags import within
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError, DataError, one_line
 from omnivision.export.folder import whole_or_nothing
 from omnivision.export.packages import needed
 
@@ -57,7 +57,7 @@ def first_layers(file: Path, layers: int) -> tuple[PreTrainedModel, PreTrainedTo
         whole = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
         words = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (OSError, ValueError, KeyError, struct.error) as error:
-        raise DataError(f"The GGUF file cannot be read: {' '.join(str(error).split())[:200]}", str(file), "Copy it again, or name another.") from error
+        raise DataError(f"The GGUF file cannot be read: {one_line(error)}", str(file), "Copy it again, or name another.") from error
     settings = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config" and name[0] != "_"}
     if not 1 <= layers <= settings["num_hidden_layers"]:
         raise ConfigError(f"{layers} layers are wanted, and the model has {settings['num_hidden_layers']}", "--layers",

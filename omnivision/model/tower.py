@@ -88,7 +88,5 @@ def preprocess_config() -> dict:
 
 def write_config(folder: Path, vocab_size: int, context_length: int) -> None:
     """Write open_clip's own description of the model, with the shapes a state dict cannot tell."""
-    model = model_config(vocab_size, context_length)
-    model["vision_cfg"] = {**model["vision_cfg"]}
-    config = {"model_cfg": model, "preprocess_cfg": preprocess_config(), "omnivision_vision": TRUNK_SHAPE}
+    config = {"model_cfg": model_config(vocab_size, context_length), "preprocess_cfg": preprocess_config(), "omnivision_vision": TRUNK_SHAPE}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -18,7 +18,7 @@ from transformers import SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, one_line
 from omnivision.model.checkpoints import MissingTensors, load_whole
 from omnivision.model.processing import siglip_image_processor, siglip_settings
 
@@ -159,15 +159,15 @@ def trunk_config(description: Mapping[str, Any], trunk: Mapping[str, Tensor]) ->
     """Reads the tower's shape from tensors, and heads and activation from the description or KNOWN_TRUNKS.
 
     Args:
-        description: open_clip_config.json. Towers trained here carry their shape under "omnivision_vision"
-            (or model_cfg.vision_cfg.omnivision), for open_clip's own format has no place for the heads.
+        description: open_clip_config.json. Towers trained here carry their shape under "omnivision_vision",
+            for open_clip's own format has no place for the heads.
         trunk: tensors by timm name.
 
     Raises:
         ValueError: the heads cannot be known, or the image size does not fit the position table.
     """
     vision = description["model_cfg"]["vision_cfg"]
-    ours = description.get("omnivision_vision") or vision.get("omnivision") or {}
+    ours = description.get("omnivision_vision", {})
     name = vision.get("timm_model_name")
     if not ours and name not in KNOWN_TRUNKS:
         raise ValueError(f"The number of heads of {name} is not known; known are {', '.join(KNOWN_TRUNKS)}")
@@ -227,7 +227,7 @@ def _load_transformers(source: str, dtype: torch.dtype) -> tuple[SiglipVisionMod
             tower = load_whole(SiglipVisionModel, source, dtype=dtype, use_safetensors=True, vision_use_head=False)  # it pools for another model
     except (OSError, ValueError) as error:
         raise ConfigError("The vision weights are neither a local folder nor on the reachable hub, or hold no safetensors "
-                          f"({' '.join(str(error).split())[:200]})", f"vision: {source}",
+                          f"({one_line(error)})", f"vision: {source}",
                           f"Name {', '.join(OPEN_CLIP_HUB)}, an existing folder, or connect to the hub.") from error
     return tower.eval(), _their_preprocessing(source, tower.config.image_size)
 
@@ -245,6 +245,6 @@ def _their_preprocessing(source: str, image_size: int) -> SiglipImageProcessorPi
         if found.size["height"] != image_size:
             raise ValueError(f"Pictures are made {found.size['height']} px wide, and the tower's are {image_size}.")
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"The tower's preprocessing cannot be taken: {' '.join(str(error).split())[:300]}", f"vision: {source}",
+        raise ConfigError(f"The tower's preprocessing cannot be taken: {one_line(error)}", f"vision: {source}",
                           "Mend its preprocessor_config.json, or use another SigLIP tower.") from error
     return found

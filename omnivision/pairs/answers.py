@@ -121,7 +121,7 @@ class _Speaker:
         images: list[Any] = [task.picture for task in tasks]
         if self.cache is not None:
             unique = list(dict.fromkeys(images))
-            known = dict(zip(unique, self.cache.features(unique), strict=True))
+            known = dict(zip(unique, self.cache.get(unique).float(), strict=True))
             images = [known[path] for path in images]
         more = {}
         if self.options.temperature > 0:

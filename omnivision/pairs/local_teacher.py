@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from omnivision.data.image import open_image, read_image
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, one_line
 from omnivision.pairs import prompts
 from omnivision.pairs.answers import model_hash
 from omnivision.pairs.journal import Journal, digest
@@ -42,7 +42,7 @@ class LocalTeacher:
             self.processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
             self.model = load_whole(AutoModelForImageTextToText, source, use_safetensors=True, trust_remote_code=False).eval()
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"The teacher cannot be loaded: {' '.join(str(error).split())[:200]}", f"--teacher {source}",
+            raise ConfigError(f"The teacher cannot be loaded: {one_line(error)}", f"--teacher {source}",
                               "Give `oracle`, the address of an endpoint, or folder or hub id of a vision-language model.") from error
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         which = model_hash(Path(source)) if Path(source).is_dir() else self.model.config._commit_hash

@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="omnivision data pairs", description="Minimal-edit preference pairs from a model's own answers.",
         epilog="example: omnivision data pairs --model runs/tiny/sft/final --data world/dpo.jsonl --image-root world --out pairs.jsonl",
-    )  # fmt: skip
+    )
     arguments.add_argument("--model", required=True, metavar="DIR", help="a checkpoint: final/ of a stage")
     arguments.add_argument("--data", required=True, metavar="FILE", help="rows with one picture; the first question of each is asked")
     arguments.add_argument("--image-root", required=True, metavar="DIR", help="folder of the pictures; for the oracle the world's")

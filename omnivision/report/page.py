@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,10 +89,7 @@ def _scores(data: Mapping[str, Any], part: str, title: str, note: str) -> str:
     if not columns:
         return ""
     targets = data.get("targets") or {} if part == "seen" else {}
-    best = {
-        name: _best([row[part][name]["score"] for row in rows if name in row[part]], COLUMNS[name][2])
-        for name in columns
-    }
+    best = {name: max(row[part][name]["score"] for row in rows if name in row[part]) for name in columns}
     head = "<th>stage</th>" + "".join(_score_head(name, targets) for name in columns)
     lines = []
     for row in rows:
@@ -101,10 +97,6 @@ def _scores(data: Mapping[str, Any], part: str, title: str, note: str) -> str:
         cells = "".join(_score_cell(name, row[part].get(name), best[name]) for name in columns)
         lines.append(f'<tr><th scope="row">{text(row["stage"])}{about}</th>{cells}</tr>')
     return section(title, note, table(head, lines, "scores"))
-
-
-def _best(values: Sequence[float], less: bool) -> float:
-    return min(values) if less else max(values)
 
 
 def _score_head(name: str, targets: Mapping[str, float]) -> str:

@@ -13,9 +13,6 @@ from typing import Any, TypedDict
 from omnivision.errors import DataError
 from omnivision.report.page import render_page
 
-# What a stage can be called in `Scores.stage`, `Curve.stage` and `Answer.stage`; other names work too.
-STAGES = ("untrained", "blind", "align", "sft", "dpo", "functions")
-
 
 class Score(TypedDict, total=False):
     """One figure of the score table, 0 to 100."""

@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="omnivision data requests", description="Training requests for a set of functions, each checked before it is written.",
         epilog="example: omnivision data requests --functions functions.json --out requests.jsonl --held-out held_out.jsonl --per-function 100 --negatives 0.5",
-    )  # fmt: skip
+    )
     arguments.add_argument("--functions", required=True, metavar="FILE", help="tools in OpenAI's format; `returns` beside `parameters` says what one gives back")
     arguments.add_argument("--out", required=True, type=output_file, metavar="FILE", help="rows of the stage `functions`, JSON lines")
     arguments.add_argument("--held-out", type=output_file, metavar="FILE", help="rows with other sentences and other open values")

@@ -9,13 +9,13 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from omnivision.config_files import load_tree
+from omnivision.data.raw import parse
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
@@ -125,17 +125,9 @@ def _worker(entry: dict, file: Path, number: int) -> Worker:
 
 def _read_json(file: Path) -> dict:
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        tree = parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"not a readable graph: {error}", str(file), "Give a JSON object with workers and edges.") from error
     if not isinstance(tree, dict):
         raise ConfigError("the graph is no JSON object", str(file), "Give one with workers and edges.")
     return tree
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
-    return found

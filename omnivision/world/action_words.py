@@ -40,7 +40,7 @@ def function_tools() -> list[dict]:
          {"dish": _thing("the dish"), "count": COUNT}),
         ("animal_care", "Find somebody to look after the animal in the picture.", {"animal": _thing("the animal")}),
         ("irrelevant", "No other function serves the request, or its object is not in the picture.", {}),
-    )  # fmt: skip
+    )
     return [
         {
             "type": "function",
@@ -116,7 +116,7 @@ SENTENCES = {
         ("定一个七点的闹钟。", "放点音乐。", "明天天气怎么样？", "打开手电筒。", "开始十分钟倒计时。", "把音量调低。",
          "把这个翻译成法语。", "叫一辆出租车。", "打开飞行模式。", "给我读新闻。"),
     ),
-}  # fmt: skip
+}
 REFERENCES = {
     "left": ("the object on the far left", "最左边的东西"),
     "right": ("the object on the far right", "最右边的东西"),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .action_words import REFERENCES, SENTENCES
+from .art import HELD_OUT_STYLE, TRAIN_STYLES
 from .scene import make_scene
 from .sign import NAMES
 from .truth import Scene
@@ -18,7 +19,6 @@ from .vocabulary import Kind, kinds
 
 IRRELEVANT_SHARE = 0.1
 CLEAR = 0.10  # an object is the leftmost only if every other kind is this far behind, in parts of the side
-TRAIN_STYLES, HELD_OUT_STYLES = ("noto", "twemoji"), ("openmoji",)
 Found = tuple[dict, dict[str, str]]  # arguments of the call, words of the sentence
 
 
@@ -40,7 +40,7 @@ def make_action(rng: random.Random, split: str, language: str = "en") -> Action:
         split: "eval_held_out" is drawn in the held-out style, anything else in the others.
         language: of the request; names and values in the call are English in any case.
     """
-    styles = HELD_OUT_STYLES if split == "eval_held_out" else TRAIN_STYLES
+    styles = (HELD_OUT_STYLE,) if split == "eval_held_out" else TRAIN_STYLES
     if rng.random() < IRRELEVANT_SHARE:
         return _irrelevant(rng, styles, language)
     name = rng.choice(tuple(_MAKERS))

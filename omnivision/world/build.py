@@ -17,6 +17,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from ..errors import ConfigError
 from .action_words import function_tools
 from .pope import pope_rows
@@ -31,7 +33,7 @@ TRAIN_SPLITS = ("align", "sft", "dpo", "functions")
 EVAL_SIZES = {
     "eval_scenes": 110, "eval_charts": 110, "eval_actions": 280,
     "held_out_scenes": 60, "held_out_actions": 130,
-}  # fmt: skip
+}
 PRESETS = {
     "quick": {"align": 1000, "sft": 1700, "dpo": 300, "functions": 700, **EVAL_SIZES},
     "long": {"align": 6000, "sft": 8500, "dpo": 1250, "functions": 4000, **EVAL_SIZES},
@@ -85,18 +87,8 @@ def _clear_leftovers(out: Path) -> None:
     """Remove the unfinished folders of builders that were killed; a living builder's folder stays."""
     for part in out.parent.glob(f".{out.name}.*.part"):
         number = part.name.split(".")[-2]
-        if not number.isdigit() or int(number) == os.getpid() or not _alive(int(number)):
+        if not number.isdigit() or int(number) == os.getpid() or not psutil.pid_exists(int(number)):
             shutil.rmtree(part, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _checked(sizes: dict[str, int]) -> dict[str, int]:

@@ -28,7 +28,7 @@ COLORS = {  # a plain name and the shade drawn for it
     "blue": (40, 116, 222), "red": (214, 48, 49), "green": (39, 160, 80), "orange": (240, 140, 30),
     "purple": (128, 70, 175), "yellow": (240, 200, 40), "gray": (140, 146, 155), "black": (25, 35, 50),
     "brown": (135, 88, 50), "pink": (240, 130, 175),
-}  # fmt: skip
+}
 _METALS = {"Gold": "yellow", "Silver": "gray", "Bronze": "brown", "金牌": "yellow", "银牌": "gray", "铜牌": "brown"}
 INK, FAINT, BAND = (60, 60, 60), (224, 226, 230), (248, 248, 248)
 TITLE, LABEL, VALUE = 12, 12, 12  # text heights (em) at the side of 216 px: 8-px patches can still read them
@@ -52,7 +52,7 @@ def make_chart(rng: random.Random, split: str, language: str = "en") -> Chart:
     return Chart(
         form, found.title, found.labels, found.series, found.values, _colors(form, found, rng), language,
         found.source, found.slice_id, rng.randrange(1 << 30),
-    )  # fmt: skip
+    )
 
 
 def _slice_for(form: str, rng: random.Random, split: str, language: str) -> Slice | None:
@@ -61,7 +61,7 @@ def _slice_for(form: str, rng: random.Random, split: str, language: str) -> Slic
     found = take_slice(
         rng, split, language, (least, most), 2 if form in PAIRED else 1,
         ordered=form in ("line", "two lines"), additive=form in ("pie", "stacked bars"),
-    )  # fmt: skip
+    )
     return _as_percent(found) if form == "pie" else found
 
 
@@ -291,4 +291,4 @@ def _pie(sheet: _Sheet, chart: Chart, dice: random.Random) -> None:
 _DRAW = {
     "bars": _bars, "grouped bars": _bars, "stacked bars": _stacked, "horizontal bars": _sideways, "dots": _sideways,
     "line": _lines, "two lines": _lines, "pie": _pie,
-}  # fmt: skip
+}

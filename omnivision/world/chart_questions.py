@@ -8,12 +8,10 @@ from itertools import combinations
 
 from .chart import FORM_NAMES, show
 from .truth import QA, Chart
+from .vocabulary import COLORS_ZH, article
 
 SUFFIX = {"en": "\nAnswer the question with a single word.", "zh": "\n用一个词回答问题。"}
-COLORS_ZH = {
-    "blue": "蓝色", "red": "红色", "green": "绿色", "orange": "橙色", "purple": "紫色", "yellow": "黄色",
-    "gray": "灰色", "black": "黑色", "brown": "棕色", "pink": "粉色",
-}  # fmt: skip
+CHART_COLORS_ZH = {**COLORS_ZH, "gray": "灰色", "black": "黑色", "brown": "棕色", "pink": "粉色"}
 # How often each kind is asked: reading comes first, arithmetic is rare.
 WEIGHTS = {"value": 40, "highest": 10, "lowest": 10, "compare": 14, "sum": 6, "difference": 6, "color": 8, "count": 6}
 TEXTS = {
@@ -68,8 +66,7 @@ def chart_caption(chart: Chart) -> str:
         parts.append(head + ("，" if zh else ", ").join(pairs))
     if zh:
         return f"一张{form}，标题是“{chart.title}”。{'；'.join(parts)}。"
-    article = "An" if form[0] in "aeiou" else "A"
-    return f"{article} {form} titled {chart.title}. {'; '.join(parts)}."
+    return f"{article(form).capitalize()} {form} titled {chart.title}. {'; '.join(parts)}."
 
 
 def _say(chart: Chart, key: str, **words: str) -> str:
@@ -120,7 +117,7 @@ def _arithmetic(kind: str, work: Callable) -> Callable:
 
 def _color(chart: Chart) -> list:
     def name(color: str) -> str:
-        return COLORS_ZH[color] if chart.language == "zh" else color
+        return CHART_COLORS_ZH[color] if chart.language == "zh" else color
 
     if len(chart.colors) == 1:
         mark = MARKS.get(chart.form, ("bars", "柱子"))[chart.language == "zh"]

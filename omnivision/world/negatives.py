@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +16,7 @@ COVERED = {  # kind -> kinds that its name covers as well: with one of them in t
     "bear": ("panda", "teddy bear"), "truck": ("fire truck",), "ship": ("sailboat",), "cup": ("wine glass", "soda"), "soda": ("cup",),
     "bottle": ("baby bottle", "lotion bottle"), "bread": ("croissant", "sandwich"), "sandwich": ("hamburger", "hot dog"), "hat": ("crown",),
     "box": ("gift",), "keyboard": ("laptop",), "football": ("soccer ball",), "clock": ("watch",), "can": ("soda",),
-}  # fmt: skip
+}
 BEHIND = {"forest": ("tree", "pine tree")}  # kinds that a place's background shows
 
 
@@ -42,18 +41,6 @@ class Cooccurrence:
         # Equal scores fall back on popularity, then on the vocabulary's order, so that lists are reproducible.
         self._popular = np.argsort(-single_K, kind="stable")
         self._tie_K = single_K / (1.0 + single_K.max()) * 1e-9
-
-    @classmethod
-    def from_scenes(cls, scenes: Iterable[Scene]) -> Cooccurrence:
-        """Counted on scenes, as POPE counts on COCO's annotations."""
-        index = {name: i for i, name in enumerate(kinds())}
-        single, together = np.zeros(len(index)), np.zeros((len(index), len(index)))
-        for scene in scenes:
-            present = sorted({index[item.kind] for item in scene.items})
-            single[present] += 1
-            together[np.ix_(present, present)] += 1
-        np.fill_diagonal(together, 0)
-        return cls(single, together)
 
     def popular(self, scene: Scene, n: int) -> list[str]:
         """The n most frequent kinds that are absent."""

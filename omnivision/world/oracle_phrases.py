@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omnivision.world.captions import kinds_in_order
 from omnivision.world.edits import Edit, like
-from omnivision.world.oracle_words import mention_pattern, number_words, pattern_for, value_of
+from omnivision.world.oracle_words import mention_pattern, pattern_for, value_of
 from omnivision.world.scene_facts import Asked, items_of, kinds_asked_for, names_table
 from omnivision.world.truth import Scene
 from omnivision.world.vocabulary import NUMBERS, NUMBERS_ZH, article, color_name, kinds, places

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from PIL import Image
 
-from .actions import HELD_OUT_STYLES, TRAIN_STYLES, Action, further_actions, make_action, scene_actions
+from .actions import Action, further_actions, make_action, scene_actions
+from .art import HELD_OUT_STYLE, TRAIN_STYLES
 from .captions import DESCRIBE, LAYOUT, caption, layout
 from .chart import draw_chart, make_chart
 from .chart_questions import chart_caption, chart_questions
@@ -184,7 +185,7 @@ def _requests(rng: random.Random, task: Task) -> list[Action]:
 def _scenes(rng: random.Random, task: Task) -> Recipe:
     """Open questions of an evaluation scene; POPE's rows are made of all scenes together."""
     language = _language(rng)
-    styles = HELD_OUT_STYLES if task.split == "eval_held_out" else TRAIN_STYLES
+    styles = (HELD_OUT_STYLE,) if task.split == "eval_held_out" else TRAIN_STYLES
     scene = make_scene(rng, rng.choice(styles), with_sign=rng.random() < 0.3)
     rows = [
         {"image": task.image, "text": qa.question, "label": qa.answer, "language": language, "kind": qa.kind, "meta": qa.meta}
@@ -215,4 +216,4 @@ def _actions(rng: random.Random, task: Task) -> Recipe:
 _PURPOSES: dict[str, Callable[[random.Random, Task], Recipe]] = {
     "align": _align, "sft": _sft, "dpo": _dpo, "functions": _functions,
     "scenes": _scenes, "charts": _charts, "actions": _actions,
-}  # fmt: skip
+}

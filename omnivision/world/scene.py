@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from omnivision.world.art import crop_to_alpha, tinted
 from omnivision.world.background import draw_background
+from omnivision.world.fonts import font
 from omnivision.world.truth import Item, Region, Scene
 from omnivision.world.vocabulary import COLORS, SIGN_WORDS, kinds, places
 
@@ -146,22 +147,17 @@ def _drawing(item: Item, style: str, flip: bool, angle: float, side: int) -> Ima
     return drawing.resize(shape, Image.Resampling.BICUBIC)
 
 
-@lru_cache(maxsize=8)
-def _font(points: int):
-    return ImageFont.load_default(points)  # the outline font inside Pillow
-
-
 def _draw_sign(image: Image.Image, scene: Scene, rng: random.Random) -> Region:
     draw, size = ImageDraw.Draw(image), image.width
     dark, light = rng.choice([((30, 40, 90), (246, 246, 240)), ((120, 20, 24), (252, 244, 236)), ((16, 78, 48), (250, 250, 240)),
                               ((36, 36, 40), (250, 226, 120))])
     ink, board = (dark, light) if rng.random() < 0.5 else (light, dark)
-    font = _font(max(8, round(size * 0.11)))  # capitals about 17 px tall at 216
-    x0, y0, x1, y1 = font.getbbox(scene.sign)
+    letters = font("aileron", max(8, round(size * 0.11)))  # capitals about 17 px tall at 216
+    x0, y0, x1, y1 = letters.getbbox(scene.sign)
     pad = round(size * 0.022)
     wide, tall = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
     left = min(max(0, round(scene.sign_at[0] * size - wide / 2)), size - wide)
     top = min(max(0, round(scene.sign_at[1] * size - tall / 2)), size - tall)
     draw.rectangle((left, top, left + wide - 1, top + tall - 1), fill=board, outline=ink, width=max(1, size // 108))
-    draw.text((left + pad - x0, top + pad - y0), scene.sign, font=font, fill=ink)
+    draw.text((left + pad - x0, top + pad - y0), scene.sign, font=letters, fill=ink)
     return Region((left, top, left + wide, top + tall), scene.sign, "text")

@@ -30,7 +30,7 @@ BOARDS = {  # colour of the board: shade, and whether the letters on it are ligh
     "red": ((196, 40, 40), True), "blue": ((36, 86, 190), True), "green": ((30, 120, 66), True),
     "yellow": ((246, 214, 70), False), "white": ((250, 250, 250), False), "black": ((28, 28, 32), True),
     "orange": ((238, 140, 44), False), "brown": ((104, 66, 36), True),
-}  # fmt: skip
+}
 
 
 def sign_text(rng: random.Random, language: str = "en") -> str:

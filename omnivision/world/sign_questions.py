@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
-from .chart_questions import COLORS_ZH
+from .chart_questions import CHART_COLORS_ZH
 from .truth import QA, Sign
+from .vocabulary import article
 
 # The board's colours that charts do not have.
-BOARD_ZH = {**COLORS_ZH, "white": "白色"}
+BOARD_ZH = {**CHART_COLORS_ZH, "white": "白色"}
 READ = {
     "en": ("What does the sign say?", "What is written on the sign?", "Read the text in the image."),
     "zh": ("牌子上写着什么？", "图中的文字是什么？", "读出牌子上的字。"),
@@ -35,5 +36,4 @@ def sign_caption(sign: Sign, language: str = "en") -> str:
     """'A red sign that says "Anna".'"""
     if language == "zh":
         return f"一块{BOARD_ZH[sign.color]}的牌子，上面写着“{sign.text}”。"
-    article = "An" if sign.color[0] in "aeiou" else "A"
-    return f'{article} {sign.color} sign that says "{sign.text}".'
+    return f'{article(sign.color).capitalize()} {sign.color} sign that says "{sign.text}".'

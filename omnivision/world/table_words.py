@@ -6,7 +6,7 @@ COUNTRIES = {
     "Germany": "德国", "Greece": "希腊", "India": "印度", "Iran": "伊朗", "Italy": "意大利", "Japan": "日本",
     "Kenya": "肯尼亚", "Mexico": "墨西哥", "Norway": "挪威", "Peru": "秘鲁", "Poland": "波兰", "Spain": "西班牙",
     "Sweden": "瑞典", "Turkey": "土耳其",
-}  # fmt: skip
+}
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 CHINESE = {
     **COUNTRIES,
@@ -31,4 +31,4 @@ CHINESE = {
     "Rainfall": "降雨量", "Temperature": "气温", "Sea temperature": "海水温度", "Unemployment": "失业率",
     "Sales": "销售额", "Emissions": "排放量", "Miles per gallon": "油耗", "Women graduates": "女毕业生",
     "Countries": "国家",
-}  # fmt: skip
+}

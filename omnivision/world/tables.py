@@ -190,7 +190,7 @@ def _public_tables() -> list[Table]:
 def _degrees() -> list[Table]:
     short = {"Computer Science": "Computing", "Math and Statistics": "Math", "Agriculture": "Farming"}
     subjects = ("Biology", "Business", "Computing", "Education", "Engineering", "English", "Math", "Psychology",
-                "Farming", "Architecture")  # fmt: skip
+                "Farming", "Architecture")
     seen = _read("bokeh_sampledata", "_data/percent-bachelors-degrees-women-usa.csv")
     cells = {(short.get(key, key), e["Year"]): float(value) for e in seen for key, value in e.items() if key != "Year"}
     years = tuple(year for year in YEARS if year >= "1970")
@@ -227,10 +227,10 @@ def slice_split(name: str) -> str:
     return "eval" if hashlib.sha256(name.encode()).digest()[0] % EVALUATION_SHARE == 0 else "train"
 
 
-def three_digits(value: float, digits: int = 3) -> float:
+def rounded(value: float, digits: int) -> float:
     """A number rounded to at most so many significant digits (whole where it can be)."""
-    rounded = float(f"{value:.{digits}g}")
-    return int(rounded) if rounded == int(rounded) else rounded
+    found = float(f"{value:.{digits}g}")
+    return int(found) if found == int(found) else found
 
 
 def take_slice(
@@ -275,7 +275,7 @@ def _try_slice(rng: random.Random, table: Table, side: str, labels: tuple[int, i
     if not table.ordered and rng.random() < 0.5:  # half of the rankings come sorted, as published charts do
         rows = tuple(sorted(rows, key=lambda row: -table.cells[row, columns[0]]))
     digits = rng.choice((2, 2, 3))
-    values = tuple(tuple(three_digits(table.cells[row, column], digits) for row in rows) for column in columns)
+    values = tuple(tuple(rounded(table.cells[row, column], digits) for row in rows) for column in columns)
     title = f"{table.title}, {columns[0]}" if series == 1 else table.title
     return Slice(title, rows, columns, values, table.source, name)
 

@@ -28,7 +28,6 @@ class Kind:
         group: animal, plant, food, container, utensil, vehicle, street, sport, clothing, furniture or thing.
         flags: what one can do with it: grocery, furniture, decor, shop (sold in shops).
         bin: the recycling bin it belongs in, where it is rubbish: plastic, paper, glass, metal, organic, electronic.
-        places: places it is usually seen in.
     """
 
     char: str
@@ -39,7 +38,6 @@ class Kind:
     group: str
     flags: tuple[str, ...] = ()
     bin: str | None = None
-    places: tuple[str, ...] = ()
 
     def name(self, language: str = "en", count: int = 1) -> str:
         """The bare noun in a language, in the number asked for."""
@@ -71,7 +69,6 @@ def _load() -> tuple[dict[str, Kind], dict[str, Place]]:
     for row in raw["kinds"]:
         row = dict(row)
         row["flags"] = tuple(row.get("flags", ()))
-        row["places"] = tuple(name for name, place in places.items() if row["en"] in place.weights)
         kinds[row["en"]] = Kind(**row)
     strangers = {name for place in places.values() for name in place.weights} - kinds.keys()
     if strangers:
@@ -87,11 +84,6 @@ def kinds() -> dict[str, Kind]:
 def places() -> dict[str, Place]:
     """All places by English name."""
     return _load()[1]
-
-
-def kinds_with(flag: str) -> list[Kind]:
-    """Kinds of a group ("animal") or with a flag ("grocery")."""
-    return [kind for kind in kinds().values() if kind.group == flag or flag in kind.flags]
 
 
 def color_name(color: str, language: str = "en") -> str:

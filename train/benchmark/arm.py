@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TextIO
 
 import psutil

@@ -51,14 +51,7 @@ def gbnf(functions: FunctionSet, tokens: FunctionalTokens) -> Gbnf:
 class _GbnfRules(Rules):
     """Lines as GBNF writes them."""
 
-    def lexeme(self, pattern: str) -> str:
-        if pattern not in self._lexemes:
-            self._lexemes[pattern] = f"L{len(self._lexemes)}"
-            self.rule(self._lexemes[pattern], pattern)
-        return self._lexemes[pattern]
-
-    def rule(self, name: str, body: str) -> None:
-        self.lines.append(f"{name} ::= {body}")
+    arrow = " ::= "
 
 
 class _GbnfValues(Values):

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END
@@ -19,7 +20,7 @@ from omnivision.export.folder import count_bytes, whole_or_nothing
 from omnivision.export.gguf.names import picture_names, text_names
 from omnivision.export.gguf.packages import gguf
 from omnivision.export.gguf.reading import GgufFile
-from omnivision.export.gguf.vocabulary import QWEN2_SPLIT, RENAMED
+from omnivision.export.gguf.vocabulary import RENAMED
 from omnivision.model.build import load_tokenizer
 from omnivision.model.layouts import TILES
 from omnivision.model.processing import siglip_image_processor
@@ -101,7 +102,7 @@ def _projector(picture: GgufFile) -> dict:
 
 
 def _picture_names(picture: GgufFile, blocks: int) -> dict[str, str]:
-    return picture_names(blocks, post_norm="v.post_ln.weight" in picture.names, first=0, second=2, swapped=True)
+    return picture_names(blocks, post_norm="v.post_ln.weight" in picture.names, released=True)
 
 
 def _left_out(picture: GgufFile) -> set[str]:
@@ -151,7 +152,7 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
     merges = [tuple(one.split(" ", 1)) for one in text.setting("tokenizer.ggml.merges")]
     backend = Tokenizer(models.BPE(vocab=normal, merges=merges))
     backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2_SPLIT), "isolated"),
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),
                                                      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     words = PreTrainedTokenizerFast(tokenizer_object=backend)

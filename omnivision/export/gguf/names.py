@@ -51,22 +51,21 @@ def text_names(blocks: int, tied: bool) -> dict[str, str]:
     return found
 
 
-def picture_names(blocks: int, post_norm: bool, first: int = 1, second: int = 2, swapped: bool = False) -> dict[str, str]:
+def picture_names(blocks: int, post_norm: bool, released: bool = False) -> dict[str, str]:
     """GGUF name -> checkpoint name of the tower's and the projector's tensors.
 
     Args:
         blocks: how many of the tower's blocks are there.
         post_norm: whether the norm behind them is.
-        first, second: numbers of the projector's linears (lfm2: 1 and 2; the released OmniVLM file: 0 and 2).
-        swapped: fc1 is called ffn_down and fc2 ffn_up, as the released file has it.
+        released: as the released OmniVLM file has them: the projector's linears are 0 and 2 (lfm2: 1 and 2), fc1 is called ffn_down and fc2 ffn_up.
     """
     found = {ours: TOWER + theirs for ours, theirs in {**PICTURE_WHOLE, **(POST_NORM if post_norm else {})}.items()}
-    other = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"} if swapped else {}
+    other = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"} if released else {}
     for block in range(blocks):
         for short, long in PICTURE_BLOCK.items():
             for kind in KINDS:
                 found[f"v.blk.{block}.{other.get(short, short)}.{kind}"] = f"{TOWER}encoder.layers.{block}.{long}.{kind}"
-    for number, layer in ((first, "linear_1"), (second, "linear_2")):
+    for number, layer in ((0 if released else 1, "linear_1"), (2, "linear_2")):
         for kind in KINDS:
             found[f"mm.{number}.{kind}"] = f"{PROJECTOR}{layer}.{kind}"
     return found

@@ -43,8 +43,7 @@ def write_picture(file: Path, config: OmniVisionConfig, stored: StoredTensors, q
         if "ffn" in ours and width != vision.intermediate_size and shape != (vision.hidden_size,):
             axis = 1 if "ffn_down" in ours else 0
             load, shape = partial(_zero_padded, load, axis, width), tuple(width if at == axis else one for at, one in enumerate(shape))
-        kept = frozenset((ours,)) if theirs in keep else frozenset()
-        plan.append(Planned(ours, shape, type_of(ours, shape, quantization, blocks, kept), load))
+        plan.append(Planned(ours, shape, type_of(ours, shape, quantization, blocks, theirs in keep), load))
 
     def describe(writer) -> None:
         writer.add_type("mmproj")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from omnivision.errors import ConfigError, DataError
+from omnivision.errors import ConfigError, DataError, one_line
 from omnivision.export.gguf.packages import gguf
 
 
@@ -27,7 +27,7 @@ class GgufFile:
             self.settings: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items()}
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         except (ValueError, IndexError, KeyError, OSError, OverflowError, TypeError) as error:  # what a cut or foreign file leads to
-            raise DataError(f"no whole GGUF file: {' '.join(str(error).split())[:200]}", str(file), "Fetch it again.") from error
+            raise DataError(f"no whole GGUF file: {one_line(error)}", str(file), "Fetch it again.") from error
 
     @property
     def names(self) -> set[str]:

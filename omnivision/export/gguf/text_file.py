@@ -49,8 +49,7 @@ def write_text(file: Path, config: OmniVisionConfig, stored: StoredTensors, word
 
 
 def _type(ours: str, theirs: str, config: OmniVisionConfig, stored: StoredTensors, quantization: str, keep: frozenset[str]) -> int:
-    kept = frozenset((ours,)) if theirs in keep else frozenset()
-    return type_of(ours, stored.shapes[theirs], quantization, config.text_config.num_hidden_layers, kept, config.tie_word_embeddings)
+    return type_of(ours, stored.shapes[theirs], quantization, config.text_config.num_hidden_layers, theirs in keep, config.tie_word_embeddings)
 
 
 def table_rows(stored: StoredTensors) -> int:

@@ -17,7 +17,7 @@ SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 IN_FULL = ("v.patch_embd.weight", "v.position_embd.weight")  # small, and read in fp32
 
 
-def type_of(name: str, shape: tuple[int, ...], quantization: str, blocks: int, keep: frozenset[str] = frozenset(), tied: bool = True) -> int:
+def type_of(name: str, shape: tuple[int, ...], quantization: str, blocks: int, kept: bool = False, tied: bool = True) -> int:
     """The GGMLQuantizationType of a tensor.
 
     Args:
@@ -25,11 +25,11 @@ def type_of(name: str, shape: tuple[int, ...], quantization: str, blocks: int, k
         shape: rows first.
         quantization: one of QUANTIZATIONS, or of PICTURE_TYPES.
         blocks: of the language model.
-        keep: names that stay in fp32.
+        kept: whether it stays in fp32.
         tied: whether the embeddings are the head too.
     """
     kinds = gguf().GGMLQuantizationType
-    if len(shape) == 1 or name in IN_FULL or name in keep:
+    if len(shape) == 1 or name in IN_FULL or kept:
         return kinds.F32
     return kinds[_fitting(_wanted(name, quantization, blocks, tied), shape[-1])]
 

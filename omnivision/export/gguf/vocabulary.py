@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from omnivision.constants import TURN_END, VISION_END, VISION_START
 from omnivision.errors import ConfigError
@@ -13,8 +14,6 @@ from omnivision.export.gguf.packages import gguf
 
 # The lfm2 reader writes these literals around a picture; the rows of the table stay where they are.
 RENAMED = {VISION_START: "<|image_start|>", VISION_END: "<|image_end|>"}
-QWEN2_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _pre(said: dict | None) -> str:
     kinds = [part.get("type") for part in parts]
     if kinds == ["ByteLevel"] and parts[0].get("use_regex") and not parts[0].get("add_prefix_space"):
         return "gpt-2"
-    if kinds == ["Split", "ByteLevel"] and parts[0]["pattern"].get("Regex") == QWEN2_SPLIT:
+    if kinds == ["Split", "ByteLevel"] and parts[0]["pattern"].get("Regex") == PRETOKENIZE_REGEX:
         return "qwen2"
     raise ConfigError("the tokenizer cuts texts in a way that llama.cpp has no name for here", "tokenizer, pre_tokenizer",
                       "Only Qwen2's and GPT-2's pre-tokenizers are written.")

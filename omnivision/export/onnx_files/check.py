@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from omnivision.errors import DataError
+from omnivision.errors import DataError, one_line
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes
 from omnivision.export.packages import needed
 from omnivision.export.reference import Question, read_reference
@@ -89,7 +89,7 @@ def _runner(folder: Path, variant: str) -> Runner:
     try:
         return Runner(folder, variant, threads=torch.get_num_threads())
     except Exception as error:  # onnxruntime has a class for each of its faults, tokenizers none
-        raise DataError(f"the {variant} graphs do not load: {' '.join(str(error).split())[:300]}", str(folder), "Export again.") from error
+        raise DataError(f"the {variant} graphs do not load: {one_line(error)}", str(folder), "Export again.") from error
 
 
 def _compare(runner: Runner, rows: list[tuple[Question, dict]], rounded: list[list[float]] | None) -> dict:

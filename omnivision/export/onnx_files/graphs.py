@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from omnivision.errors import ConfigError
-from omnivision.export.checkpoint import Checkpoint, one_line
+from omnivision.errors import ConfigError, one_line
+from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.streaming import is_empty
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 
