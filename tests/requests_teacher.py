@@ -83,13 +83,13 @@ class Writer:
         return next((name for mark, name in marks.items() if mark in request), None)
 
 
-def serve(writer: Writer, choose=lambda question, number: "good") -> Server:
+def serve(writer: Writer, choose=lambda question, number: "good", port: int = 0) -> Server:
     """A server that says what the writer does, unless `choose` names another behaviour."""
     def behave(question: str, number: int) -> str:
         name = choose(question, number)
         return f"good:{writer(server.received[number]['body'])}" if name == "good" else name
 
-    server = Server(behave)
+    server = Server(behave, port=port)
     return server
 
 

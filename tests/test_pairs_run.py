@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import train_world
@@ -133,9 +134,22 @@ def test_sampled_answers_depend_on_their_seed_alone(built, model):
 
 
 def test_a_model_on_this_machine_may_teach(folder, model):
-    """A model of three training steps writes no JSON: every answer is counted as that."""
-    report = run(options(folder, model, "--teacher", str(model), "--limit", "2"))
-    assert report["outcomes"] == {"right": 0, "pairs": 0, "failed: wrong_schema": 2} and report["teacher"] == str(model)
+    """A model of three training steps writes no JSON: nothing is written, for it has answered nothing."""
+    chosen = options(folder, model, "--teacher", str(model), "--limit", "2")
+    chosen.out.write_text("kept\n")
+    with pytest.raises(ConfigError, match="none of 2 questions .failed: wrong_schema."):
+        run(chosen)
+    assert chosen.out.read_text() == "kept\n"
+
+
+@pytest.mark.parametrize("flag", ["--data", "--html"])
+def test_pairs_are_not_written_over_what_is_read_or_written_otherwise(folder, model, flag):
+    chosen = options(folder, model)
+    before = Path(chosen.data).read_text()
+    setattr(chosen, *{"--data": ("out", Path(chosen.data)), "--html": ("html", chosen.out)}[flag])
+    with pytest.raises(ConfigError, match="one file"):
+        run(chosen)
+    assert Path(chosen.data).read_text() == before
 
 
 def test_a_model_that_teaches_is_asked_once(folder, model, monkeypatch):

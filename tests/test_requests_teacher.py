@@ -12,9 +12,11 @@ import pytest
 import workers
 from requests_teacher import TOOLS, Writer, serve, write
 
-from omnivision.errors import ResumableError
+from omnivision.endpoint import Kind
+from omnivision.errors import ConfigError, ResumableError
 from omnivision.functions import FunctionSet
 from omnivision.requests.checks import Checks
+from omnivision.requests.main import parser, run
 
 NAMES = [tool["name"] for tool in TOOLS]
 WANTED = {(name, language): 8 for name in (*NAMES, "irrelevant") for language in ("en", "zh")}
@@ -26,7 +28,7 @@ def test_a_good_teacher_fills_every_function_in_both_languages(tmp_path):
     rows = sieve.kept["train"]
     assert {key: sum((row["calls"][0]["name"], row["language"]) == key for row in rows) for key in WANTED} == WANTED
     assert Checks(FunctionSet.from_json(TOOLS)).faults(rows) == [None] * len(rows)
-    assert teacher.failed == {} and set(sieve.refused) <= {"duplicate"}
+    assert set(teacher.tally.endings) == {Kind.ANSWERED} and set(sieve.refused) <= {"duplicate"}
 
 
 def test_no_two_questions_are_the_same_for_a_server_that_answers_them_equally(tmp_path):
@@ -71,7 +73,30 @@ def test_replies_that_are_none_are_counted_by_kind_and_final(tmp_path, behaviour
         asked = len(server.received)
         _, again = write(tmp_path, server.url, {("find_contact", "en"): 5})
         assert len(server.received) == asked or behaviour == "status:400"
-    assert not sieve.kept["train"] and set(teacher.failed) == {ending} == set(again.failed)
+    assert not sieve.kept["train"] and {kind.value for kind in teacher.tally.endings} == {ending} == {kind.value for kind in again.tally.endings}
+    with pytest.raises(ConfigError, match="answered none of"):
+        teacher.tally.check()
+
+
+@pytest.mark.parametrize("behaviour", ["status:404", "status:500", "redirect", "raw:<html>back soon</html>"])
+def test_a_teacher_that_is_not_there_ends_the_run_and_leaves_the_rows_of_an_earlier_one(tmp_path, monkeypatch, behaviour):
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS))
+    words = ["--functions", str(tmp_path / "tools.json"), "--out", str(tmp_path / "rows.jsonl"), "--per-function", "3", "--teacher-model", "m"]
+    monkeypatch.setattr("omnivision.endpoint.pace.delay", lambda *given: 0)
+    (tmp_path / "rows.jsonl").write_text("kept\n")
+    with serve(Writer(), lambda question, number: behaviour) as server, pytest.raises(ResumableError, match="have no answer"):
+        run(parser().parse_args([*words, "--teacher", server.url]))
+    assert (tmp_path / "rows.jsonl").read_text() == "kept\n"
+    with serve(Writer(), port=server.server_port) as mended:
+        report = run(parser().parse_args([*words, "--teacher", mended.url]))
+    assert report["rows"]["train"] == 3 * len(TOOLS) and report["questions_failed"] == {}
+
+
+def test_half_a_character_in_a_reply_is_a_wrong_schema(tmp_path):
+    half = json.dumps({"requests": [{"request": "Call \ud83d", "arguments": {}}]})
+    with serve(Writer(), lambda question, number: "raw:" + json.dumps({"choices": [{"message": {"content": half}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})) as server:
+        sieve, teacher = write(tmp_path, server.url, {("find_contact", "en"): 5})
+    assert set(teacher.tally.endings) == {Kind.WRONG_SCHEMA} and not sieve.kept["train"]
 
 
 def test_a_budget_ends_the_run_and_a_larger_one_goes_on(tmp_path):

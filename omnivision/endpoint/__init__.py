@@ -12,5 +12,6 @@ from omnivision.endpoint.lines import Request
 from omnivision.endpoint.messages import image_part, message, text_part
 from omnivision.endpoint.outcomes import Billed, Kind, Outcome, Usage
 from omnivision.endpoint.settings import Endpoint
+from omnivision.endpoint.tally import Tally
 
-__all__ = ["Billed", "Client", "Endpoint", "Kind", "Ledger", "Outcome", "Request", "Tokens", "Usage", "image_part", "message", "text_part"]
+__all__ = ["Billed", "Client", "Endpoint", "Kind", "Ledger", "Outcome", "Request", "Tally", "Tokens", "Usage", "image_part", "message", "text_part"]

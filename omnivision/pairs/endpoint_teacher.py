@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from omnivision.data.image import read_image
-from omnivision.endpoint import Client, Kind, image_part, message
-from omnivision.errors import ResumableError
+from omnivision.endpoint import Client, Kind, Tally, image_part, message
 from omnivision.pairs import prompts
 from omnivision.pairs.journal import digest
 from omnivision.pairs.teacher import Task, Verdict
@@ -50,15 +49,12 @@ class EndpointTeacher:
                     waiting[key] = [task]
                     yield key, [message("system", system), message("user", told, picture_part(task.picture))]
 
-        failed = 0
+        tally = Tally(self.name, self.client.endpoint.patience)
         for outcome in self.client.ask_all(questions(), read):
             verdict = read(outcome.text) if outcome.kind is Kind.ANSWERED else Verdict(f"{FAILED}{outcome.kind.value}", detail=outcome.detail)
             verdicts[outcome.key] = verdict
             yield from ((task, verdict) for task in waiting.pop(outcome.key))
-            failed = 0 if outcome.kind.final else failed + 1
-            if failed >= self.client.endpoint.patience:
-                raise ResumableError(f"{failed} questions in a row have no answer, the last: {outcome.kind.value}, {outcome.detail}", self.name,
-                                     "Mend the teacher and start again: what it has answered is in the ledger.")
+            tally.note(outcome)
         yield from again
 
 

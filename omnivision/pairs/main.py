@@ -27,15 +27,15 @@ from omnivision.data.room import MOST_GIB
 from omnivision.data.rows import Row, read_rows
 from omnivision.endpoint import Client, Ledger
 from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
+from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.pairs.answers import model_hash, questions_of, sample_answers
-from omnivision.pairs.endpoint_teacher import EndpointTeacher, unanswered
+from omnivision.pairs.endpoint_teacher import FAILED, EndpointTeacher, unanswered
 from omnivision.pairs.factory import correct_all, lines, pair_rows, statistics_of
 from omnivision.pairs.gates import Limits
 from omnivision.pairs.teacher import Oracle, Teacher
 from omnivision.runs import RunLock, write_json, write_text
 
-MOST_UNANSWERED = 0.01  # of all answers; more are no set of pairs to train on
 ON_PAGE = 60  # pairs that a page shows
 
 
@@ -52,10 +52,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Answers, corrects, writes pairs, report and page; returns the report.
 
     Raises:
-        ConfigError: no model, no teacher, several samples that would be the same. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent, or it leaves too many questions without an answer.
+        ConfigError: no model, no teacher, a teacher that answers nothing, several samples that would be the same, one file twice. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent, or it leaves too many questions without an answer.
     """
     if options.samples > 1 and options.temperature == 0:
         raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
+    refuse_what_clashes(options)
     limits = Limits(options.most_edited, options.most_longer)
     out = options.out
     work = out.with_suffix(".work")
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                           "teacher_prompt": teacher.prompt, "seed": options.seed}
             pairs = pair_rows(outcomes, provenance)
             report = {**statistics_of(outcomes, pairs), "passed_over": asked.passed_over, **provenance, **spent(teacher)}
+        check_taught(report, outcomes, teacher.name)
         write_text(out, lines(pairs))
         write_json(out.with_suffix(".report.json"), report)
         if options.html:
@@ -78,8 +80,31 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     left = {kind: count for kind, count in report["outcomes"].items() if unanswered(kind)}
     if sum(left.values()) > MOST_UNANSWERED * report["answers"]:
         raise ResumableError(f"{sum(left.values())} of {report['answers']} questions have no answer of the teacher ({', '.join(left)}); {len(pairs)} pairs are written", str(out),
-                             "Start the same command again: what it has answered is in the ledger.")
+                             AGAIN)
     return report
+
+
+def refuse_what_clashes(options: argparse.Namespace) -> None:
+    """Files that would be written over each other, or over what is read."""
+    out = options.out
+    named = {"--data": Path(options.data), "--out": out, "the report": out.with_suffix(".report.json"), "the work folder": out.with_suffix(".work"), "--html": options.html}
+    taken: dict[Path, str] = {}
+    for flag, file in named.items():
+        other = taken.setdefault(file.resolve(), flag) if file else flag
+        if other != flag:
+            raise ConfigError("Both are one file, which would be written over", f"{other}, {flag}: {file}", "Give two files.")
+
+
+def check_taught(report: dict[str, Any], outcomes: list, name: str) -> None:
+    """Before anything is written.
+
+    Raises:
+        ConfigError: the teacher has answered nothing.
+    """
+    failed = {kind: count for kind, count in report["outcomes"].items() if kind.startswith(FAILED)}
+    if failed and sum(failed.values()) == report["answers"]:
+        raise ConfigError(f"The teacher has answered none of {report['answers']} questions ({', '.join(failed)}), the last: {outcomes[-1].verdict.detail[:200]}; nothing is written", name,
+                          "Correct --teacher or --teacher-model; what a server has rejected is asked again once the work folder is removed.")
 
 
 @contextlib.contextmanager

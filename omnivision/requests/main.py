@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.data.flags import output_file, within
+from omnivision.endpoint import Kind
 from omnivision.endpoint.flags import LIMITS, add_endpoint_flags, endpoint_of
 from omnivision.errors import ConfigError
 from omnivision.functions import FunctionSet
@@ -53,7 +54,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Makes rows, writes them and the report; returns the report.
 
     Raises:
-        ConfigError: a function set, templates or flags that cannot be used. ResumableError: the endpoint's budget is spent.
+        ConfigError: a function set, templates or flags that cannot be used, or a teacher that answers nothing. ResumableError: the endpoint's budget is
+            spent, or too many questions have no answer.
     """
     _refuse_what_clashes(options)
     function_set = FunctionSet.from_json(options.functions)
@@ -68,6 +70,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         with open_teacher(options, function_set, sieve, work) as teacher:
             for split, number in wanted.items():
                 make(options, function_set, sieve, split, number, teacher or sentences)
+            if teacher:
+                teacher.tally.check()
             report = {**report_of(function_set, sieve, wanted), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
         for split, file in ((TRAIN, options.out), (HELD_OUT, options.held_out)):
             if file:
@@ -147,7 +151,7 @@ def told_by(teacher: Teacher | None) -> dict[str, Any]:
     """What a report says about the teacher."""
     if teacher is None:
         return {"teacher": "templates"}
-    return {"teacher": teacher.name, "teacher_prompt": prompts.HASH, "questions_failed": teacher.failed,
+    return {"teacher": teacher.name, "teacher_prompt": prompts.HASH, "questions_failed": {kind.value: count for kind, count in teacher.tally.endings.items() if kind is not Kind.ANSWERED},
             "possibly_billed": len(teacher.client.ledger.possibly_billed())}
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rapidfuzz import fuzz
 
-from omnivision.endpoint import Client, Kind, message
+from omnivision.endpoint import Client, Kind, Tally, message
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.pairs.journal import digest
@@ -43,7 +43,7 @@ class Teacher:
         self.client, self.function_set, self.sieve = client, function_set, sieve
         self.seed, self.second_look = seed, second_look
         self.name = f"{client.endpoint.model} at {client.endpoint.base_url}"
-        self.failed: dict[str, int] = {}  # questions without an answer, by how they ended
+        self.tally = Tally(self.name, client.endpoint.patience)
 
     def write(self, wanted: dict[tuple[str, str], int], split: str) -> None:
         """Has requests written and gives them to the sieve.
@@ -130,7 +130,11 @@ class Teacher:
         return sorted(own + others[: SHOWN - len(own)], key=lambda function: self.function_set.position(function.name))
 
     def _ask(self, asked: Iterable[tuple[str, str, str]], read: Callable[[str], object]) -> dict[str, object]:
-        """What was read of each answer, by key; the others are counted in `failed`."""
+        """What was read of each answer, by key.
+
+        Raises:
+            ResumableError: the teacher is dead.
+        """
         names: dict[str, str] = {}
 
         def items() -> Iterator[tuple[str, list]]:
@@ -141,8 +145,7 @@ class Teacher:
 
         found = {}
         for outcome in self.client.ask_all(items(), read):
+            self.tally.note(outcome)
             if outcome.kind is Kind.ANSWERED:
                 found[names[outcome.key]] = read(outcome.text)
-            else:
-                self.failed[outcome.kind.value] = self.failed.get(outcome.kind.value, 0) + 1
         return found
