@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -25,16 +27,39 @@ class _Text(str):
     """The right side of `key=value`: YAML where the key wants that, the bare text where it wants text."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a key given twice is an error: the last would win in silence."""
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader with the numbers of YAML 1.2: 5e8 is one, 010 is ten, 1:30 and dates are text. A key given twice is an error: the last would win."""
+
+    yaml_implicit_resolvers = {first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("int", "float", "timestamp")]
+                               for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key `{key.value}` stands twice", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        """Of `INTEGER`."""
+        return int(node.value, 0 if node.value[1:2] in ("x", "o") else 10)
+
+
+INTEGER = re.compile(r"[-+]?[0-9][0-9_]*$|0o[0-7]+$|0x[0-9a-fA-F]+$")
+FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would take for something else than text."""
+
+
+for one in (_Loader, _Dumper):
+    one.add_implicit_resolver("tag:yaml.org,2002:int", INTEGER, list("-+0123456789"))
+    one.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+.0123456789"))
 
 
 def load_config(cls: type[Config], path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
@@ -53,6 +78,7 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
 
 def load_tree(cls: type[Config], tree: dict[str, Any], overrides: Sequence[str], source: str) -> Config:
     """The same of keys that are read already; `source` says in errors where they come from."""
+    tree = copy.deepcopy(tree)  # stages of a chain share mappings, as YAML's anchors do
     for word in overrides:
         _override(tree, word)
     return _build(cls, tree, source, "")
@@ -60,7 +86,7 @@ def load_tree(cls: type[Config], tree: dict[str, Any], overrides: Sequence[str],
 
 def dump_config(config: Any) -> str:
     """The YAML text of a config, in the order of its fields; `load_config` reads it back equal."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def schema(cls: type) -> dict[str, Any]:
@@ -97,7 +123,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
-    loader = _UniqueKeyLoader(text)
+    loader = _Loader(text)
     try:
         return loader.get_single_data()
     finally:
@@ -142,7 +168,7 @@ def _coerce(value: Any, kind: Any, source: str, key: str) -> Any:
         return _coerce_text(value, kind, source, key)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return value
+        return _read(value)
     if origin in (Union, types.UnionType):
         return _coerce_union(value, arguments, kind, source, key)
     if origin is Literal and any(value == one and type(value) is type(one) for one in arguments):
@@ -166,9 +192,21 @@ def _coerce(value: Any, kind: Any, source: str, key: str) -> Any:
     raise ConfigError(f"`{key}` is {value!r} ({type(value).__name__}) but has to be {_name(kind)}", source, "Correct the value.")
 
 
+def _read(value: Any) -> Any:
+    """What overrides inside of a mapping say, where any kind is right."""
+    if isinstance(value, dict):
+        return {key: _read(one) for key, one in value.items()}
+    return _parse(value) if isinstance(value, _Text) else value
+
+
 def _coerce_text(text: _Text, kind: Any, source: str, key: str) -> Any:
+    kinds = set(typing.get_args(kind)) if typing.get_origin(kind) in (Union, types.UnionType) else {kind}
+    if kinds <= {str, Path, types.NoneType} and text[:1] not in ("'", '"') and not (types.NoneType in kinds and text in ("null", "~")):
+        if not text.strip():
+            raise ConfigError(f"`{key}` is empty", source, "Give a value" + (", or null for none." if types.NoneType in kinds else "."))
+        return _coerce(str(text), kind, source, key)  # as it is: what stands behind " #" belongs to a name
     try:
-        parsed = yaml.safe_load(text)
+        parsed = _parse(text)
     except yaml.YAMLError:
         parsed = str(text)
     try:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -149,8 +150,8 @@ def verifies(folder: Path) -> bool:
 
 
 def sorted_checkpoints(folder: Path) -> list[Path]:
-    """All step-N of a folder, the newest first."""
-    return sorted(folder.glob("step-*"), key=checkpoint_step, reverse=True)
+    """All step-N of a folder, the newest first; copies by other names, such as step-100-best, are their owner's."""
+    return sorted((path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)), key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:

@@ -161,6 +161,18 @@ def test_plan_divides_state_among_ranks():
     assert sum(one.total for one in held_by_parts(parts, AlignConfig(zero_stage=0, deepspeed=own), "align", "bf16", ranks=4)) == 280 + 20
 
 
+def test_plan_is_for_the_files_optimizer_processes_and_stage(capsys, tmp_path):
+    (tmp_path / "sft-mine.yaml").write_text("preset: tiny\noptimizer: muon\nzero_stage: 0\nprocesses: 2\nbatch_size: 4\n")
+    assert main(["plan", "--config", str(tmp_path / "sft-mine.yaml"), "--rows", "100", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["stage"], plan["precision"], plan["ranks"], plan["steps"]["global_batch"], plan["steps"]["steps"]) == ("sft", "fp32", 2, 8, 13)
+    rest = 4096 * 256 + 4 * (2 * 256 + 256 + 2 * 128) + 256  # the table, norms and of queries, keys and values; its matrices are Muon's
+    language = plan["training_bytes"]["language model"]
+    assert language["optimizer"] == 4 * (plan["parameters"]["language model"] - rest) + 8 * rest and language["weights"] == 4 * plan["parameters"]["language model"]
+    (tmp_path / "mine.yaml").write_text("preset: tiny\n")
+    assert main(["plan", "--config", str(tmp_path / "mine.yaml")]) == 2 and "Add --stage align|" in capsys.readouterr().err
+
+
 def test_plan_that_cannot_fit(capsys, tmp_path):
     assert main(["plan", "--preset", "tiny", "--memory", "0.01"]) == 4
     assert "GiB a device" in capsys.readouterr().err

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jsonschema
 import pytest
 
-from omnivision.config_files import dump_config, load_config, schema
+from omnivision.config_files import dump_config, load_config, load_tree, schema
 from omnivision.errors import ConfigError
 
 
@@ -47,12 +47,38 @@ def test_file_defaults_and_overrides(tmp_path):
     assert recipe == Recipe("sft", steps=7, resume="007", parts=["projector"], flags={"a": 3}, optimizer=Optimizer(1e-4, (0.8, 0.9)))
 
 
-def test_round_trip(tmp_path):
-    recipe = Recipe("对话", parts=["a"], flags={"x": 1}, optimizer=Optimizer(0.5))
+@pytest.mark.parametrize("name", ["对话", "010", "1e5", "1:30", "2024-02-30", "yes", "5 #2", "null", "0x1f"])
+def test_round_trip(tmp_path, name):
+    recipe = Recipe(name, parts=["a", name], flags={"x": 1}, optimizer=Optimizer(0.5))
     assert load_config(Recipe, write(tmp_path, dump_config(recipe))) == recipe
 
 
+@pytest.mark.parametrize(("text", "read"), [("010", 10), ("0o17", 15), ("0x1f", 31), ("1_000", 1000), ("-3", -3), ("5e8", 5e8), ("1e-4", 1e-4), ("1.5e+3", 1500.0),
+                                            (".5", 0.5), ("1:30", "1:30"), ("2024-13-01", "2024-13-01"), ("1.2.3", "1.2.3"), ("1e5x", "1e5x"), ("'5e8'", "5e8")])
+def test_numbers_are_those_of_todays_yaml(tmp_path, text, read):
+    @dataclass(frozen=True)
+    class Free:
+        any: dict[str, Any]
+
+    for config in (load_config(Free, write(tmp_path, f"any: {{deep: {{value: {text}}}}}")), load_config(Free, None, [f"any.deep.value={text}"])):
+        assert config.any == {"deep": {"value": read}} and type(config.any["deep"]["value"]) is type(read)
+
+
+def test_overrides_of_text_are_taken_as_they_are():
+    recipe = load_config(Recipe, None, ["name=runs/exp #2", "resume=2024-02-30"])
+    assert (recipe.name, recipe.resume) == ("runs/exp #2", "2024-02-30")
+    assert load_config(Recipe, None, ["name='a b'", "resume=null"]) == Recipe("a b")
+
+
+def test_overrides_leave_what_they_are_laid_over():
+    tree = {"name": "a", "optimizer": {"lr": 0.5}}
+    assert load_tree(Recipe, tree, ["optimizer.lr=1"], "here").optimizer.lr == 1 and tree["optimizer"] == {"lr": 0.5}
+
+
 @pytest.mark.parametrize(("text", "overrides", "said"), [
+    ("name: a", ["name="], "`name` is empty"),
+    ("name: a", ["resume= "], "or null for none"),
+    ("? [a, b]\n: 1", [], "a key is a list"),
     ("name: a\nstep: 3", [], "Did you mean `steps`?"),
     ("name: a\noptimizer: {rl: 3}", [], "`optimizer.rl`"),
     ("name: a\noptimizer: {beta: 3}", [], "Did you mean `optimizer.betas`?"),

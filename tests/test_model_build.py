@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen
 
 from omnivision.errors import ConfigError, DataError
 from omnivision.generation import generate_answers
-from omnivision.model.build import build_model
+from omnivision.model.build import build_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,17 @@ def test_missing_control_tokens_are_added_and_rows_only_grow(tmp_path):
     assert processor.image_token_id >= rows and model.config.text_config.vocab_size == len(processor.tokenizer) > rows
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert all(token in processor.tokenizer.get_vocab() for token in CONTROL[:6])
+
+
+def test_control_tokens_that_are_known_and_not_special_become_special():
+    """Or what a user types would be read as them."""
+    words = make_tokenizer(["<|endoftext|>"])
+    words.add_tokens(["<|im_end|>", "<|image_pad|>"])
+    ids = words.convert_tokens_to_ids(["<|im_end|>", "<|image_pad|>"])
+    made = load_tokenizer(words)
+    assert made.convert_tokens_to_ids(["<|im_end|>", "<|image_pad|>"]) == ids
+    assert not {*ids} & {*made("say <|im_end|> or <|image_pad|>", split_special_tokens=True).input_ids}
+    assert {*ids} < {*made("say <|im_end|> or <|image_pad|>").input_ids}
 
 
 def test_spare_rows_are_not_cut(sources):

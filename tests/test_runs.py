@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import pytest
 
 from omnivision.errors import ConfigError
-from omnivision.runs import (MANIFEST, RunLock, environment, file_hash, newest_checkpoint, read_hand_over, read_json_lines, seal, verifies,
-                             write_hand_over, write_json)
+from omnivision.runs import (MANIFEST, RunLock, environment, file_hash, newest_checkpoint, read_hand_over, read_json_lines, seal, sorted_checkpoints,
+                             verifies, write_hand_over, write_json)
 
 
 def checkpoint(folder, step, content="weights"):
@@ -60,6 +61,9 @@ def test_the_newest_that_verifies_is_taken(tmp_path):
     for step in (2, 9, 10):  # not in the order of their names
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-12").mkdir()  # was being written
+    for copy in ("step-10-best", "step-9.bak", "step-x"):  # their owner's
+        shutil.copytree(tmp_path / "step-10", tmp_path / copy)
+    assert [path.name for path in sorted_checkpoints(tmp_path)] == ["step-10", "step-9", "step-2"]
     warnings = []
     assert newest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-10" and not warnings
     flip(tmp_path / "step-10")

@@ -61,6 +61,8 @@ def test_every_stage_runs_once_and_starts_from_the_one_before(world, tmp_path, r
     chain(path, [], [])  # again: nothing is left to do
     assert not ran and capsys.readouterr().err.count("is finished") == 3
     chain(path, ["sft.log_steps=3", "align.batch_size=1", "align.accumulation=2"], [])  # where and how fast it ran may differ
+    with pytest.raises(ConfigError, match="`align` has run with another batch_size, accumulation, processes"):  # other rows a step are another training
+        chain(path, ["align.batch_size=64", "align.accumulation=2"], [])
     with pytest.raises(ConfigError, match="`sft` has run with another lr"):
         chain(path, ["sft.lr=0.002"], [])
     (tmp_path / "run" / "align" / "final" / "config.json").write_text("{}")

@@ -15,6 +15,7 @@ from omnivision_train.pair_trainer import PairTrainer
 from omnivision_train.pair_trie import Pair, edit_weights, lay_out
 from omnivision_train.pairs import PairCollator, Pairs, encode_pair
 from omnivision_train.trainer_arguments import training_arguments
+from transformers import AutoModel, BloomConfig, MistralConfig, MptConfig
 
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import read_rows
@@ -22,6 +23,7 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.model.chunked_loss import SHAPES
 
 BETA = 0.3
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}
 SHARES = ("edit", "prompt", "none")
 ANSWERS = [("a red cat", "a red dog"), ("a cat", "a big red cat"), ("two cats and a dog", "cats and a dog"), ("cat", "kite"), ("a cup", "a cup.")]
 
@@ -288,11 +290,22 @@ def test_a_pair_that_is_too_long_is_refused_and_never_cut(world, parts):
 @pytest.mark.parametrize(("kernel", "layers", "said"), [("flash_attention_2", ["full_attention"], "flash_attention_2.*share=none"),
                                                         ("sdpa", ["full_attention", "sliding_attention"], "layers of sliding_attention.*share=none")])
 def test_attention_that_cannot_keep_branches_apart_is_refused(parts, kernel, layers, said):
-    config = copy.deepcopy(parts[0].config)
-    config.text_config._attn_implementation_internal, config.text_config.layer_types = kernel, layers
+    language = copy.deepcopy(parts[0].model.language_model)
+    language.config._attn_implementation_internal, language.config.layer_types = kernel, layers
     with pytest.raises(ConfigError, match=said):
-        check_share(config, "edit")
-    check_share(config, "none")
+        check_share(language, "edit")
+    check_share(language, "none")
+
+
+@pytest.mark.parametrize(("config", "said"), [
+    (MistralConfig(**SMALL, sliding_window=8), "sees back 8 tokens"), (MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=32), "MptModel has attention of its own"),
+    (BloomConfig(hidden_size=16, n_head=2, n_layer=1, vocab_size=32), "BloomModel has attention of its own")])
+def test_windows_and_distances_by_place_in_the_row_are_refused(config, said):
+    language = AutoModel.from_config(config)
+    with pytest.raises(ConfigError, match=said):
+        check_share(language, "prompt")
+    check_share(language, "none")
+    check_share(AutoModel.from_config(MistralConfig(**SMALL, sliding_window=None)), "edit")
 
 
 @pytest.mark.parametrize(("key", "value"), [("edit_weight", 0.0), ("edit_weight", float("nan")), ("beta", -0.1), ("sft_weight", -1.0)])

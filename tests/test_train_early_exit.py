@@ -126,9 +126,11 @@ def test_settings_that_make_no_sense(changes, message):
         check_early_exit(SftConfig(**changes))
 
 
-def test_an_exit_beyond_the_layers_is_refused(world, start, tmp_path):
-    with pytest.raises(ConfigError, match="has 3 layers"):
-        train_world.train(train_world.settings(world, tmp_path, "sft", start, **{**EXITS, "exit_layer": 3}), "sft")
+@pytest.mark.parametrize("layer", [1, 3])
+def test_an_exit_that_would_not_train_is_refused(world, start, tmp_path, layer):
+    """Beyond the layers, or after the first, whose loss weighs nothing."""
+    with pytest.raises(ConfigError, match="has 3 layers.*Give 2 to 2"):
+        train_world.train(train_world.settings(world, tmp_path, "sft", start, **{**EXITS, "exit_layer": layer}), "sft")
 
 
 def test_every_exit_that_is_on_counts_as_a_head(world, start, tmp_path, monkeypatch):
@@ -142,6 +144,6 @@ def test_every_exit_that_is_on_counts_as_a_head(world, start, tmp_path, monkeypa
 
 def test_the_plan_refuses_an_exit_of_another_family():
     config = make_config(text_config={"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 448})
-    for changes in ({"exit_layer": 1, "exit_loss": 0.2}, {"exit_loss": 0.2}):
+    for changes in ({"exit_layer": 2, "exit_loss": 0.2}, {"exit_loss": 0.2}):
         with pytest.raises(ConfigError, match="GPT2Model has no `layers` and `norm`"):
             activation_bytes(on_meta(config), SftConfig(**changes), "sft", "fp32", Batch(1, 128, 4))

@@ -14,7 +14,7 @@ from omnivision_train.data import Collator, Conversations
 from omnivision_train.functions import FunctionsTrainer, call_rows, only_tokens
 from omnivision_train.trainer_arguments import training_arguments
 
-from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
+from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor, runs
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import Function, FunctionSet, functional_tokens, install_tokens, parse_calls
@@ -170,6 +170,14 @@ def test_earlier_rows_are_mixed_in(world, tmp_path):
     final = train_world.train(train_world.settings(world, tmp_path, "functions", **changes), "functions")
     manifest = json.loads((final.parent / "data_manifest.json").read_text())
     assert {name: entry["rows"] for name, entry in manifest.items() if "rows" in entry} == {world.file("functions"): 4, world.file("sft"): 5}
+
+
+def test_checkpoints_have_their_functions(world, tmp_path, monkeypatch):
+    """One of a stage that still runs can be called, too."""
+    sealed = []
+    monkeypatch.setattr("omnivision_train.checkpoint.seal", lambda partial, folder: (sealed.append(FunctionSet.load(partial)), runs.seal(partial, folder)))
+    final = train_world.train(train_world.settings(world, tmp_path, "functions", max_steps=2, save_steps=1), "functions")
+    assert [one.functions for one in sealed] == [FunctionSet.load(final).functions] * 2
 
 
 def test_more_functions_for_a_trained_set(world, tmp_path):

@@ -136,7 +136,7 @@ def test_whoever_asks_for_more_gets_all_of_it(both, batch):
     assert torch.equal(*written)
 
 
-@pytest.mark.parametrize("config", [SftConfig(exit_layer=1, exit_loss=0.2), SftConfig(layer_dropout=0.1), DpoConfig(needed_logits_only=False)])
+@pytest.mark.parametrize("config", [SftConfig(exit_layer=2, exit_loss=0.2), SftConfig(layer_dropout=0.1), DpoConfig(needed_logits_only=False)])
 def test_a_stage_that_reads_layers_in_other_ways_keeps_it_whole(both, config):
     model = copy.deepcopy(both[0])
     narrow_last_layer(model, config)

@@ -269,7 +269,7 @@ def test_an_interrupted_launcher_is_ended_and_waited_for(monkeypatch):
 def test_a_deepspeed_file_of_ones_own(world, tmp_path):
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"stage": 2}}')
-    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {"zero_optimization": {"stage": 2}}
+    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 2}}
     file.write_text("{")
     for name in (file, tmp_path / "none.json"):
         with pytest.raises(ConfigError, match="DeepSpeed file cannot be read"):
@@ -286,6 +286,18 @@ def test_deepspeed_settings_of_another_shape_are_refused(settings, tmp_path):
     file.write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="ZeRO stage is|not an object"):
         zero_settings(SftConfig(deepspeed=str(file)))
+
+
+@pytest.mark.parametrize(("own", "said"), [({"train_micro_batch_size_per_gpu": 4}, "`batch_size` is 8"), ({"gradient_accumulation_steps": 2}, "`accumulation` is 1"),
+                                           ({"gradient_clipping": 0.5}, "`max_grad_norm` is 1"), ({"fp16": {"enabled": True}}, "fp16")])
+def test_deepspeed_numbers_that_say_something_else_than_the_stage_are_refused(own, said):
+    with pytest.raises(ConfigError, match=said):
+        deepspeed_config(SftConfig(deepspeed=own))
+
+
+def test_deepspeed_numbers_that_say_the_same_are_fine():
+    own = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "fp16": {"enabled": "auto"}}
+    assert deepspeed_config(SftConfig(deepspeed=own)) == own
 
 
 def test_deepspeed_settings_may_leave_things_out():

@@ -15,6 +15,7 @@ have made. Each stage is a process of its own, so that an interrupted chain goes
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from omnivision.data.sources import source_hash
 from omnivision.data.tables import HUB
 from omnivision.errors import ConfigError
 from omnivision.runs import HAND_OVER, file_hash, read_hand_over, read_json, write_json
-from omnivision_train.config import FOLLOWS, MAY_CHANGE, StageConfig
+from omnivision_train.config import BATCH, FOLLOWS, MAY_CHANGE, StageConfig
 from omnivision_train.run_data import MANIFEST
 
 PAIRS = "pairs"
@@ -178,6 +179,8 @@ def is_finished(link: Link) -> bool:
     note = read_hand_over(link.result, (link.stage,), "chain")
     made, wanted = read_yaml(link.result.parent / "config.resolved.yaml"), dataclasses.asdict(link.config)
     changed = [key for key, value in wanted.items() if key not in MAY_CHANGE and made.get(key) != value]
+    if math.prod(made[key] for key in BATCH) != math.prod(wanted[key] for key in BATCH):
+        changed += BATCH
     if changed:
         raise ConfigError(f"`{link.stage}` has run with another {', '.join(changed)}", str(link.result.parent),
                           "Give the old values, another `out`, or remove the folder to run it again.")

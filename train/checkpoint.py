@@ -46,6 +46,8 @@ def write(trainer, folder: Path, keep: int) -> None:
             save_weights(trainer.model, partial, weights)
             save_file(moments, partial / MOMENTS)
             trainer.processor.save_pretrained(partial)
+            if trainer.functions:
+                trainer.functions.save(partial)
             write_json(partial / STATE, {key: getattr(trainer.state, key) for key in ("epoch", "global_step")})
             write_json(partial / PROGRESS, {"schedule": trainer.lr_scheduler.state_dict(), "global_batch": trainer.global_batch(),
                                             "optimizer_step": _optimizer_step(trainer)})

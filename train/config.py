@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,8 +20,9 @@ TRAINS = {  # parts of the model by stage
 }
 ADAPTER = "adapter"  # the part that trains alone under LoRA, and its folder in a checkpoint
 
-MAY_CHANGE = {  # keys that may differ when a run goes on; of the first three only the split of the global batch
-    "batch_size", "accumulation", "processes", "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "loss_kernel", "feature_cache", "picture_cache",
+BATCH = ["batch_size", "accumulation", "processes"]  # whose product is the global batch, which stays
+MAY_CHANGE = {  # keys that may differ when a run goes on
+    *BATCH, "zero_stage", "offload_optimizer", "deepspeed", "gradient_checkpointing", "compile", "loss_kernel", "feature_cache", "picture_cache",
     "cache_gib", "attention", "precompute_reference", "reference_cache", "share", "needed_logits_only",
     "threads", "workers", "save_steps", "keep_checkpoints", "log_steps", "report_to", "out",
 }
@@ -38,10 +40,10 @@ def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[st
         ConfigError: names every such key with its value.
     """
     given = {key: value for key in (*positive, *not_negative) if (value := getattr(config, key, None)) is not None}
-    wrong = [key for key, value in given.items() if not (value > 0 or (value == 0 and key in not_negative))]  # NaN is neither
+    wrong = [key for key, value in given.items() if not (0 < value < math.inf or (value == 0 and key in not_negative))]  # NaN is neither
     if wrong:
         raise ConfigError(f"{', '.join(f'`{key}` is {given[key]:g}' for key in wrong)}", ", ".join(wrong),
-                          " ".join(f"Give {key} {'0 or more' if key in not_negative else 'a number above 0'}." for key in wrong))
+                          " ".join(f"Give {key} a finite number {'from 0' if key in not_negative else 'above 0'}." for key in wrong))
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,8 @@ def sums_in_fp32(config: StageConfig) -> bool:
 
 
 def _settings(config: StageConfig) -> dict[str, Any]:
-    if isinstance(config.deepspeed, dict):
-        return config.deepspeed
-    if config.deepspeed:
-        try:
-            found = json.loads(Path(config.deepspeed).read_text())
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
-        return _mapping(found, config.deepspeed)
+    if config.deepspeed is not None:
+        return _checked(_own(config), config)
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -56,6 +50,35 @@ def _settings(config: StageConfig) -> dict[str, Any]:
         "steps_per_print": 1_000_000_000,
         "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step, and metrics.jsonl has its own
     }
+
+
+def _own(config: StageConfig) -> dict[str, Any]:
+    """A user's own JSON."""
+    if isinstance(config.deepspeed, str):
+        try:
+            found = json.loads(Path(config.deepspeed).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
+        return _mapping(found, config.deepspeed)
+    return config.deepspeed
+
+
+def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
+    """The JSON, whose sizes are the stage's.
+
+    Raises:
+        ConfigError: a number in it says something else than the stage's key.
+    """
+    told = {"train_micro_batch_size_per_gpu": ("batch_size", config.batch_size), "gradient_accumulation_steps": ("accumulation", config.accumulation),
+            "gradient_clipping": ("max_grad_norm", config.max_grad_norm)}
+    if "WORLD_SIZE" in os.environ:
+        told["train_batch_size"] = ("batch_size x accumulation x processes", config.batch_size * config.accumulation * int(os.environ["WORLD_SIZE"]))
+    for key, (name, value) in told.items():
+        if own.get(key, "auto") not in ("auto", value):
+            raise ConfigError(f"The DeepSpeed settings have {own[key]!r} as {key}, and `{name}` is {value:g}", f"deepspeed: {key}", f'Write "auto" there: `{name}` says it.')
+    if _mapping(own.get("fp16") or {}, "fp16").get("enabled") is True:
+        raise ConfigError("The DeepSpeed settings train in fp16, which no stage does", "deepspeed: fp16.enabled", "Remove it: `precision` says bf16 or fp32.")
+    return own if "train_batch_size" in own else {"train_micro_batch_size_per_gpu": "auto", **own}
 
 
 def adds_alone(config: StageConfig) -> bool:

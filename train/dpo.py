@@ -25,7 +25,7 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     with stages.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
-        check_share(model.config, config.share)
+        check_share(model.model.language_model, config.share)
         stages.set_trainable(model, stage, main=run.main)
         cache = run_data.open_cache(config, model, processor)
         rows = run_data.read_data(config, run, cache)

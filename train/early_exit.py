@@ -119,6 +119,6 @@ def check_exit(model: nn.Module, config: StageConfig) -> None:
     language = model.model.language_model
     if not hasattr(language, "layers") or not hasattr(language, "norm"):
         raise ConfigError(f"{type(language).__name__} has no `layers` and `norm`", "exit_layer, layer_dropout", "Use a language model of Llama's or Qwen2's form.")
-    if exit_layer is not None and not 0 < exit_layer < len(language.layers):
+    if exit_layer is not None and not 1 < exit_layer < len(language.layers):  # the first layer's loss weighs nothing, see exit_weights
         raise ConfigError(f"`exit_layer` is {exit_layer} and the language model has {len(language.layers)} layers", "exit_layer",
-                          f"Give 1 to {len(language.layers) - 1}.")
+                          f"Give 2 to {len(language.layers) - 1}: the exit after the first layer trains with no weight.")

@@ -153,7 +153,7 @@ def functions(config: FunctionsConfig) -> Path:
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         trainer.passes = run_data.passes(config, samples.samples)
         del rows, held_out  # encoded by now
-        trainer.token_ids = token_ids
+        trainer.token_ids, trainer.functions = token_ids, function_set
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
 
         def save(folder: str) -> None:

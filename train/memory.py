@@ -17,19 +17,22 @@ from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import sums_in_fp32, zero_settings
 from omnivision_train.frozen_layers import held_names
 from omnivision_train.lean_attention import LEAN
+from omnivision_train.optimizer import inner_matrix
 
-# Bytes a parameter: AdamW keeps two fp32 moments; mixed precision adds an fp32 master copy of the weights.
+# Bytes a parameter: AdamW keeps two fp32 moments, Muon one of a matrix; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
 OPTIMIZER = {"fp32": 8, "bf16": 12}
+MOMENT = 4
 GIB = 2**30
 REFERENCE = "reference"  # dpo's frozen copy, where its log-probs are not computed before
 
 
 class Part(NamedTuple):
-    """One part of the model, its parameters counted once (tied weights belong to the first that has them)."""
+    """One part of the model, its parameters counted once (tied weights belong to the first that has them), and those in matrices that Muon trains."""
 
     name: str
     parameters: int
+    in_matrices: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,15 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
 
 def count_parts(model, config: StageConfig | None = None) -> list[Part]:
     """Parameters of vision tower, its pooling head, projector, language model with an untied head (what is held of it apart), and adapters."""
-    counts = {"vision tower": 0, "pooling head": 0, "projector": 0, "frozen layers": 0, "language model": 0, ADAPTER: 0}
+    counts = {name: [0, 0] for name in ("vision tower", "pooling head", "projector", "frozen layers", "language model", ADAPTER)}
     held = held_names(model, getattr(config, "frozen_layers", 0))
+    muon = getattr(config, "optimizer", "adamw") == "muon"
     for name, weight in model.named_parameters():
         part = part_of(name)
-        counts["frozen layers" if name in held and part != ADAPTER else part] += weight.numel()
-    return [Part(name, count) for name, count in counts.items() if count]
+        count = counts["frozen layers" if name in held and part != ADAPTER else part]
+        count[0] += weight.numel()
+        count[1] += weight.numel() * (muon and inner_matrix(name, weight))
+    return [Part(name, *count) for name, count in counts.items() if count[0]]
 
 
 def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precision: str, ranks: int) -> list[Held]:
@@ -104,7 +110,7 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
     for part in parts:
         trained = part.name.replace(" ", "_") in trains
         gradients = (WEIGHT[precision] + in_fp32) * part.parameters * trained
-        optimizer = OPTIMIZER[precision] * part.parameters * trained * (not offloaded)
+        optimizer = (OPTIMIZER[precision] * part.parameters - MOMENT * part.in_matrices) * trained * (not offloaded)
         held.append(Held(part.name, trained, WEIGHT[precision] * part.parameters // (ranks if zero >= 3 else 1),
                          gradients // (ranks if zero >= 2 else 1), optimizer // (ranks if zero >= 1 else 1)))
     if stage == "dpo" and not config.precompute_reference:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from omnivision.errors import ConfigError
 from omnivision.model.chunked_loss import read_log_probs
@@ -21,21 +22,23 @@ MASKED = ("eager", LEAN, "sdpa")  # attention kernels that take a mask of one's 
 INPUTS = ("input_ids", "position_ids", "pixel_values", "image_features", "image_at")
 
 
-def check_share(config, share: Share) -> None:
+def check_share(language: PreTrainedModel, share: Share) -> None:
     """The language model can keep two branches of a row apart.
 
-    Args:
-        config: the model's.
-
     Raises:
-        ConfigError: its attention takes no mask of one's own, or reaches back only so far in the row, where branches stand behind each other.
+        ConfigError: its attention takes no mask or positions of one's own, or reaches back only so far in the row, where branches stand behind each other.
     """
-    text = config.get_text_config()
+    text = language.config
     if share == "none":
         return
+    if not language._supports_attention_backend:  # transformers' word for attention that leaves masks to its caller; ALiBi counts places in the row
+        raise ConfigError(f"{type(language).__name__} has attention of its own", f"share: {share}", "Use share=none.")
     if text._attn_implementation not in MASKED:
         raise ConfigError(f"Attention is {text._attn_implementation}, which takes no mask of branches", f"share: {share}",
                           f"Use {', '.join(MASKED)}, or share=none.")
+    window = getattr(text, "sliding_window", None) if not getattr(text, "layer_types", None) else None
+    if window is not None:
+        raise ConfigError(f"The language model sees back {window} tokens", f"share: {share}", "Use share=none.")
     if others := set(getattr(text, "layer_types", None) or ()) - {"full_attention"}:
         raise ConfigError(f"The language model has layers of {', '.join(sorted(others))}", f"share: {share}", "Use share=none.")
 

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer
 
 from omnivision.constants import IGNORE_INDEX
 from omnivision.errors import ConfigError, DivergedError, PlanError
+from omnivision.functions import FunctionSet
 from omnivision.memory import peak_gib
 from omnivision.runs import read_json
 from omnivision_train import checkpoint
@@ -44,6 +45,7 @@ class StageMixin:
 
     stage_config: StageConfig
     processor: object | None = None  # saved with every checkpoint
+    functions: FunctionSet | None = None  # too, where the model has them
     passes: list[float] | None = None  # over each file of the data in an epoch
     frozen: dict[str, torch.Tensor] | None  # what DeepSpeed's bf16 rounds though it does not train, kept by the first process
 

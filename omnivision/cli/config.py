@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
 
     from omnivision.config_files import dump_config, load_config, schema
 
-    recipe = options.recipe or _recipe_of(options.config)
+    recipe = options.recipe or recipe_of(options.config)
     if recipe is None and options.action == "show":
         from omnivision.errors import ConfigError
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _recipe_of(path: str | None) -> str | None:
+def recipe_of(path: str | None) -> str | None:
     """`train/configs/vision.yaml` is for `vision`, and so are `vision-long.yaml` and `vision_2.yaml`."""
     stem = Path(path).stem.replace("_", "-").split("-")[0] if path else None
     return stem if stem in RECIPES else None

@@ -31,9 +31,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--preset", metavar="NAME", help="968m (default), small or tiny")
     parser.add_argument("--model", metavar="DIR", help="a checkpoint, instead of a preset")
     parser.add_argument("--config", metavar="FILE", help="a stage's YAML; without it the stage's defaults, in bf16")
-    parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default: the file's name, else sft)")
-    parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default: the file's; auto is bf16)")
-    parser.add_argument("--ranks", type=within("--ranks", int, 1), default=1, metavar="N", help="processes that share the state (default 1)")
+    parser.add_argument("--stage", choices=sorted(TRAINS), help="what is trained (default: by the file's name; sft without a file)")
+    parser.add_argument("--precision", choices=sorted(WEIGHT), help="of weights and gradients (default: the file's; auto is bf16, with Muon fp32)")
+    parser.add_argument("--ranks", type=within("--ranks", int, 1), metavar="N", help="processes that share the state (default: the file's `processes`, else 1)")
     parser.add_argument("--zero", type=int, choices=(0, 1, 2, 3), help="DeepSpeed's ZeRO stage (default: the file's, else 1)")
     parser.add_argument("--length", type=within("--length", int, 1), metavar="N",
                         help="tokens of a row, image tokens included (default: the file's max_length, the most)")
@@ -51,11 +51,11 @@ def main(argv: list[str]) -> int:
         model = on_meta(_model_config(config, folder), config)
         batch = _batch(config, options.length, model.config.image_seq_length)
         parts = count_parts(model, config)
-        held = held_with_batch(model, config, stage, config.precision, options.ranks, batch)
+        held = held_with_batch(model, config, stage, config.precision, config.processes, batch)
         steps = plan_steps(config, options) if options.config else {}
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
-    said = {"preset": folder or config.preset, "stage": stage, "precision": config.precision, "ranks": options.ranks,
+    said = {"preset": folder or config.preset, "stage": stage, "precision": config.precision, "ranks": config.processes,
             "zero": zero_settings(config)[0]}
     if start and not folder:
         print(f"plan: {start}, where the stage starts, is not there: the shape of the preset {config.preset} is assumed (--preset NAME, --model DIR)", file=sys.stderr)
@@ -80,13 +80,16 @@ def main(argv: list[str]) -> int:
 def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
     """(stage, its settings): flags first, then key=value words, then the file, then the defaults."""
     from omnivision.config_files import load_config
+    from omnivision_cli.config import recipe_of
     from omnivision_train.main import config_class
 
-    named = Path(options.config).stem if options.config else ""
-    stage = options.stage or (named if named in TRAINS else "sft")
+    stage = options.stage or (recipe_of(options.config) if options.config else "sft")
+    if stage not in TRAINS:
+        raise ConfigError("Which stage the file is for cannot be told from its name", options.config, f"Add --stage {'|'.join(sorted(TRAINS))}.")
     config = load_config(config_class(stage), options.config, options.overrides)
-    flags = {"preset": options.preset, "precision": options.precision or ("bf16" if config.precision == "auto" else None),
-             "zero_stage": options.zero}
+    auto = "fp32" if config.optimizer == "muon" else "bf16"  # on a GPU, see precision.resolved
+    flags = {"preset": options.preset, "precision": options.precision or (auto if config.precision == "auto" else None),
+             "zero_stage": options.zero, "processes": options.ranks}
     return stage, replace(config, **{key: value for key, value in flags.items() if value is not None})
 
 
@@ -108,7 +111,7 @@ def plan_steps(config: StageConfig, options: argparse.Namespace) -> dict[str, An
     rows = options.rows
     if rows is None and config.data and not missing:
         rows = _rows_of(config)
-    batch = config.batch_size * config.accumulation * options.ranks
+    batch = config.batch_size * config.accumulation * config.processes
     steps = config.max_steps if config.max_steps > 0 else None if rows is None else math.ceil(math.ceil(rows / batch) * config.epochs)
     seconds = options.seconds_per_step or (_measured(Path(options.metrics)) if options.metrics else None)
     return {"rows": rows, "missing": missing, "global_batch": batch, "epochs": config.epochs, "steps": steps, "seconds_per_step": seconds,

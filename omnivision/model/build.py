@@ -101,8 +101,9 @@ def load_tokenizer(source: str | PreTrainedTokenizerBase | None) -> PreTrainedTo
     if words.vocab_size < 256:  # without its files transformers makes an empty tokenizer of the config's class, silently
         raise ConfigError(f"The tokenizer has only {words.vocab_size} tokens; its files are probably missing", str(source),
                           "Put tokenizer.json and tokenizer_config.json into the language model's folder.")
-    known = words.get_vocab()
-    new = [token for token in CONTROL_TOKENS if token not in known]
+    known, added = words.get_vocab(), words.added_tokens_decoder
+    special = {str(token) for token in added.values() if token.special}  # others would be read in what a user types
+    new = [token for token in CONTROL_TOKENS if token not in special]
     if new:
         words.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
     if words.pad_token is None:

@@ -258,7 +258,7 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
         else:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden_BLD[:, keep] if logits_at is None else hidden_at(hidden_BLD, logits_at))
-        return OmniVisionOutput(loss=loss, logits=logits, past_key_values=outputs.past_key_values,
+        return OmniVisionOutput(loss=loss, logits=logits, past_key_values=getattr(outputs, "past_key_values", None),
                                 hidden_states=outputs.hidden_states, attentions=outputs.attentions, log_probs=found)
 
     def at_exit(self, outputs: BaseModelOutputWithPast, layer: int) -> Tensor:

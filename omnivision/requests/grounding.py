@@ -75,7 +75,7 @@ def number_said(value: int | float, request: str, language: str) -> bool:
     loose = len(MINUS.findall(plain)) > sum(signs)  # a word for it that stands elsewhere, or a dash that may be none
     written = [place[0].replace(",", "") for place, sign in zip(places, signs, strict=True) if loose or sign is (value < 0)]
     figures = {float(one) for one in written if one.count(".") < 2}
-    as_share = "%" in plain and any(abs(one / 100 - size) < 1e-9 for one in figures)
+    as_share = "%" in plain and size < 1e9 and any(abs(one / 100 - size) < 1e-9 for one in figures)
     if size in figures or str(size) in written or as_share:  # as written: a double does not hold a long whole number
         return True
     words = COUNTED[language]
