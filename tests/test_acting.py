@@ -227,6 +227,23 @@ def test_a_program_that_fails_says_why(tmp_path, code, word):
         Program(["./none"], tmp_path)({}, 20)
 
 
+@pytest.mark.parametrize("to", ["", ">&2"])
+def test_a_program_that_talks_without_end_is_stopped_at_once(tmp_path, to):
+    started = time.monotonic()
+    with pytest.raises(Failed, match="has said more than"):
+        Program(["sh", "-c", f"yes {to}"], tmp_path)({}, 60)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_who_stops_us_in_the_middle_of_a_call_is_in_the_audit(executor, tmp_path, stop):
+    acting = executor({"find": Rule(READ_ONLY, Recorded(stop()))})
+    with pytest.raises(stop):
+        acting.act(FIND_ANN)
+    begun, ended = audit_of(tmp_path)
+    assert (begun["outcome"], ended["outcome"]) == ("begun", "failed") and "in part" in ended["reason"] and acting.ran == ["find"]
+
+
 def test_the_time_limit_ends_a_program_and_what_it_started(tmp_path):
     code = ("import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
             "open('pid', 'w').write(str(child.pid)); os.rename('pid', 'child'); time.sleep(60)")
@@ -270,6 +287,7 @@ def test_a_policy_file_names_programs_beside_it(tmp_path):
     ('{"find": {"policy": "ask", "cmd": []}}', "unknown key 'cmd'"), ('{"find": {"policy": "ask", "run": "rm -r"}}', "there is no shell"),
     ('{"find": {"policy": "ask", "run": []}}', "there is no shell"), ('{"find": {"policy": "ask", "seconds": 0}}', "time limit of 0"),
     ('{"find": {"policy": "ask", "seconds": NaN}}', "NaN is no JSON number"), ('{"find": {"policy": "ask", "seconds": "9"}}', "time limit of '9'"),
+    ('{"find": {"policy": "ask", "seconds": 1e9}}', "at most 1000000"), ('{"find": {"policy": "ask", "seconds": true}}', "time limit of True"),
 ])
 def test_a_policy_that_is_none_is_refused(tmp_path, content, word):
     (tmp_path / "policy.json").write_text(content)

@@ -141,3 +141,17 @@ def test_a_model_without_functions_says_so(folder, tmp_path, capsys):
     assert main(["call", "--model", str(plain), "Turn."]) == 2 and "has no functions" in capsys.readouterr().err
     assert main(["call", "--model", str(plain), "--functions", str(folder / "functions.json"), "Turn.", "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["image"] is None
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGHUP", 143), ("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_the_middle_of_a_call_ends_the_program_and_says_what_has_run(run, tmp_path, name, code):
+    kill = f"import os, signal, time; os.kill(os.getppid(), signal.{name}); time.sleep(9); open('late', 'w')"
+    ended, out, err = run("--policy", policy(tmp_path, code=kill), "--execute", "--max-new-tokens", "200")
+    assert ended == code and "HAS run, the last perhaps in part" in err and "last checkpoint" not in err
+    lines = [json.loads(line) for line in (tmp_path / "call-audit.jsonl").read_text().splitlines()]
+    assert [line["outcome"] for line in lines[-2:]] == ["begun", "failed"] and "this program was stopped" in lines[-1]["reason"] and not (tmp_path / "late").exists()
+
+
+def test_a_request_that_is_no_text_is_refused(run):
+    code, _, err = run(request=os.fsdecode(b"M\xfcll"))
+    assert code == 2 and "the request is not UTF-8" in err

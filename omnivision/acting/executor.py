@@ -70,6 +70,8 @@ class Executor:
     def act(self, action: Action) -> Deed:
         """Run one call and the calls inside it, as far as the policy allows.
 
+        What ends this program in the middle of a call stands in the audit before it goes on.
+
         Raises:
             ResumableError: the audit cannot be written, and nothing has run. OmniError: it cannot be written any more; names what has run.
         """
@@ -131,6 +133,9 @@ class Executor:
             outcome, reason = TIMED_OUT, str(error)
         except Exception as error:  # noqa: BLE001 - whatever a user's own function raises is that call's failure
             outcome, reason = FAILED, str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        except BaseException:  # Ctrl-C, a signal
+            self._noted(Deed(action, FAILED, rule.policy, reason="this program was stopped; the call may have run in part", seconds=time.monotonic() - started, nested=nested))
+            raise
         return self._noted(Deed(action, outcome, rule.policy, result if outcome == DONE else None, reason, time.monotonic() - started, nested))
 
     def _noted(self, deed: Deed) -> Deed:

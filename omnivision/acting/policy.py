@@ -7,7 +7,6 @@ A policy file is JSON; a function that it does not name never runs:
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ ASK = "ask"  # runs when a person has said yes to this very call
 NEVER = "never"
 POLICIES = (READ_ONLY, ASK, NEVER)
 SECONDS = 10.0
+MOST_SECONDS = 1_000_000  # eleven days: the system's own timers end at 24
 _KEYS = ("policy", "run", "seconds")
 
 
@@ -59,8 +59,8 @@ class Policy(dict):
                 raise ConfigError(f"a rule for {name!r}, which is no function of the set", "policy", f"Did you mean {near[0]!r}?" if near else "Remove it.")
             if rule.policy not in POLICIES:
                 raise ConfigError(f"no policy {rule.policy!r}", f"policy of {name!r}", f"Use one of: {', '.join(POLICIES)}.")
-            if not (isinstance(rule.seconds, (int, float)) and 0 < rule.seconds < math.inf):
-                raise ConfigError(f"a time limit of {rule.seconds!r}", f"policy of {name!r}", "Give seconds, more than 0.")
+            if isinstance(rule.seconds, bool) or not isinstance(rule.seconds, (int, float)) or not 0 < rule.seconds <= MOST_SECONDS:
+                raise ConfigError(f"a time limit of {rule.seconds!r}", f"policy of {name!r}", f"Give seconds, more than 0 and at most {MOST_SECONDS}.")
         super().__init__(rules)
 
     @classmethod

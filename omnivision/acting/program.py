@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 from omnivision.errors import DataError
 from omnivision.functions.literals import literal
 
 MAX_RESULT_BYTES = 65_536
+MAX_COMPLAINT_BYTES = 16 * 2**20  # of standard error, of which nobody reads more than a line
+LOOK = 0.05  # seconds between two looks at how much it has said
 
 
 class Failed(Exception):
@@ -44,7 +47,7 @@ class Program:
             Standard output, read as JSON where it is a value that an argument may have, else as text.
 
         Raises:
-            TimedOut: it was stopped. Failed: it cannot be started, ended with another code than 0, or said too much.
+            TimedOut: it was stopped. Failed: it cannot be started, ended with another code than 0, or said too much, for which it is stopped too.
         """
         with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as complaints:
             try:
@@ -52,17 +55,30 @@ class Program:
             except OSError as error:
                 raise Failed(f"{self.words[0]} cannot be started: {error.strerror or error}") from error
             try:
-                process.communicate(json.dumps(arguments, ensure_ascii=False).encode(), timeout=seconds)
-            except subprocess.TimeoutExpired as error:
-                raise TimedOut(f"it took more than {seconds:g} s") from error
+                _wait(process, json.dumps(arguments, ensure_ascii=False).encode(), seconds, {said: MAX_RESULT_BYTES, complaints: MAX_COMPLAINT_BYTES})
             finally:
                 if process.returncode is None:
                     _stop(process)
             if process.returncode:
                 raise Failed(f"it ended with code {process.returncode}: {_text(complaints, 500)}")
-            if said.seek(0, os.SEEK_END) > MAX_RESULT_BYTES:
-                raise Failed(f"its result has more than {MAX_RESULT_BYTES} bytes")
             return _result(_text(said, MAX_RESULT_BYTES))
+
+
+def _wait(process: subprocess.Popen, told: bytes, seconds: float, limits: dict) -> None:
+    """Until it has ended: within the seconds, and with no more bytes in any file than its limit."""
+    end = time.monotonic() + seconds
+    running, given = True, told
+    while running:
+        try:
+            process.communicate(given, timeout=max(0.0, min(LOOK, end - time.monotonic())))
+            running = False
+        except subprocess.TimeoutExpired as error:
+            given = None  # it goes on with what it was given
+            if time.monotonic() >= end:
+                raise TimedOut(f"it took more than {seconds:g} s") from error
+        for file, most in limits.items():
+            if os.fstat(file.fileno()).st_size > most:
+                raise Failed(f"it has said more than {most} bytes")
 
 
 def _stop(process: subprocess.Popen) -> None:

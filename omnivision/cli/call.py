@@ -11,6 +11,7 @@ from pathlib import Path
 
 from omnivision.data.flags import output_file
 from omnivision.errors import ConfigError
+from omnivision_cli.failures import INTERRUPTED
 
 EXAMPLE = 'example: omnivision call --model runs/quickstart/functions/final --image photo.jpg "Throw this away."'
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     executor = Executor(functions, policy, execute=options.execute, ask=_ask(functions), audit=audit)
     deeds = []
     for call in calls:
-        deeds.append(executor.act(call))
+        deeds.append(_acted(executor, call))
         if not options.json:
             print(_line(deeds[-1], functions), flush=True)  # at once: should the next one's audit fail, this one has been told
     errors = [{"kind": error.kind, "message": error.message, "span": list(error.span), "name": error.name} for error in calls.errors]
@@ -48,6 +49,17 @@ def main(argv: list[str]) -> int:
         for error in errors:
             print(f"malformed ({error['kind']}): {error['message']}", file=sys.stderr)
     return 0 if deeds and not errors and all(deed.outcome in ("done", "dry run", "nothing to do") for deed in deeds) else 1
+
+
+def _acted(executor, call):
+    """What became of a call; whoever stops us learns what has begun to run."""
+    try:
+        return executor.act(call)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if executor.ran:
+            print(f"omnivision: stopped, and {', '.join(executor.ran)} HAS run, the last perhaps in part; the same command would run it again. The audit says what had begun.",
+                  file=sys.stderr)
+        raise SystemExit(INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code) from stop
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
@@ -76,9 +88,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 
 def check_request(parser: argparse.ArgumentParser, text: str, name: str = "request") -> None:
-    """A usage error where nobody can see any of the text, before anything slow begins."""
+    """A usage error where nobody can see any of the text, or it is no text, before anything slow begins."""
     from omnivision.data.rows import says_something
 
+    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        parser.error(f"the {name} is not UTF-8")
     if not says_something(text):
         parser.error(f"the {name} is empty")
 

@@ -70,6 +70,8 @@ def _dispatch(argv: list[str]) -> int | None:
 def _call(verb: Verb, rest: list[str]) -> int | None:
     module, function = verb.target.split(":")
     signal.signal(signal.SIGTERM, _terminated)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; nohup ignores it, Windows has none
+        signal.signal(signal.SIGHUP, _terminated)
     return getattr(importlib.import_module(module), function)(rest)
 
 
