@@ -243,3 +243,12 @@ def test_a_key_that_no_file_could_hold(tmp_path):
         end(ledger, begin(ledger, "caf\udce9.jpg"))
     with Ledger(tmp_path / "l") as ledger:
         assert ledger.answered("caf\udce9.jpg")
+
+
+def test_a_link_is_the_file_that_it_names(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "l")
+    with Ledger(tmp_path / "l"), pytest.raises(ConfigError):
+        Ledger(tmp_path / "link")
+    with Ledger(tmp_path / "link") as ledger:
+        begin(ledger, "a")
+    assert (tmp_path / "l").read_bytes()

@@ -8,7 +8,7 @@ import timm
 import torch
 from export_parts import stored
 from model_parts import CONTROL, SHAPE, make_config, make_image, make_tokenizer, save_open_clip
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, OPTConfig, OPTForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from omnivision.errors import ConfigError, DataError
 from omnivision.generation import generate_answers
@@ -86,6 +86,12 @@ def test_missing_control_tokens_are_added_and_rows_only_grow(tmp_path):
     assert processor.image_token_id >= rows and model.config.text_config.vocab_size == len(processor.tokenizer) > rows
     assert model.lm_head.weight is model.get_input_embeddings().weight
     assert all(token in processor.tokenizer.get_vocab() for token in CONTROL[:6])
+
+
+def test_a_table_of_another_width_than_the_layers_is_refused(tmp_path):
+    OPTForCausalLM(OPTConfig(vocab_size=64, hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="table is 16 wide and its layers 32"):
+        build_model("tiny", language=str(tmp_path))
 
 
 def test_control_tokens_that_are_known_and_not_special_become_special():

@@ -39,7 +39,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)  # one lock, by whatever name
         self._accounts = Accounts()
         self._mutex = threading.Lock()
         self._hide: Callable[[dict], dict] = dict

@@ -79,7 +79,10 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
         raise ConfigError("The language model is neither a local folder nor on the reachable hub, or holds no safetensors "
                           f"({one_line(error)})", f"language: {source}",
                           "Name an existing folder, or connect to the hub.") from error
-    head = model.get_output_embeddings()
+    head, table = model.get_output_embeddings(), model.get_input_embeddings()
+    if table.embedding_dim != model.config.hidden_size:  # image tokens are put among the table's rows
+        raise ConfigError(f"The language model's table is {table.embedding_dim} wide and its layers {model.config.hidden_size}", f"language: {source}",
+                          "Use a model whose two are the same (Qwen2.5, Llama, SmolLM2, ...).")
     extras = [name for name in HEAD_EXTRAS if getattr(model.config, name, None) not in (None, 1.0)]
     if head is None or head.bias is not None or extras:
         raise ConfigError(f"The language model's head is more than one matrix ({', '.join(extras) or 'bias'})",
