@@ -8,8 +8,6 @@ written aside by the first process, flushed, hashed and then named; older ones g
 from __future__ import annotations
 
 import copy
-import json
-import os
 import random
 import shutil
 from pathlib import Path
@@ -23,6 +21,7 @@ from omnivision.config_files import dump_config
 from omnivision.errors import ResumableError
 from omnivision.runs import checkpoint_step, newest_checkpoint, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 from omnivision_train import lora
+from omnivision_train.launch import processes
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 PROGRESS, RANKS, SETTINGS = "progress.json", "ranks.json", "config.resolved.yaml"
@@ -218,7 +217,7 @@ def newest(folder: Path, warn) -> Path | None:
 
     Every process calls it.
     """
-    return from_first(newest_checkpoint(folder, warn) if int(os.environ.get("RANK", "0")) == 0 else None)
+    return from_first(newest_checkpoint(folder, warn) if processes()[0] == 0 else None)
 
 
 def gathered(value) -> list:

@@ -19,6 +19,11 @@ def under_launcher() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def processes() -> tuple[int, int]:
+    """The number of this process, from 0, and how many train together, as a launcher has told; (0, 1) alone."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def leave_processes() -> None:
     """All together, at the end: a process that goes while others still talk to it may end them with an error after everything is done."""
     import torch
