@@ -100,7 +100,7 @@ def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
         lora.add_adapters(model, config, ids)
     narrow_last_layer(model, config)
     table = stages.set_trainable(model.train(), "functions", main=False, frozen_layers=1)
-    counted = dict(count_parts(planned, config))
+    counted = {part.name: part.parameters for part in count_parts(planned, config)}
     head = 0 if tied else model.lm_head.weight.numel()  # trains, and is counted with the language model
     assert counted["frozen layers"] == table["frozen_layers"][1] and counted["language model"] == table["language_model"][1] + head
     trains = counted["adapter" if changes else "language model"]

@@ -196,8 +196,9 @@ def test_the_plan_counts_what_trains(world):
     lora.add_adapters(model, config, ids)
     narrow_last_layer(model, config)
     table = stages.set_trainable(model.train(), "functions", main=False)
-    assert dict(count_parts(planned))["adapter"] == table["adapter"][1] == sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert table["language_model"] == (False, dict(count_parts(planned))["language model"])
+    counted = {part.name: part.parameters for part in count_parts(planned)}
+    assert counted["adapter"] == table["adapter"][1] == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert table["language_model"] == (False, counted["language model"])
     samples = Conversations(call_rows(world.rows("functions"), processor.tokenizer, FunctionSet.from_json(config.functions)), processor, world.folder, 256)
     batch = Collator(processor)(samples.samples[:4])
     shape = samples.largest(4)

@@ -21,7 +21,7 @@ from omnivision.config_files import dump_config
 from omnivision.errors import ResumableError
 from omnivision.runs import checkpoint_step, newest_checkpoint, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 from omnivision_train import lora
-from omnivision_train.launch import processes
+from omnivision_train.launch import rank_and_ranks
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 PROGRESS, RANKS, SETTINGS = "progress.json", "ranks.json", "config.resolved.yaml"
@@ -217,7 +217,7 @@ def newest(folder: Path, warn) -> Path | None:
 
     Every process calls it.
     """
-    return from_first(newest_checkpoint(folder, warn) if processes()[0] == 0 else None)
+    return from_first(newest_checkpoint(folder, warn) if rank_and_ranks()[0] == 0 else None)
 
 
 def gathered(value) -> list:

@@ -10,7 +10,7 @@ from typing import Any
 from omnivision.errors import ConfigError
 from omnivision_train import precision
 from omnivision_train.config import StageConfig
-from omnivision_train.launch import processes
+from omnivision_train.launch import rank_and_ranks
 
 FP32_SUMS = {"grad_accum_dtype": "fp32"}
 
@@ -73,7 +73,7 @@ def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
     told = {"train_micro_batch_size_per_gpu": ("batch_size", config.batch_size), "gradient_accumulation_steps": ("accumulation", config.accumulation),
             "gradient_clipping": ("max_grad_norm", config.max_grad_norm)}
     if "WORLD_SIZE" in os.environ:
-        told["train_batch_size"] = ("batch_size x accumulation x processes", config.batch_size * config.accumulation * processes()[1])
+        told["train_batch_size"] = ("batch_size x accumulation x processes", config.batch_size * config.accumulation * rank_and_ranks()[1])
     for key, (name, value) in told.items():
         if own.get(key, "auto") not in ("auto", value):
             raise ConfigError(f"The DeepSpeed settings have {own[key]!r} as {key}, and `{name}` is {value:g}", f"deepspeed: {key}", f'Write "auto" there: `{name}` says it.')
@@ -85,7 +85,7 @@ def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
 def adds_alone(config: StageConfig) -> bool:
     """Whether one process trains whose optimizer has whole gradients: at ZeRO 0, and at 1 where a GPU's bf16 gradients are summed in fp32."""
     stage, _ = zero_settings(config)
-    alone = processes()[1] == 1
+    alone = rank_and_ranks()[1] == 1
     return alone and (stage == 0 or (stage == 1 and deepspeed_config(config).get("data_types") == FP32_SUMS))
 
 

@@ -19,7 +19,7 @@ def under_launcher() -> bool:
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def processes() -> tuple[int, int]:
+def rank_and_ranks() -> tuple[int, int]:
     """The number of this process, from 0, and how many train together, as a launcher has told; (0, 1) alone."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from omnivision_train.launch import free_port, launch, leave_processes, processes, under_launcher
+from omnivision_train.launch import free_port, launch, leave_processes, rank_and_ranks, under_launcher
 
 RECIPES = {  # verb -> (config class, recipe)
     "align": ("omnivision_train.config:AlignConfig", "omnivision_train.supervised:align"),
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     launched = under_launcher()  # a process alone sets the same variables once it trains
     with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed and transformers print their logs
         folder = _load(RECIPES[options.recipe][1])(config)
-    if processes()[0] == 0:  # one result, however many processes
+    if rank_and_ranks()[0] == 0:  # one result, however many processes
         _tell(folder, options.json)
     if launched:
         leave_processes()

@@ -30,7 +30,7 @@ from omnivision_train import precision
 from omnivision_train.checkpoint import from_first, gathered
 from omnivision_train.config import DpoConfig
 from omnivision_train.encoding import as_pixels, encode_rest
-from omnivision_train.launch import processes
+from omnivision_train.launch import rank_and_ranks
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
@@ -99,7 +99,7 @@ def add_reference(config: DpoConfig, folder: Path, model, collator: PairCollator
     keys = pair_keys(flat, _arithmetic(config, collator, model, device))
     by_key = dict(zip(keys, flat, strict=True))
     missing = from_first([key for key in by_key if key not in known.known])  # processes that read at different times go by the first one
-    rank, ranks = processes()
+    rank, ranks = rank_and_ranks()
     for start in range(0, len(missing), AT_ONCE * ranks):  # what is written is not lost to a kill
         mine = missing[start : start + AT_ONCE * ranks][rank::ranks]
         values = reference_log_probs(config, model, collator, [by_key[key] for key in mine], device)
@@ -166,7 +166,7 @@ def pair_keys(pairs: Iterable[Pair], arithmetic: str) -> list[str]:
 
 
 def _shared_out(things: list, function: Callable) -> list:
-    rank, ranks = processes()
+    rank, ranks = rank_and_ranks()
     with ThreadPoolExecutor(cores()) as threads:
         parts = gathered(list(in_order(threads, cores(), function, things[rank::ranks])))
     return [parts[at % len(parts)][at // len(parts)] for at in range(len(things))]

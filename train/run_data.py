@@ -28,7 +28,7 @@ from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
 from omnivision_train.data import CPU_STEP, GPU_STEP
 from omnivision_train.deepspeed_config import zero_settings
-from omnivision_train.launch import processes
+from omnivision_train.launch import rank_and_ranks
 from omnivision_train.precision import resolved
 
 MANIFEST = "data_manifest.json"
@@ -123,7 +123,7 @@ def note_file(run, file: str) -> None:
 
 def known_hashes(run, files: Iterable[str]) -> dict[str, str]:
     """Each file's hash; every process reads its share of those that nobody has read yet."""
-    rank, ranks = processes()
+    rank, ranks = rank_and_ranks()
     new = sorted({*files} - run.hashes.keys())
     for part in gathered({file: source_hash(file) for file in new[rank::ranks]}):
         run.hashes.update(part)
@@ -191,7 +191,7 @@ def _located(image: str | Packed, config: StageConfig) -> str:
 
 def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = None) -> dict[str, str]:
     """What is wrong with pictures that do not decode, by name; the cache's have been decoded before."""
-    rank, ranks = processes()
+    rank, ranks = rank_and_ranks()
 
     def look(picture: str | Packed) -> tuple[str, str] | None:
         try:
@@ -240,7 +240,7 @@ def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[R
     if cache is None:
         return
     pictures = list(dict.fromkeys(locate(image, config.image_root) for row in rows for image in row.images))
-    rank, ranks = processes()
+    rank, ranks = rank_and_ranks()
     for keys in gathered(cache.read_keys(pictures[rank::ranks])):  # each process reads its share of the files
         cache.know(keys)
     made = cache.fill(pictures, rank=rank, ranks=ranks)

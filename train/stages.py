@@ -28,7 +28,7 @@ from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.last_layer import narrow_last_layer
-from omnivision_train.launch import free_port, processes
+from omnivision_train.launch import free_port, rank_and_ranks
 from omnivision_train.lean_norm import set_norms
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
@@ -54,7 +54,7 @@ def open_run(config: StageConfig, stage: str):
     """Locks <out>/<stage>, writes config and environment; removes nothing that a resumed run needs."""
     check_devices()
     single_process_defaults()
-    folder, main = Path(config.out) / stage, processes()[0] == 0
+    folder, main = Path(config.out) / stage, rank_and_ranks()[0] == 0
     if (number := threads(config)) is not None:
         torch.set_num_threads(number)
     avoid_attention_plans()
@@ -167,7 +167,7 @@ def plain_model(config: StageConfig, stage: str):
         read_hand_over(Path(config.start), FOLLOWS[stage], stage)
     if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
-        _, ranks = processes()
+        _, ranks = rank_and_ranks()
         check_memory(held_by_parts(count_parts(on_meta(known, config), config), config, stage, resolved(config), ranks), config, stage, ranks, memory)
     if shape is not None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
