@@ -75,8 +75,8 @@ def show(console, task: str, found: dict) -> None:
     console.print(shown)
 
 
-def show_runs(console, task: str, runs: dict[str, dict]) -> None:
-    """The rates of several runs' results side by side, for all requests and each language."""
+def runs_table(task: str, runs: dict[str, dict]):
+    """A table of the rates of several runs' results side by side, for all requests and each language."""
     from rich.table import Table
 
     shown = Table(title=f"{task}: % ± standard error over pictures (count of so many)")
@@ -87,7 +87,7 @@ def show_runs(console, task: str, runs: dict[str, dict]) -> None:
         for language in languages:
             cells = [_cell(one["table"][language]["rates"][name]) if language in one["table"] else "–" for one in runs.values()]
             shown.add_row(words if language == ALL else "", language, *cells)
-    console.print(shown)
+    return shown
 
 
 def _part(samples: list[dict]) -> dict[str, Any]:

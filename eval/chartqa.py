@@ -24,7 +24,7 @@ SOURCES = ("human", "augmented")  # the hub says 0 and 1; both halves make the s
 
 _CURRENCY = "$€£¥₹"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_NUMBER_AND_UNIT = re.compile(r"([-+]?\d+(?:\.\d+)?|[-+]?\.\d+)\s*[^\W\d_][^\d]*")
+_NUMBER_AND_UNIT = re.compile(r"([-+]?\d+(?:\.\d+)?|[-+]?\.\d+)(?!(?:s|st|nd|rd|th)\b)\s*([^\W\d_][^\d]*)")  # "1950s" and "3rd" are words
 
 
 def load(folder: Path, task: str = "chartqa") -> Questions:
@@ -109,15 +109,22 @@ def relaxed_match(answer: str, target: str) -> bool:
     return answer.lower() == target.lower()
 
 
-def normalise(text: str) -> str:
-    """Strip a final full stop, thousands commas, currency signs and a trailing unit of a number."""
+def normalise(text: str) -> tuple[str, str]:
+    """Strip a final full stop, thousands commas and currency signs; and the same without a number's trailing unit."""
     text = text.strip().rstrip("。").strip()
     text = text[:-1].rstrip() if text.endswith(".") else text
     bare = _THOUSANDS.sub("", text)
     sign = "-" if bare.startswith("-") else ""
     bare = sign + bare.removeprefix("-").strip(_CURRENCY).strip() if any(c.isdigit() for c in bare) else bare
     with_unit = _NUMBER_AND_UNIT.fullmatch(bare)
-    return with_unit.group(1) if with_unit else bare
+    return bare, with_unit.group(1) if with_unit else bare
+
+
+def normalised_match(answer: str, target: str) -> bool:
+    """The rule on what `normalise` leaves: without units where both have the same one, or one has none; else as they are."""
+    (said, said_number), (true, true_number) = normalise(answer), normalise(target)
+    units = {text.removeprefix(number).strip().casefold() for text, number in ((said, said_number), (true, true_number))}
+    return relaxed_match(said_number, true_number) if len(units - {""}) < 2 else relaxed_match(said, true)
 
 
 def grade(row: dict, answer: str) -> dict[str, dict]:
@@ -128,13 +135,12 @@ def grade(row: dict, answer: str) -> dict[str, dict]:
         answer: the model's text.
 
     Returns:
-        Per variant: `said` (what was compared), `score` 1 or 0, and `valid` (the answer is not empty).
+        Per variant: `said` (what was compared, with its unit), `score` 1 or 0, and `valid` (the answer is not empty).
     """
     targets = row["label"] if isinstance(row["label"], list) else [row["label"]]
-    said = normalise(answer)
     return {
         "official": _graded(answer, any(relaxed_match(answer, t) for t in targets)),
-        "normalised": _graded(said, any(relaxed_match(said, normalise(t)) for t in targets)),
+        "normalised": _graded(normalise(answer)[0], any(normalised_match(answer, t) for t in targets)),
     }
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from pathlib import Path
+from textwrap import wrap
 from types import ModuleType
 
 from omnivision.errors import ConfigError, DataError
@@ -13,10 +14,11 @@ from omnivision.errors import ConfigError, DataError
 from . import action_table, pope, results
 from .benchmarks import MODULES, POPE_SPLITS
 from .bootstrap import paired_difference
-from .main import figure, screen
+from .main import WIDTH, figure, screen, show_whole
 from .pope_splits import mean_f1, side_by_side
 from .published import BENCHMARKS, NOTE, PUBLISHED, SAME
 
+NARROW = 4  # letters that a published column's name may have on a line where the screen is narrow: as many as "59.2"
 EXAMPLE = "example: omnivision compare runs/NAME/sft/eval runs/NAME/dpo/eval --plot compare.png"
 
 
@@ -132,40 +134,49 @@ def _samples(folder: Path) -> dict[str, dict]:
 
 
 def _show(found: dict) -> None:
-    """One table: a line a task, a column a run, then the published columns."""
-    from rich.table import Table
-
     console, first = screen(), next(iter(found["runs"]))
     tasks = list(dict.fromkeys(task for run in found["runs"].values() for task in run))
-    table = Table(title="score ± standard error", caption=_caption(found))
+    show_whole(console, _table(found, tasks, PUBLISHED), _table(found, tasks, PUBLISHED, NARROW), _table(found, tasks, {}))
+    for name, run in found["runs"].items():
+        if len(models := _models(run)) > 1:
+            console.print(f"{name} holds results of {len(models)} models: {', '.join(models)}.", highlight=False, markup=False)
+    for task in tasks:
+        if with_table := {name: run[task] for name, run in found["runs"].items() if "table" in run.get(task, ())}:
+            show_whole(console, action_table.runs_table(task, with_table))
+    if len(found["runs"]) > 1:
+        console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
+                      highlight=False)
+
+
+def _models(run: dict[str, dict]) -> list[str]:
+    """Whose results lie in a run's folder; one checkpoint under two paths is one model."""
+    known = {one["model_hash"]: one["model"] for one in run.values() if one.get("model_hash")}
+    return list(dict.fromkeys(known.get(one.get("model_hash"), one["model"]) for one in run.values() if "model" in one))
+
+
+def _table(found: dict, tasks: list[str], published: dict[str, dict], widest: int = WIDTH):
+    """A line a task, a column a run, then the published columns with names that are broken at so many letters."""
+    from rich.table import Table
+
+    table = Table(title="score ± standard error", caption=f"† {found['published']['note']}" if published else "published scores need a wider screen")
     table.add_column("task", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     for name in found["runs"]:
         table.add_column(name, justify="right", no_wrap=True)
-    for name in PUBLISHED:
-        table.add_column(f"{name} †", justify="right", style="dim", overflow="fold")
+    for name in published:
+        table.add_column("\n".join(wrap(f"{name} †", widest)), justify="right", style="dim", no_wrap=True)
     shown = set()
     for task in tasks:
         measured = [_cell(run.get(task), found["differences"].get(name, {}).get(task)) for name, run in found["runs"].items()]
         key = _benchmark(found["runs"], task)
         shown.add(key)
         sizes = dict.fromkeys(f"{run[task]['n']:,}" for run in found["runs"].values() if task in run)
-        table.add_row(task, "\n".join(sizes), *measured, *[figure(row[key]) if key else "" for row in PUBLISHED.values()])
+        table.add_row(task, "\n".join(sizes), *measured, *[figure(row[key]) if key else "" for row in published.values()])
     table.add_section()
     for key in BENCHMARKS:
-        if key not in shown:
-            table.add_row(f"{key} †", "", *["" for _ in found["runs"]], *[figure(row[key]) for row in PUBLISHED.values()], style="dim")
-    console.print(table)
-    for task in tasks:
-        if with_table := {name: run[task] for name, run in found["runs"].items() if "table" in run.get(task, ())}:
-            action_table.show_runs(console, task, with_table)
-    if len(found["runs"]) > 1:
-        console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
-                      highlight=False)
-
-
-def _caption(found: dict) -> str:
-    return "† " + found["published"]["note"]
+        if published and key not in shown:
+            table.add_row(f"{key} †", "", *["" for _ in found["runs"]], *[figure(row[key]) for row in published.values()], style="dim")
+    return table
 
 
 def _benchmark(runs: dict[str, dict], task: str) -> str | None:

@@ -34,7 +34,7 @@ class Exported(BatchedModel):
             self.runner = Runner(folder, variant)
         except ValueError as error:
             raise ConfigError(f"The export cannot be run: {error}", str(folder), "Name a variant that it holds.") from error
-        self.blank, self.name = blank, f"{folder} ({self.runner.variant})"
+        self.blank, self.name, self.makes_calls = blank, f"{folder} ({self.runner.variant})", bool(self.runner.settings.get("functions"))
 
     def prepare(self, prompts: Sequence[Prompt], pictures: Sequence[Picture]) -> list[Any]:
         """The picture of each prompt, decoded.

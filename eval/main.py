@@ -23,7 +23,7 @@ EXAMPLE = """examples:
   omnivision eval pope --model http://127.0.0.1:8080/v1 --model-name omnivision --export phone --data pope --out eval/gguf
   omnivision eval actions --model runs/NAME/functions/final --data world --counterfactuals --out runs/NAME/functions/eval
   omnivision eval mmvet --predictions answers.json --data mm-vet --grades grades.json"""
-WIDTH = 140
+WIDTH, WIDEST = 140, 100_000  # of what is no terminal: at least, and at most
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 FOR_AN_ENDPOINT = ("model_name", "export", "key_variable", "concurrency", "timeout")
@@ -149,6 +149,20 @@ def screen():
 
     console = Console(stderr=True)
     return console if console.is_terminal else Console(stderr=True, width=WIDTH)
+
+
+def show_whole(console, *tables) -> None:
+    """Prints the first of these tables that fits, else the last with its cells broken; a file or a pipe is made wide enough for the first."""
+    from rich.measure import Measurement
+
+    widths = [Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum for table in tables]
+    if not console.is_terminal:
+        console.width = max(console.width, widths[0])
+    at = next((at for at, width in enumerate(widths) if width <= console.width), -1)
+    if at < 0:
+        for column in tables[-1].columns:
+            column.no_wrap, column.overflow = False, "fold"
+    console.print(tables[at])
 
 
 def _show_parts(console, task: str, one: dict) -> None:

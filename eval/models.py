@@ -22,6 +22,7 @@ from omnivision.runs import file_hash
 
 from .answer import Answer, Missing
 from .prompts import Picture, Prompt, batches_of, pictures_of
+from .questions import read_mapping
 
 GREY = (128, 128, 128)  # the picture of the blind row: it says nothing, and no training picture looks like it
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -51,6 +52,7 @@ class Model(ABC):
         name: for people.
         blank: whether it is shown a grey picture in place of every one.
         constrain: whether it is held to the calls of its functions.
+        makes_calls: whether its answers are read for calls: it has functional tokens, and its ids are known.
         dtype: what it computes in, where it was asked for one.
         prepared: how pictures are changed before a server gets them, None where they are not.
     """
@@ -58,6 +60,7 @@ class Model(ABC):
     name: str
     blank: bool = False
     constrain: bool = False
+    makes_calls: bool = False
     dtype: str | None = None
     prepared: dict[str, Any] | None = None
 
@@ -120,6 +123,17 @@ class Source:
     device: str = "cpu"
     constrain: bool = False
     prepared: ClassVar[None] = None  # nothing is sent
+
+    @property
+    def makes_calls(self) -> bool:
+        """As `Model` has it, told from the files.
+
+        Raises:
+            DataError: a broken runner.json.
+        """
+        if self.kind == "onnx":
+            return bool(read_mapping(Path(self.name) / RUNNER, "settings").get("functions"))
+        return self.kind == "ours" and (Path(self.name) / FUNCTION_FILE).is_file()
 
     def open(self) -> BatchedModel:
         """Loads it.
@@ -188,10 +202,11 @@ def source_of(name: str | Path, blank: bool = False, dtype: str | None = None, d
     else:
         ours = not (Path(found) / "config.json").is_file() or kind_of(Path(found)) == "omnivision"
         folder = str(model_folder(found)) if ours else found
-    if constrain and not (ours and (Path(folder) / FUNCTION_FILE).is_file()):
+    source = Source(folder, "ours" if ours else "any", blank, dtype, device, constrain)
+    if constrain and not source.makes_calls:
         raise ConfigError("The model has no functional tokens that it could be held to", f"--constrain --model {name}",
                           "Take a checkpoint of the stage functions, or leave --constrain out.")
-    return Source(folder, "ours" if ours else "any", blank, dtype, device, constrain)
+    return source
 
 
 def _export(name: str, blank: bool, dtype: str | None, device: str | None, constrain: bool) -> Source:

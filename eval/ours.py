@@ -32,6 +32,7 @@ class Ours(BatchedModel):
     def __init__(self, model: Any, processor: Any, functions: Any = None, blank: bool = False, features: Any = None, *,
                  constrain: bool = False) -> None:
         self.model, self.processor, self.functions, self.blank, self.cache, self.constrain = model, processor, functions, blank, features, constrain
+        self.makes_calls = functions is not None
         self._constraint = call_constraint(model, processor, functions) if constrain else None
         self.name = getattr(model.config, "_name_or_path", "") or type(model).__name__
         self._features: dict[Picture, Tensor] = {}  # of the last batch: the next one may begin with the same pictures

@@ -6,6 +6,7 @@ zero where nothing is answered "yes" is F1 0 here.
 
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 
@@ -26,8 +27,9 @@ MAX_NEW_TOKENS = 16
 SUFFIX = "\nAnswer the question using a single word or phrase."  # LLaVA's; without it many models begin "Based on the image, …" and are cut off
 METRICS = ("f1", "accuracy", "precision", "recall", "yes_ratio", "false_yes", "false_yes_rate", "valid_rate")
 
-# "是"/"有" open an affirmative answer in Chinese; the negatives are tried first because "不是" contains "是".
-_NO_ZH, _YES_ZH = ("不", "没", "否", "无"), ("是", "有", "对")
+_BETWEEN = re.compile(r"\s+|[。，！？、；：]|(?<=[^\W\d_])[.,!?;:](?=[^\W\d_])")  # words, also in "Yes.There is"
+# how an answer opens in Chinese: "对不起", "不确定" and "无法判断" say neither yes nor no
+_NO_ZH, _YES_ZH = re.compile("不(?!确定|知道|清楚|能|一定|好说)|没(?!法|有?办法)|否|无(?!法|从)"), re.compile("是(?!否)|有|对(?!不|于)")
 
 
 def load(folder: Path, task: str) -> Questions:
@@ -104,13 +106,13 @@ def parse_official(answer: str) -> str:
 
 def parse_normalised(answer: str) -> str | None:
     """The first yes or no word, case and punctuation aside; None where there is neither."""
-    for token in answer.casefold().split():
-        word = token.strip(string.punctuation + "。，！？、；：“”‘’")
+    for token in _BETWEEN.split(answer.casefold()):
+        word = token.strip(string.punctuation + "“”‘’")
         if word in ("yes", "no"):
             return word
-        if word.startswith(_NO_ZH):
+        if _NO_ZH.match(word):
             return "no"
-        if word.startswith(_YES_ZH):
+        if _YES_ZH.match(word):
             return "yes"
     return None
 

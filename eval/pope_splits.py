@@ -49,14 +49,17 @@ def mean_f1(totals_BK: np.ndarray) -> np.ndarray:
 
 
 def _mean_of_splits(found: dict[str, dict], samples: dict[str, list[dict]], variant: str) -> dict:
-    joined_IK = side_by_side([results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS])
-    each = [pope.metrics(totals_K) for totals_K in np.split(joined_IK.sum(0), len(POPE_SPLITS))]
-    figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
+    counts = [results.counts_of(pope, samples[split], variant) for split in POPE_SPLITS]
+    figures, score, error = {}, None, None
+    if all(len(counts_IK) for _, counts_IK in counts):  # a split of which nothing is answered has no figures
+        joined_IK = side_by_side(counts)
+        each = [pope.metrics(totals_K) for totals_K in np.split(joined_IK.sum(0), len(POPE_SPLITS))]
+        figures = {name: float(np.mean([one[name] for one in each])) for name in pope.METRICS}
+        score, error = float(mean_f1(joined_IK.sum(0, keepdims=True))[0]), standard_error(joined_IK, mean_f1)
     splits = {split: found[split] if variant == found[split]["variant"] else found[split]["variants"][variant] for split in POPE_SPLITS}
     refused = any(one["score"] is None for one in splits.values())
     return {
         "n": sum(one["n"] for one in splits.values()), "missing": sum(one["missing"] for one in splits.values()),
-        "valid_rate": figures["valid_rate"], "score": None if refused else float(mean_f1(joined_IK.sum(0, keepdims=True))[0]),
-        "stderr": standard_error(joined_IK, mean_f1), "metrics": figures,
+        "valid_rate": figures.get("valid_rate"), "score": None if refused else score, "stderr": error, "metrics": figures,
         "by": {"split": {split: {k: one[k] for k in ("n", "missing", "score", "stderr", "metrics")} for split, one in splits.items()}},
     }

@@ -34,19 +34,16 @@ class Predictions(NamedTuple):
         said: id -> answer, in the order of the file.
         faults: kind of fault -> where it stands, each place.
         mapping: whether the file is one object {id: text}.
-        path: as given.
+        path: as given. files: what was read.
+        model: the `model_id` of the records; None where they have none.
     """
 
     said: dict[str, Said]
     faults: dict[str, list[str]]
     mapping: bool
     path: Path
-
-    @property
-    def model(self) -> str:
-        """The `model_id` that all records share, else the file's name."""
-        names = {str(one.raw.get("model_id")) for one in self.said.values()}
-        return names.pop() if len(names) == 1 and names != {"None"} else self.path.stem
+    files: tuple[Path, ...] = ()
+    model: str | None = None
 
 
 def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions:
@@ -59,8 +56,8 @@ def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions
     Raises:
         DataError: no file, or nothing in it can be read.
     """
-    found, mapping = Predictions({}, {}, False, path), False
-    for file in files or [path]:
+    found, mapping = Predictions({}, {}, False, path, tuple(files or [path])), False
+    for file in found.files:
         if not file.is_file():
             raise DataError("The predictions file does not exist", str(file), "Mend --predictions.")
         whole = _whole_object(file)
@@ -72,7 +69,16 @@ def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions
             _keep_records(found, file)
     if not found.said and not found.faults:
         raise DataError("The predictions file holds no answer", str(path), "Mend --predictions.")
-    return found._replace(mapping=mapping)
+    named = [(writable(str(one.raw["model_id"])), one.source) for one in found.said.values() if one.raw.get("model_id") is not None]
+    for model, source in named:
+        if model != named[0][0]:
+            _fault(found, f"answer of another model than {named[0][0]!r}", f"{model!r} at {source}")
+    return found._replace(mapping=mapping, model=named[0][0] if named else None)
+
+
+def writable(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell, cannot be written to any file: a question mark takes its place."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _whole_object(file: Path) -> dict | None:
@@ -103,30 +109,34 @@ def _keep(found: Predictions, key: str, text: Any, source: str, raw: dict) -> No
     elif not isinstance(text, str):
         _fault(found, "answer that is no text", f"{key!r} at {source}")
     else:
-        found.said[key] = Said(text, source, raw)
+        found.said[key] = Said(writable(text), source, raw)
 
 
 def _fault(found: Predictions, kind: str, place: str) -> None:
     found.faults.setdefault(kind, []).append(place)
 
 
-def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | None], dict[str, Any]]:
+def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | None], dict[str, Any], bool]:
     """The answer of each question, None where it is missing.
 
     Args:
         questions: of one task.
-        predictions: as read; ids are the questions' own, or the aliases (LLaVA's numbering) where more of these fit.
+        predictions: as read; ids are the questions' own, or the aliases (LLaVA's numbering) where more of these fit, or where
+            only these make every id known.
 
     Returns:
-        Answers in the order of the questions; and counts to keep with the results: `answers`, `beside` (answers to
-        questions of other splits, by split).
+        Answers in the order of the questions; counts to keep with the results: `answers`, `beside` (answers to
+        questions of other splits, by split); and whether the ids are the aliases.
 
     Raises:
         DataError: faults of the file, each kind counted and its first place named; or no answer to any question.
     """
     ids = [row["question_id"] for row in questions.rows]
     aliases = [row.get("alias") for row in questions.rows]
-    by_alias = sum(one in predictions.said for one in aliases) >= max(1, sum(one in predictions.said for one in ids))
+    fitting = sum(one in predictions.said for one in aliases)
+    by_alias = fitting >= max(1, sum(one in predictions.said for one in ids))
+    if fitting and not predictions.said.keys() <= set(ids):  # LLaVA's ids of one split are every split's own: one answer may be missing
+        by_alias |= predictions.said.keys() <= {*aliases, *questions.beside}
     ids = aliases if by_alias else ids
     known, answers = set(ids), [predictions.said.get(key) for key in ids]
     # other splits' ids are in the aliases' numbering: beside the questions' own they would hide unknown ids
@@ -138,7 +148,7 @@ def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | N
     faults = predictions.faults | {"answer to an unknown id": unknown,
                                    "answer to another question": _other_question(questions.rows, answers)}
     _refuse({kind: places for kind, places in faults.items() if places}, predictions.path)
-    return answers, {"answers": len(predictions.said), "beside": dict(beside)}
+    return answers, {"answers": len(predictions.said), "beside": dict(beside)}, by_alias
 
 
 def _check_any(answers: list[Said | None], beside: Counter, predictions: Predictions, questions: Questions) -> None:

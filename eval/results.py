@@ -6,16 +6,18 @@ import json
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision.runs import read_json, write_json, write_text
 
 from .answer import Missing
 from .bootstrap import standard_error, sum_by_image
 
 MISSING_LIMIT = 0.01  # above this share of missing answers or judgements there is no headline
+SAVED = "predictions_sha256"  # of the settings: which saved answers were scored
 BY = ("language", "kind", "source", "capability", "capability_set", "discipline", "subject", "question_type", "modality", "grade")
 KEPT = ("question_id", "unit", "image", "shown_image", "text", "label", "calls", "parsed", "fallback", *BY)  # of a question row, into its sample
 
@@ -111,6 +113,40 @@ def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dic
         "task": task, "variant": first, **variants[first],
         "variants": {name: found for name, found in variants.items() if name != first}, **about,
     }
+
+
+def claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
+    """Makes the folder of the results, or checks that what lies there is of the same model, questions and settings.
+
+    Args:
+        out: the folder.
+        about: name of a task's folder -> `model`, `model_hash` (one that is known says more than the name), `data_hash` and `settings` of what is to
+            be written there. Saved answers settle nothing but `predictions_sha256`, and may be graded over the results of the run that gave them.
+
+    Raises:
+        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings. DataError: broken results.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
+    model = next(iter(about.values()))
+    for file in sorted(out.glob("*/results.json")):
+        there, mine = read(file), about.get(file.parent.name)
+        differ, named_alike, hashes = [], there.get("model") == model["model"], [one.get("model_hash") for one in (there, model)]
+        if not (hashes[0] == hashes[1] if all(hashes) else named_alike):
+            differ.append("model in the same place" if named_alike else "model")
+        if mine:
+            differ += ["data_hash"] if there.get("data_hash") != mine["data_hash"] else []
+            differ += _other_settings(there.get("settings", {}), mine["settings"])
+        if differ:
+            raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
+
+
+def _other_settings(there: dict, mine: dict) -> list[str]:
+    if SAVED in mine:
+        return ["file of saved answers"] if there.get(SAVED, mine[SAVED]) != mine[SAVED] else []
+    return ["settings"] if {**there, "batch_size": mine["batch_size"]} != mine else []  # which changes no answer
 
 
 def write(folder: Path, samples: list[dict], results: dict) -> None:

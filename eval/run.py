@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omnivision.errors import ConfigError
 from omnivision.runs import write_text
@@ -52,7 +51,7 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
     model_hash = model.fingerprint() if isinstance(model, Source) and out else None  # reads all weights
     cases = cases_of(model, model_hash, data, settings, out)
     if out:
-        _claim(out, {case.folder.name: case.about for case in cases})
+        results.claim(out, {case.folder.name: case.about for case in cases})
     cases = with_prompts(cases, settings.pictures)
     answers = _answers(partial(ask, model, model_hash=model_hash), cases, settings, out and out / "answers", on_batch)
     found, samples = {}, {}
@@ -71,39 +70,18 @@ def _check(tasks: list[str], model: Model | Source, settings: Settings) -> None:
     """Refuses settings that do not go with the tasks.
 
     Raises:
-        ConfigError: other tasks than calls under the grammar of calls; counterfactuals without actions, or of a blind model.
+        ConfigError: calls of a model without functional tokens; other tasks than calls under the grammar of calls; counterfactuals without
+            actions, or of a blind model.
     """
     others = [task for task in tasks if MODULES[task] not in CALLS]
+    if len(others) < len(tasks) and not model.makes_calls:
+        raise ConfigError(f"{next(task for task in tasks if task not in others)} is scored from generated ids of functional tokens, and the model has none",
+                          model.name, "Take a checkpoint of the stage functions, or leave the task out.")
     if model.constrain and others:
         raise ConfigError(f"{others[0]} is not answered in calls", "--constrain", "Ask it apart from the tasks that are.")
     if settings.counterfactuals and (TASK not in tasks or model.blank):
         what = "A blind model sees no picture that could be changed" if model.blank else f"Counterfactuals are of the task {TASK}"
         raise ConfigError(what, "--counterfactuals", f"Add the task {TASK}, without --blank, or leave it out.")
-
-
-def _claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
-    """Makes the folder of the results, or checks that what lies there is of the same model and settings.
-
-    Raises:
-        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings. DataError: broken results.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
-    model = next(iter(about.values()))
-    for file in sorted(out.glob("*/results.json")):
-        there, mine = results.read(file), about.get(file.parent.name)
-        differ = []
-        if there.get("model") != model["model"]:
-            differ.append("model")
-        elif there.get("model_hash", model["model_hash"]) != model["model_hash"]:  # older results have none
-            differ.append("model in the same place")
-        if mine:
-            same_batch = {**there.get("settings", {}), "batch_size": mine["settings"]["batch_size"]}  # which changes no answer
-            differ += [key for key, given in (("data_hash", there.get("data_hash")), ("settings", same_batch)) if given != mine[key]]
-        if differ:
-            raise ConfigError(f"The folder holds results of another run, with another {' and '.join(differ)}", str(file), "Give another --out, or remove it.")
 
 
 def _answers(asked: Callable[..., Answers], cases: list[Case], settings: Settings, folder: Path | None, on_batch: Callable[[int, int], None] | None) -> Answers:

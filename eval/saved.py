@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from omnivision import __version__
 from omnivision.errors import ConfigError, DataError
@@ -15,6 +17,22 @@ from .grading import ask_judge
 from .pope_splits import mean_of_pope
 from .predictions import Predictions, Said, match, read_predictions
 from .questions import Questions, hashes
+from .task_data import part_of
+
+
+class Read(NamedTuple):
+    """A task's saved answers, read and not graded yet.
+
+    Attributes:
+        answers: one a question, None where it is missing. by_alias: whether their ids are LLaVA's.
+        about: what else stands in the results.
+    """
+
+    questions: Questions
+    predictions: Predictions
+    answers: list[Said | None]
+    by_alias: bool
+    about: dict[str, Any]
 
 
 def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Path, grades: Path | None = None,
@@ -26,7 +44,7 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
         predictions: the answers; a folder with a file a split (POPE) or a subject (MMMU) works too.
         data: the benchmark's folder, as published.
         grades: MM-Vet's official grades file.
-        out: gets <task>/{samples.jsonl,results.json}; None writes nothing.
+        out: gets <task>/{samples.jsonl,results.json}, of one model; None writes nothing.
         judge: options of `add_judge_arguments`: MM-Vet's judge, in place of `grades`.
 
     Returns:
@@ -34,15 +52,20 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
         1 % of the answers are missing.
 
     Raises:
-        ConfigError: an unknown task, or grades missing or given for another benchmark.
-        DataError: a missing or broken file, or answers that do not fit the questions.
+        ConfigError: an unknown task, grades missing or given for another benchmark, or `out` holds other results.
+        DataError: a missing or broken file, answers that do not fit the questions, or of several models.
     """
     tasks = expand(tasks, REAL, "whose saved answers can be scored")
     if grades is not None and "mmvet" not in tasks:
         raise ConfigError("Grades are MM-Vet's", f"--grades {grades}", "Leave it out.")
     found, samples = {}, {}
-    for task in tasks:
-        found[task], samples[task] = _score(task, predictions, data, grades, judge, out and out / task)
+    read = {task: _read(task, predictions, data) for task in tasks}
+    _check_one_model(read)
+    _check_splits(read)
+    if out:
+        results.claim(out, {task: one.about for task, one in read.items()})
+    for task, one in read.items():
+        found[task], samples[task] = _score(task, one, grades, judge, out and out / task)
         if out:
             results.write(out / task, samples[task], found[task])
     if set(POPE_SPLITS) <= set(tasks):
@@ -52,18 +75,43 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
     return found
 
 
-def _score(task: str, path: Path, data: Path, grades: Path | None, judge: Namespace | None, folder: Path | None) -> tuple[dict, list[dict]]:
+def _read(task: str, path: Path, data: Path) -> Read:
     benchmark = REAL[task]
     questions = benchmark.load(data, task)
-    predictions = mmmu.read_saved(path) if benchmark is mmmu else read_predictions(_file_of(path, task))
-    answers, settings = match(questions, predictions)
-    notes = questions.notes | _attach(benchmark, questions, answers, predictions, grades, judge, folder)
-    samples = results.samples_of(benchmark, questions.rows, [one and one.text for one in answers])
-    about = {"model": predictions.model, "data_hash": hashes(questions.files), "settings": {"predictions": path.name, **settings},
-             "notes": notes, "version": __version__}
-    if predictions.path.is_file():
-        about["settings"]["predictions_sha256"] = hashlib.sha256(predictions.path.read_bytes()).hexdigest()
-    return results.results_of(task, benchmark, samples, about), samples
+    predictions = mmmu.read_saved(path) if benchmark is mmmu and not _of_our_run(path, task).is_file() else read_predictions(_file_of(path, task))
+    answers, settings, by_alias = match(questions, predictions)
+    settings |= {results.SAVED: hashlib.sha256(b"".join(file.read_bytes() for file in predictions.files)).hexdigest()}
+    about = {"model": predictions.model or (path.name if path.is_dir() else path.stem), "data_hash": hashes(questions.files),
+             "settings": {"predictions": path.name, **settings}, "version": __version__}
+    return Read(questions, predictions, answers, by_alias, about)
+
+
+def _check_one_model(read: dict[str, Read]) -> None:
+    models = {one.predictions.model: one.predictions.path for one in read.values() if one.predictions.model}
+    if len(models) > 1:
+        raise DataError(f"The answers are of {len(models)} models: {', '.join(models)}", ", ".join(map(str, models.values())),
+                        "Score each model's answers by themselves.")
+
+
+def _check_splits(read: dict[str, Read]) -> None:
+    """In the official numbering every split of POPE counts from 1: one file would answer all of them.
+
+    Raises:
+        DataError: several splits read one file that is not in LLaVA's numbering.
+    """
+    splits = {task: one for task, one in read.items() if task in POPE_SPLITS}
+    readers = Counter(one.predictions.path for one in splits.values())
+    for one in splits.values():
+        if readers[one.predictions.path] > 1 and not one.by_alias:
+            raise DataError(f"The ids count from 1 in each split, so that the file holds one split, and {readers[one.predictions.path]} are to be scored",
+                            str(one.predictions.path), f"Name its split ({', '.join(POPE_SPLITS)}), or give a folder with a file a split.")
+
+
+def _score(task: str, read: Read, grades: Path | None, judge: Namespace | None, folder: Path | None) -> tuple[dict, list[dict]]:
+    benchmark, questions = REAL[task], read.questions
+    notes = questions.notes | part_of(task, len(questions.rows)) | _attach(benchmark, questions, read.answers, read.predictions, grades, judge, folder)
+    samples = results.samples_of(benchmark, questions.rows, [one and one.text for one in read.answers])
+    return results.results_of(task, benchmark, samples, read.about | {"notes": notes}), samples
 
 
 def _attach(benchmark, questions: Questions, answers: list[Said | None], predictions: Predictions, grades: Path | None,
@@ -85,11 +133,15 @@ def _file_of(path: Path, task: str) -> Path:
     """The predictions file of a task: the file itself, or the one in the folder whose name says the split."""
     if not path.is_dir():
         return path
-    if (path / task / "predictions.jsonl").is_file():  # of our own run
-        return path / task / "predictions.jsonl"
+    if _of_our_run(path, task).is_file():
+        return _of_our_run(path, task)
     word = task.removeprefix("pope_")
     fitting = [one for one in sorted(path.iterdir()) if one.is_file() and word in one.stem and one.suffix in (".json", ".jsonl")]
     if len(fitting) != 1:
         raise DataError(f"The predictions folder has {len(fitting)} files of `{word}`", str(path),
                         f"Keep one .jsonl with `{word}` in its name, or name the file.")
     return fitting[0]
+
+
+def _of_our_run(folder: Path, task: str) -> Path:
+    return folder / task / "predictions.jsonl"

@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, read_mapping, tables
+from .questions import Questions, first_file, image_file, no_id_twice, read_mapping, tables
 from .questions import read_rows as read_questions
 from .rates import columns, headline  # noqa: F401 - part of a benchmark
 
@@ -57,6 +57,7 @@ def load(folder: Path, task: str) -> Questions:
         rows = _published(folder, path, splits["test"])
     else:
         rows = [_from_llava(folder, one, f"{path}[{at}]") for at, one in enumerate(read_questions(path, ("id", "conversations")))]
+    no_id_twice(rows, folder / "pid_splits.json" if path.name == names[0] else path)
     return _with_pictures(task, rows, [path], {str(key): split for split in ("train", "val") for key in splits.get(split, ())})
 
 
@@ -137,14 +138,13 @@ def read_official(answer: str, choices: int) -> str | None:
 
 
 def read_normalised(answer: str, choices: int) -> str | None:
-    """Also "(A)", "a", "A) …", "(A) …", "A: …", and "the answer is A" where all such mentions agree."""
+    """Also "(A)", "a"; "the answer is A" where all such mentions agree; and without one "A) …", "(A) …", "A: …"."""
     official, text = read_official(answer, choices), answer.strip()
     if official:
         return official
-    if found := _ALONE.fullmatch(text) or _LEADING.match(text):
+    letters = set(_MENTION.findall(text))
+    if not letters and (found := _ALONE.fullmatch(text) or _LEADING.match(text)):
         letters = {next(letter for letter in found.groups() if letter).upper()}
-    else:
-        letters = set(_MENTION.findall(text))
     letter = letters.pop() if len(letters) == 1 else ""
     return letter if letter and letter in LETTERS[:choices] else None
 

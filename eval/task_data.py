@@ -69,10 +69,12 @@ def load_task(task: str, data: str | Path, split: str | None = None, limit: int 
         row.setdefault("pictures", [row["image_file"]] if row.get("image_file") else [])
     if lacking := [row["question_id"] for row in rows if not row["text"]]:
         raise DataError(f"The text of {len(lacking)} questions of {task} is not there, {lacking[0]} for example", str(data), WHERE[task.split("_")[0]])
-    notes = dict(questions.notes)
-    if len(rows) not in WHOLE[task]:
-        notes["part"] = f"{len(rows):,} of {WHOLE[task][0]:,} questions: not comparable with published scores"
-    return TaskData(benchmark, rows, hashes(questions.files), notes, WHERE[task.split("_")[0]])
+    return TaskData(benchmark, rows, hashes(questions.files), questions.notes | part_of(task, len(rows)), WHERE[task.split("_")[0]])
+
+
+def part_of(task: str, asked: int) -> dict[str, str]:
+    """The note that only so many questions of a real benchmark were asked; empty for all of them."""
+    return {} if asked in WHOLE[task] else {"part": f"{asked:,} of {WHOLE[task][0]:,} questions: not comparable with published scores"}
 
 
 def chosen(pictures: Sequence[str | Packed], policy: str) -> list[str | Packed]:

@@ -15,8 +15,8 @@ SPLITS = ("eval", "eval_held_out")
 
 
 def is_world(data_dir: str | Path) -> bool:
-    """Whether a folder holds the embedded world's questions."""
-    return any((Path(data_dir) / split).is_dir() for split in SPLITS)
+    """Whether a folder holds the embedded world's questions; results in a folder that is called `eval` have none at its top."""
+    return any(next((Path(data_dir) / split).glob("*.jsonl"), None) for split in SPLITS)
 
 
 def question_file(data_dir: str | Path, task: str, split: str = "eval") -> Path:

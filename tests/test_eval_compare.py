@@ -1,5 +1,6 @@
 """Compare reads run folders, pairs questions, and draws the chart."""
 
+import io
 import json
 import shutil
 
@@ -94,6 +95,53 @@ def test_the_mean_of_popes_splits_is_paired_too(tmp_path):
     pair = compare.compare([tmp_path / "a", tmp_path / "b"])["differences"]["b"]["pope"]
     f1 = 100 * 2 * 9 / (2 * 9 + 1)
     assert pair["n"] == 60 and pair["difference"] == pytest.approx((f1 - 100) / 3) and pair["low"] < 0 == pair["high"]
+
+
+def test_a_split_without_any_answer_has_no_mean():
+    from omnivision_eval import main, pope, results
+    from omnivision_eval.benchmarks import POPE_SPLITS
+    from omnivision_eval.pope_splits import mean_of_pope
+
+    rows = [{"question_id": str(at), "image": f"{at}.png", "text": "?", "label": "yes"} for at in range(4)]
+    samples = {split: results.samples_of(pope, rows, ["yes" if at else None] * 4) for at, split in enumerate(POPE_SPLITS)}
+    found = {split: results.results_of(split, pope, samples[split], {"model": "m", "data_hash": "", "settings": {}, "version": ""}) for split in POPE_SPLITS}
+    one = found["pope"] = mean_of_pope(found, samples)
+    assert (one["n"], one["missing"], one["score"], one["stderr"], one["metrics"], one["valid_rate"]) == (12, 4, None, None, {}, None)
+    main.show(found, "nothing breaks")
+    assert main._tell_missing(found) == 3
+
+
+def many_runs(folder, count, models=("m",)):
+    """Runs with a line a model."""
+    from omnivision_eval import results
+
+    for at in range(count):
+        for model in models:
+            one = {"task": "open", "variant": "official", "score": 100.0, "stderr": 12.5, "n": 900, "model": model, "notes": {"part": ""}}
+            results.write(folder / f"long_name_{at:02}" / model, [], one)
+    return [str(one) for one in sorted(folder.iterdir())]
+
+
+def test_a_file_has_every_number_of_many_runs(tmp_path, capsys):
+    compare.main(many_runs(tmp_path, 20))
+    said = capsys.readouterr().err
+    assert all(f"long_name_{at:02}" in said for at in range(20)) and said.count("100.0 ± 12.5") == 20 and "…" not in said and "89.4" in said
+
+
+@pytest.mark.parametrize(("columns", "published", "whole"), [(200, True, True), (100, True, True), (60, False, True), (30, False, False)])
+def test_a_narrow_screen_loses_published_columns_before_numbers(tmp_path, monkeypatch, columns, published, whole):
+    from rich.console import Console
+
+    screen = Console(force_terminal=True, width=columns, color_system=None, file=io.StringIO())
+    monkeypatch.setattr(compare, "screen", lambda: screen)
+    compare.main(many_runs(tmp_path, 2))
+    said = screen.file.getvalue()
+    assert ("89.4" in said, said.count("100.0 ± 12.5") == 2) == (published, whole) and "…" not in said
+
+
+def test_a_folder_with_two_models_results_says_so(tmp_path, capsys):
+    compare.main(many_runs(tmp_path, 1, ("a", "b")))
+    assert "long_name_00 holds results of 2 models: a, b." in capsys.readouterr().err
 
 
 def test_published_figures_stand_beside_the_same_benchmark_only(tmp_path, runs, capsys):

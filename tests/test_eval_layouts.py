@@ -191,6 +191,8 @@ def test_scienceqa_as_published(tmp_path):
 def test_scienceqa_another_split_and_lacking_problems(tmp_path):
     folder = science_folder(tmp_path)
     assert "1 belong to val" in refused("scienceqa", write(tmp_path / "a.jsonl", [{"question_id": "4", "text": "A"}]), folder)
+    write(folder / "pid_splits.json", {"test": ["1", "2", "1"]})
+    assert "'1' stands twice" in refused("scienceqa", tmp_path / "a.jsonl", folder)
     write(folder / "pid_splits.json", {"test": ["1", "77"]})
     assert "1 of 2 test problems are missing, the first '77'" in refused("scienceqa", tmp_path / "a.jsonl", folder)
     (folder / "pid_splits.json").unlink()

@@ -114,7 +114,7 @@ def test_mmmu_every_letter_is_that_of_total_val_output(official_data):
     """847 letters as the authors' code read them, the random ones too: the order of the draws is theirs."""
     theirs = json.loads((official_data / "mmmu" / "llava1.5_13b" / "total_val_output.json").read_text("utf-8"))
     questions, predictions = mmmu.load(official_data / "mmmu"), mmmu.read_saved(official_data / "mmmu" / "llava1.5_13b")
-    answers, _ = saved.match(questions, predictions)
+    answers, *_ = saved.match(questions, predictions)
     mmmu.attach_answers(questions.rows, answers, predictions)
     drawn = {row["question_id"]: row["fallback"] for row in questions.rows if "fallback" in row}
     assert drawn == {"validation_Design_4": "A", "validation_Psychology_4": "A"}

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from eval_world import FUNCTIONS, checkpoint, model, random_model, world, write_world  # noqa: F401 - fixtures are found by name
+from omnivision_eval import compare
 from omnivision_eval import main as eval_main
 from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours, check_image_reaches_model
@@ -118,8 +119,6 @@ def test_missing_things_are_named(world, model, tmp_path):
         evaluate(model, world, ["vqa"])
     with pytest.raises(DataError, match="ChartQA's questions are missing.*test/test_human.json"):
         evaluate(model, tmp_path, ["chartqa"])
-    with pytest.raises(DataError, match="functional tokens"):
-        evaluate(model, world, ["actions"])
     with pytest.raises(DataError, match="open.jsonl"):
         evaluate(model, tmp_path, ["open"])
     broken = shutil.copytree(world, tmp_path / "broken")
@@ -162,11 +161,32 @@ def test_a_model_saved_over_another_does_not_share_its_folder(world, checkpoint,
     evaluate(source_of(tmp_path / "model"), world, ["chartqa"], out)
     random_model(seed=1)[0].save_pretrained(tmp_path / "model")
     with pytest.raises(ConfigError, match="another model in the same place"):
-        evaluate(source_of(tmp_path / "model"), world, ["actions"], out)
+        evaluate(source_of(tmp_path / "model"), world, ["chartqa"], out)
     for broken in ("[]", "{", "{}"):
         (out / "chartqa" / "results.json").write_text(broken)
         with pytest.raises(DataError, match="results"):
             evaluate(source_of(tmp_path / "model"), world, ["chartqa"], out)
+
+
+def test_one_checkpoint_under_two_paths_is_one_model(world, checkpoint, tmp_path, monkeypatch):
+    evaluate(source_of(checkpoint), world, ["chartqa"], tmp_path / "out")
+    monkeypatch.chdir(checkpoint.parent)
+    evaluate(source_of(checkpoint.name), world, ["pope_random"], tmp_path / "out")
+    assert compare.compare([tmp_path / "out"])["runs"]["out"].keys() == {"chartqa", "pope_random"}
+    assert len(compare._models(compare.compare([tmp_path / "out"])["runs"]["out"])) == 1
+
+
+def test_a_model_without_functional_tokens_is_not_asked_for_calls(world, model, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(Ours, "answer", lambda *_: pytest.fail("it was asked"))
+    (tmp_path / "runner.json").write_text('{"variants": ["fp32"]}')
+    for one in (model, source_of(checkpoint), source_of(tmp_path)):
+        with pytest.raises(ConfigError, match="actions is scored from generated ids of functional tokens"):
+            evaluate(one, world, ["pope", "actions"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "runner.json").write_text('{"functions": {"names": {}, "end": 3}}')
+    shutil.copytree(checkpoint, tmp_path / "acting")
+    FunctionSet.from_json(FUNCTIONS).save(tmp_path / "acting")
+    assert source_of(tmp_path).makes_calls and source_of(tmp_path / "acting").makes_calls
 
 
 def test_results_of_another_run_are_not_overwritten(world, model, tmp_path):

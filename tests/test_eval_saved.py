@@ -8,7 +8,7 @@ import pytest
 from omnivision_eval import chartqa, mmmu, mmvet, pope, scienceqa
 from omnivision_eval.saved import score_saved
 
-from omnivision.errors import DataError
+from omnivision.errors import ConfigError, DataError
 from omnivision_cli.main import main
 
 SPLITS = ("random", "popular", "adversarial")
@@ -83,6 +83,30 @@ def test_pope_llavas_ids_of_other_splits_hide_no_unknown_id(popes, tmp_path):
     assert "answer to an unknown id: 1, the first '2001'" in refused("pope_popular", file, popes)
 
 
+def bare(split, numbering=0, **more):
+    """Answers whose records carry no prompt."""
+    return [{"question_id": numbering + row["question_id"], "text": row["label"]} | more for row in pope_questions(split)]
+
+
+@pytest.mark.parametrize("llavas_questions", [True, False])
+@pytest.mark.parametrize("tasks", [["pope"], ["pope_adversarial", "pope_popular"]])
+def test_pope_one_splits_answers_are_not_all_three(popes, tmp_path, tasks, llavas_questions):
+    if not llavas_questions:
+        (popes / "llava_pope_test.jsonl").unlink()
+    file = write(tmp_path / "a.jsonl", bare("adversarial"))
+    with pytest.raises(DataError, match="the file holds one split, and . are to be scored"):
+        score_saved(tasks, file, popes, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert score_saved(["pope_adversarial"], file, popes)["pope_adversarial"]["score"] == 100
+
+
+@pytest.mark.parametrize("missing", [5, 1005, 2005])
+def test_pope_a_missing_answer_leaves_llavas_numbering_readable(popes, tmp_path, missing):
+    rows = [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at) if row["question_id"] != missing]
+    found = score_saved(["pope"], write(tmp_path / "a.jsonl", rows), popes)
+    assert {split: found[f"pope_{split}"]["missing"] for split in SPLITS} == {split: int(at == missing // 1000) for at, split in enumerate(SPLITS)}
+
+
 def test_pope_labels_and_llavas_questions_must_be_the_official_ones(popes, tmp_path):
     file = write(tmp_path / "a.jsonl", truth("random"))
     asked = [json.loads(line) for line in (popes / "llava_pope_test.jsonl").read_text().splitlines()]
@@ -120,6 +144,27 @@ def test_faults_are_told_also_where_no_id_fits(popes, tmp_path):
     file = write(tmp_path / "a.jsonl", '{"question_id": 77, "text": "yes"}\n{broken\n')
     said = refused("pope_random", file, popes)
     assert "broken line: 1" in said and "answer to an unknown id: 1, the first '77'" in said
+
+
+def test_two_models_answers_are_not_scored_as_one(popes, tmp_path):
+    rows = bare("random", model_id="a")
+    for model in (None, "b"):
+        rows[3]["model_id"] = model
+        file = write(tmp_path / "answers" / "m_random.jsonl", rows)
+        if model is None:
+            assert score_saved(["pope_random"], file, popes)["pope_random"]["model"] == "a"
+    assert "answer of another model than 'a': 1, the first 'b' at" in refused("pope_random", file, popes)
+    write(file, bare("random", model_id="a"))
+    write(tmp_path / "answers" / "m_popular.jsonl", bare("popular", model_id="b"))
+    with pytest.raises(DataError, match="The answers are of 2 models: a, b"):
+        score_saved(["pope_random", "pope_popular"], tmp_path / "answers", popes)
+
+
+def test_half_a_character_can_be_written(popes, tmp_path):
+    rows = truth("random")
+    rows[0] |= {"text": "Yes \ud83d", "model_id": "\ud83d"}
+    one = score_saved(["pope_random"], write(tmp_path / "a.jsonl", rows), popes, out=tmp_path / "out")["pope_random"]
+    assert one["score"] == 100 and "Yes ?" in (tmp_path / "out" / "pope_random" / "samples.jsonl").read_text()
 
 
 @pytest.mark.parametrize("text", ["", "\n", "[]", "{}", '{"question_id": 1, "text": "yes"', "\x00\x01", '{"a": {"a"', "[" * 5000])
@@ -178,6 +223,32 @@ def test_refused_splits_refuse_the_mean(popes, tmp_path):
     rows = [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at)]
     found = score_saved(["pope"], write(tmp_path / "a.jsonl", rows[1:]), popes)
     assert found["pope"]["score"] is None and found["pope"]["missing"] == 1 and found["pope_popular"]["score"] == 100
+
+
+def test_a_folder_belongs_to_the_saved_answers_of_one_model(charts, popes, tmp_path):
+    out, rows = tmp_path / "out", chart_answers()
+    first = score_saved(["chartqa"], write(tmp_path / "a.jsonl", rows), charts, out=out)
+    assert score_saved(["chartqa"], tmp_path / "a.jsonl", charts, out=out) == first
+    for name, answers, said in (("b", rows, "another model"), ("c", [row | {"model_id": "x"} for row in rows], "another model"),
+                                ("deeper/a", chart_answers(["human_0"]), "another file of saved answers")):
+        with pytest.raises(ConfigError, match=said):
+            score_saved(["chartqa"], write(tmp_path / f"{name}.jsonl", answers), charts, out=out)
+    for split in SPLITS:
+        write(tmp_path / "a" / f"{split}.jsonl", bare(split))
+    for _ in range(2):
+        assert score_saved(["pope"], tmp_path / "a", popes, out=out)["pope"]["score"] == 100, "the folder's name is the model's"
+    assert json.loads((out / "chartqa" / "results.json").read_text()) == first["chartqa"]
+
+
+def test_a_piece_of_a_benchmark_is_called_one(charts, popes, tmp_path, capsys):
+    from omnivision_eval import compare
+
+    found = score_saved(["chartqa"], write(tmp_path / "a.jsonl", chart_answers()), charts, out=tmp_path / "out")
+    assert found["chartqa"]["notes"]["part"] == "300 of 2,500 questions: not comparable with published scores"
+    compare.main([str(tmp_path / "out")])
+    assert not any("50.0 ±" in line and "59.2" in line for line in capsys.readouterr().err.splitlines())
+    rows = [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at)]
+    assert "part" in score_saved(["pope"], write(tmp_path / "a.jsonl", rows), popes)["pope"]["notes"]
 
 
 def test_two_runs_of_saved_answers_compare_on_what_both_answered(charts, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from eval_world import random_model, write_world
 from omnivision_eval.ours import Ours
 from omnivision_eval.run import Settings, evaluate
-from omnivision_eval.world import read_rows
+from omnivision_eval.world import is_world, read_rows
 
 from omnivision.errors import DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
@@ -54,6 +54,13 @@ def test_a_picture_outside_of_the_folder_is_refused(tmp_path, name):
     (folder / "eval" / "chartqa.jsonl").write_text(json.dumps({"question_id": "c", "image": name, "text": "How many?", "label": "5"}) + "\n")
     with pytest.raises(DataError, match="outside of the data root"):
         read_rows(folder, "chartqa")
+
+
+def test_results_in_a_folder_called_eval_are_no_world(world, tmp_path):
+    (tmp_path / "eval" / "answers").mkdir(parents=True)
+    (tmp_path / "eval" / "pope_random").mkdir()
+    (tmp_path / "eval" / "pope_random" / "samples.jsonl").write_text("{}\n")
+    assert is_world(world) and not is_world(tmp_path)
 
 
 @pytest.mark.parametrize(("split", "tasks"), [("eval", TASKS), ("eval_held_out", ("pope", "open", "actions"))])
