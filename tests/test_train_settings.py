@@ -65,6 +65,8 @@ def test_numbers_with_which_nothing_could_run_are_refused_before_anything_loads(
         for value in ("0", "-1"):
             with pytest.raises(ConfigError, match=rf"^`{key}` is {value} \({key}\)\. Give {key} a number above 0\.$"):
                 load_config(cls, None, [f"{key}={value}"])
+    with pytest.raises(ConfigError, match="`lr` is inf"):
+        load_config(cls, None, ["lr=.inf"])
     with pytest.raises(ConfigError, match="`workers` is -1"):
         load_config(cls, None, ["workers=-1"])
     file = tmp_path / "config.yaml"

@@ -43,7 +43,7 @@ def check_numbers(config: Any, positive: tuple[str, ...], not_negative: tuple[st
     wrong = [key for key, value in given.items() if not (0 < value < math.inf or (value == 0 and key in not_negative))]  # NaN is neither
     if wrong:
         raise ConfigError(f"{', '.join(f'`{key}` is {given[key]:g}' for key in wrong)}", ", ".join(wrong),
-                          " ".join(f"Give {key} a finite number {'from 0' if key in not_negative else 'above 0'}." for key in wrong))
+                          " ".join(f"Give {key} {'0 or more' if key in not_negative else 'a number above 0'}." for key in wrong))
 
 
 @dataclass(frozen=True)
