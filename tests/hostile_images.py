@@ -292,6 +292,7 @@ def _mpo() -> bytes:
 
 CLEAR = partial(chunk, b"tRNS")
 TIFF = b"Exif\0\0II*\0\x08\0\0\0\x01\0"  # one entry follows
+TURN_6 = struct.pack("<HHII", 0x0112, 3, 1, 6)
 ODD: dict[str, tuple[Callable[[], bytes], Callable[[], np.ndarray]]] = {
     "1 x 1": (lambda: png(1, 1, 8, 2, b"\0\7\x08\x09"), lambda: row((7, 8, 9))),
     "1 x 10,000": (lambda: png(1, 10_000, 8, 0, b"\0\7" * 10_000), lambda: np.full((10_000, 1, 3), 7, np.uint8)),
@@ -316,6 +317,9 @@ ODD: dict[str, tuple[Callable[[], bytes], Callable[[], np.ndarray]]] = {
     "EXIF orientation as text": _exif(TIFF + struct.pack("<HHI4s", 0x0112, 2, 4, b"six\0") + bytes(4)),
     "EXIF orientation of two numbers": (lambda: jpeg(exif=TIFF + struct.pack("<HHIHH", 0x0112, 3, 2, 6, 6) + bytes(4)),
                                         lambda: upright(decoded(jpeg()), 6)),  # the first counts
+    **{f"EXIF orientation beside {name}": (partial(jpeg, exif=TIFF[:-2] + b"\2\0" + b"".join(sorted((TURN_6, entry))) + bytes(4)), lambda: upright(decoded(jpeg()), 6))
+       for name, entry in (("a unit as a byte", struct.pack("<HHII", 0x0128, 1, 1, 2)), ("a width as text", struct.pack("<HHI4s", 0x0100, 2, 3, b"14\0")))},
+    "EXIF orientation as a fraction": _exif(TIFF + struct.pack("<HHIf", 0x0112, 11, 1, 6.0) + bytes(4)),
     "EXIF entry of 4 billion values": _exif(TIFF + struct.pack("<HHII", 0x0112, 3, 0xFFFFFFFF, 6) + bytes(4)),
     "palette": (lambda: encoded(_raw("RGB").quantize(8), "PNG"), lambda: np.asarray(_raw("RGB").quantize(8).convert("RGB"))),
     "palette with one clear colour": (lambda: png(2, 1, 8, 3, b"\0\0\1", chunk(b"PLTE", bytes(range(6))) + CLEAR(b"\xff\0")),

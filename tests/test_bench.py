@@ -8,10 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import train_world
+from safetensors.torch import load_file
 
 from omnivision import OmniVisionForConditionalGeneration
 from omnivision.early_exit import Speculated
 from omnivision.errors import ConfigError, DataError
+from omnivision.model.checkpoints import load_checkpoint
+from omnivision.model.layouts import TILES
 from omnivision_cli import bench, bench_early_exit
 from omnivision_cli.main import main
 
@@ -40,24 +43,26 @@ def test_two_models_are_measured_in_turn(checkpoint, monkeypatch, capsys):
 
 
 def test_times_by_a_fake_clock(monkeypatch):
-    """Prepared at 2 s, first token at 5, the second answer of 11 tokens at 18: 10 tokens took 13 - 3 seconds."""
-    clock = iter([0.0, 2.0, 5.0, 18.0])
+    """Prepared at 2 s, the prompt read at 2.5, the first token at 5, the last of 10 more at 15."""
+    clock = iter([0.0, 2.0, 2.5, *range(5, 16)])
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     asked = []
 
     class Silent:
         def generate(self, **settings):
-            asked.append((settings["max_new_tokens"], settings.get("min_new_tokens")))
+            asked.append((settings["max_new_tokens"], settings["min_new_tokens"]))
+            for _ in range(1 + 11):
+                settings["streamer"].put(None)
 
     class Subject(bench.Subject):
         def inputs(self, picture, prompt):
             return {}
 
     assert bench._timed(Subject("x", None, Silent(), None), None, "?", 10) == (2.0, 3.0, 1.0)
-    assert asked == [(1, None), (11, 11)]
+    assert asked == [(11, 11)]
 
 
-def test_fewer_tokens_of_a_picture(checkpoint, tmp_path, capsys):
+def test_fewer_tokens_of_a_picture(checkpoint, tmp_path, capsys, monkeypatch):
     assert main(["bench", "--model", str(checkpoint), "--image-tokens", "81,27,9", "--rounds", "1", "--new-tokens", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [one["image_tokens"] for one in found.values()] == [81, 27, 9] and [*found] == ["81 tokens", "27 tokens", "9 tokens"]
@@ -65,8 +70,18 @@ def test_fewer_tokens_of_a_picture(checkpoint, tmp_path, capsys):
     made = bench.with_image_tokens(str(checkpoint), 27, tmp_path / "made")
     one, other = (OmniVisionForConditionalGeneration.from_pretrained(folder).state_dict() for folder in (checkpoint, made))
     assert all(torch.equal(one[name], other[name]) for name in one if ".projector." not in name)
-    with pytest.raises(ConfigError, match="81 patches do not divide into 10 tokens"):
-        bench.with_image_tokens(str(checkpoint), 10, tmp_path / "none")
+    monkeypatch.delitem(TILES, 27)  # as 243 is none: 3 tokens of 729 patches
+    for tokens in (10, 3):
+        with pytest.raises(ConfigError, match=f"81 patches do not divide into {tokens} tokens.*some of 81, 27, 9, 1"):
+            bench.with_image_tokens(str(checkpoint), tokens, tmp_path / "none")
+
+
+def test_what_is_measured_takes_as_much_of_the_disk_as_its_source(checkpoint, tmp_path):
+    model, processor = load_checkpoint(checkpoint)
+    for part in (model.half(), processor):
+        part.save_pretrained(tmp_path / "half")
+    made = bench.with_image_tokens(str(tmp_path / "half"), 27, tmp_path / "made")
+    assert {values.dtype for values in load_file(made / "model.safetensors").values()} == {torch.float16}
 
 
 def test_a_model_that_takes_no_picture_is_refused(checkpoint, tmp_path, capsys):

@@ -65,6 +65,14 @@ def test_chat_streams_what_it_answers(checkpoint, picture, capsys):
     assert streamed.strip() == answer["answer"]
 
 
+def test_an_answer_ends_where_the_model_says(checkpoint, picture):
+    model, processor = load_checkpoint(checkpoint)
+    model.generation_config.eos_token_id = [processor.tokenizer.convert_tokens_to_ids(TURN_END)]
+    ids = chat.answer_ids(model, processor, Image.open(picture), "What is it?", 6, stream=False)
+    model.generation_config.eos_token_id = [ids[3]]
+    assert chat.answer_ids(model, processor, Image.open(picture), "What is it?", 6, stream=False) == ids[:ids.index(ids[3])]
+
+
 def test_chat_names_the_functions_that_an_answer_calls(checkpoint, tmp_path, picture, capsys, monkeypatch):
     shutil.copytree(checkpoint, tmp_path / "final")
     model, processor = load_checkpoint(tmp_path / "final")

@@ -21,8 +21,9 @@ from omnivision.export import fp16, fp16_check, verify
 from omnivision.export.fp16_limits import refuse_activations, scan_weights, watch_activations
 from omnivision.export.main import main
 from omnivision.export.model_card import add_card
-from omnivision.export.reference import Question, gather_questions, next_token, plain_questions, read_questions
+from omnivision.export.reference import Question, gather_questions, greedy_steps, next_token, plain_questions, read_questions
 from omnivision.functions import Function, FunctionSet
+from omnivision.generation import generate_ids
 from omnivision.runs import file_hash
 
 QUESTIONS = ["Is there a red cat in the image?", "图中有几只猫？", "How many <|im_end|> are\u2028there?"]
@@ -91,6 +92,15 @@ def test_the_reference_is_the_fp32_checkpoints(exported, checkpoint, questions):
     ids, logprobs = next_token(model, processor, Question(row["text"], questions.parent / "images" / "0.png"))
     assert row["input_ids"] == ids and row["top_ids"][0] == int(logprobs.argmax())
     assert row["top_logprobs"][0] == pytest.approx(float(logprobs.max()), abs=1e-4)
+
+
+def test_the_reference_takes_the_most_likely_token(checkpoint, questions):
+    model, processor = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32), AutoProcessor.from_pretrained(checkpoint)
+    asked = Question(QUESTIONS[0], questions.parent / "images" / "0.png")
+    expected, (ids, steps) = generate_ids(model, processor, [asked.text], [asked.image], 12)[0], greedy_steps(model, processor, asked, 12)
+    assert [int(step.argmax()) for step in steps] == expected and ids == next_token(model, processor, asked)[0]
+    model.generation_config.repetition_penalty, model.generation_config.eos_token_id = 9.0, [expected[3]]
+    assert [int(step.argmax()) for step in greedy_steps(model, processor, asked, 12)[1]] == expected[:1 + expected.index(expected[3])]
 
 
 def test_verify_prints_json_alone_on_stdout(exported, in_process, capsys):
@@ -243,6 +253,13 @@ def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
     assert model.dtype == torch.float16 and fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
     for layer, message in (("nothing", "no layer 'nothing'"), ("model.projector.act", "has no weights"), ("model.language_model.layers", "does not run itself")):
         refused(tmp_path / "other", ConfigError, message, checkpoint, keep=(layer,))
+
+
+def test_an_export_can_be_exported_again(checkpoint, tmp_path, in_process):
+    fp16.export_fp16(checkpoint, tmp_path / "kept", count=1, keep=("model.projector",), scan_pictures=0)
+    fp16.export_fp16(tmp_path / "kept", tmp_path / "out", count=1, scan_pictures=0)
+    assert {values.dtype for values in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float16}
+    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "out").model.projector.linear_1.weight.dtype == torch.float16
 
 
 def test_a_tied_head_is_kept_with_the_language_model(checkpoint, tmp_path, in_process):

@@ -23,7 +23,7 @@ from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.folder import hashes_of, read_manifest
 from omnivision.export.gguf import export
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
-from omnivision.export.gguf.engine import Reply
+from omnivision.export.gguf.engine import Engine, Reply
 from omnivision.export.gguf.gbnf import gbnf, whole_numbers
 from omnivision.export.gguf.picture_file import write_picture
 from omnivision.export.gguf.tiles import main as prepare
@@ -94,6 +94,36 @@ def test_a_raster_model_answers_the_same_in_llama_cpp(phone):
     differences = [result["quantizations"][one]["mean_logprob_diff"] for one in ("f16", "q8_0", "q4_k_m")]
     assert differences == sorted(differences) and differences[0] < differences[2]
     assert [path.name for path in out.parent.iterdir()] == ["model"]
+
+
+def test_answers_end_where_the_checkpoints_do(phone, raster, questions, tmp_path, in_process, monkeypatch):
+    """A stop token that llama.cpp does not know by its name, in the middle of what the model would say without it."""
+    rows = [json.loads(line) for line in (phone[0] / "reference.jsonl").read_text(encoding="utf-8").splitlines()]
+    stop = next(row["steps"][1]["id"] for row in rows if row["image"])
+    folder = shutil.copytree(raster, tmp_path / "final")
+    said = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**said, "eos_token_id": [*said["eos_token_id"], stop], "repetition_penalty": 1.3}))
+    result = export.export_gguf(folder, tmp_path / "out", ["f16"], questions, count=7, new_tokens=6)["quantizations"]["f16"]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "reference.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert any(len(row["steps"]) < 6 and row["steps"][-1]["id"] == stop for row in rows) and result["answers_equal"] + result["ties"] == 7
+    assert stop in read_manifest(tmp_path / "out")["stop_token_ids"] and "repetition_penalty 1.3" in (tmp_path / "out" / "README.md").read_text()
+    monkeypatch.setattr(export, "vocabulary", lambda tokenizer, rows, stops: vocabulary(tokenizer, rows))
+    refused(tmp_path / "other", DataError, "goes on behind its end", folder, questions=questions, count=7, new_tokens=6)
+
+
+def test_more_ends_than_gguf_has_keys_for_are_refused():
+    tokenizer = make_tokenizer()
+    end, text_end = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert vocabulary(tokenizer, 448, [text_end, 7, end, 5]).ends == (end, 5, 7)
+    with pytest.raises(ConfigError, match="4 tokens that llama.cpp has to be told of, it can be told of 3"):
+        vocabulary(tokenizer, 448, [5, 6, 7, end])
+
+
+def test_a_question_beyond_the_context_is_not_repeated(phone):
+    engine = Engine(phone[0] / "model-f16.gguf", phone[0] / "mmproj-f16.gguf")
+    with pytest.raises(DataError, match="exceeds the available context.*Ask a shorter question") as caught:
+        engine.ask("cup " * 3000, None, 2)
+    assert len(str(caught.value)) < 600
 
 
 def test_calls_under_the_grammar_are_calls(phone):
@@ -321,16 +351,23 @@ def step(token, *logprobs):
 def test_answers_are_compared_by_hand():
     row, asked = {"input_ids": [1, 2], "steps": [step(5, -0.1, -3.0), step(7, -0.5, -0.55)]}, Question("?", None)
     found = Agreement()
-    compare(Reply(2, [5, 7], [{5: -0.12, 6: -3.0}, {7: -0.5, 8: -0.55}], ""), row, LIMITS["f16"], found, asked)
-    compare(Reply(3, [5, 8], [{5: -0.1, 6: -3.0}, {7: -0.5, 8: -0.55}], ""), row, LIMITS["f16"], found, asked)  # a tie
-    compare(Reply(2, [6], [{5: -0.1, 6: -3.0}], ""), row, LIMITS["f16"], found, asked)
+    reply = partial(Reply, text="", around=([1], [2]))
+    compare(reply(2, [5, 7], [{5: -0.12, 6: -3.0}, {7: -0.5, 8: -0.55}]), row, LIMITS["f16"], found, asked)
+    compare(reply(3, [5, 8], [{5: -0.1, 6: -3.0}, {7: -0.5, 8: -0.55}]), row, LIMITS["f16"], found, asked)  # a tie
+    compare(reply(2, [6], [{5: -0.1, 6: -3.0}]), row, LIMITS["f16"], found, asked)
     assert (found.questions, found.prompts_equal, found.answers_equal, found.ties, found.apart) == (3, 2, 1, 1, 1)
     assert found.logprob_diff == pytest.approx(0.02) and "token 0: [6] in place of 5" in found.first_apart
     loose = Agreement()
-    compare(Reply(2, [6], [{5: -0.1, 6: -3.0}], ""), row, LIMITS["q4_k_m"], loose, asked)  # 2.9 apart: no tie, and allowed
+    compare(reply(2, [6], [{5: -0.1, 6: -3.0}]), row, LIMITS["q4_k_m"], loose, asked)  # 2.9 apart: no tie, and allowed
     assert (loose.ties, loose.apart, loose.first_apart) == (0, 1, "")
-    compare(Reply(2, [5], [{5: float("nan"), 6: -3.0}], ""), row, LIMITS["f16"], found, asked)
+    compare(reply(2, [5], [{5: float("nan"), 6: -3.0}]), row, LIMITS["f16"], found, asked)
     assert found.logprob_diff != found.logprob_diff
+    other = Agreement()
+    for around in (([3], [2]), ([1], [3]), ([1, 3], [])):  # as many tokens, and others
+        compare(reply(2, [5, 7], [], around=around), row, LIMITS["q4_k_m"], other, asked)
+    assert (other.prompts_equal, other.answers_equal, other.first_apart) == (0, 3, "")
+    compare(reply(2, [5, 7, 8], []), row, LIMITS["q4_k_m"], other, asked)
+    assert (other.prompts_equal, other.answers_equal, other.apart) == (1, 3, 1) and "goes on behind its end" in other.first_apart
 
 
 # -- report

@@ -27,6 +27,7 @@ from omnivision.functions import Function, FunctionSet
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 54, "patch_size": 2,
           "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}  # what every target can express
 BIAS = "model.projector.linear_1.bias"
+HEAD, EMBEDDINGS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,8 @@ def other_tokenizer(folder):
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "weights cannot be read"),
     (export_parts.stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].long()})), f"{BIAS} is stored as I64"),
     (export_parts.stored(lambda tensors: tensors.update({BIAS: tensors[BIAS].to(torch.float8_e4m3fn)})), f"{BIAS} is stored as F8_E4M3"),
+    (export_parts.stored(lambda tensors: tensors.update({HEAD: tensors[EMBEDDINGS] + 1})), f"the weights hold another {HEAD}"),
+    (export_parts.stored(lambda tensors: tensors.update({f"{BIAS}.lora_A": torch.zeros(3)})), f"1 tensors have no place .* the first is {BIAS}.lora_A"),
     (edited("config.json", lambda config: [config]), "config.json"),
     (edited("config.json", lambda config: config.pop("model_type") and None), "config.json"),
     (edited("config.json", lambda config: config.pop("text_config") and None), "tensors are missing"),
@@ -112,6 +115,18 @@ def test_a_checkpoint_in_shards_is_whole(checkpoint, whole):
     assert all(torch.equal(values, expected[name]) for name, values in open_checkpoint(checkpoint).tensors())
 
 
+def test_one_file_is_taken_before_shards_as_everywhere_else(checkpoint, whole):
+    export_parts.stored(lambda tensors: tensors[BIAS].add_(1))(checkpoint)
+    in_shards(checkpoint)
+    shutil.copy(whole / "model.safetensors", checkpoint)  # saving one file leaves an older index where it is
+    assert torch.equal(open_checkpoint(checkpoint).load(BIAS), load_file(whole / "model.safetensors")[BIAS])
+
+
+def test_a_stored_head_that_is_the_embeddings_is_tied(checkpoint):
+    export_parts.stored(lambda tensors: tensors.update({HEAD: tensors[EMBEDDINGS].clone()}))(checkpoint)
+    assert HEAD not in open_checkpoint(checkpoint).shapes
+
+
 TARGETS = {"fp16": lambda source, out: export_fp16(source, out, count=1, scan_pictures=0),
            "gguf": lambda source, out: export_gguf(source, out, ["f16"], count=1, new_tokens=2),
            "onnx": lambda source, out: export_onnx(source, out, ["fp32"], count=1, new_tokens=2)}
@@ -124,6 +139,16 @@ def test_numbers_that_are_not_finite_are_refused(checkpoint, tmp_path, monkeypat
     with pytest.raises(DataError, match="not finite|non-finite"):
         TARGETS[target](checkpoint, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_neither_changes_its_checkpoint_nor_follows_a_link(checkpoint, tmp_path, target):
+    before = sorted(checkpoint.iterdir())
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for out, message in ((checkpoint / "phone", "lies in .*final, which it would change"), (tmp_path / "link", "exists already")):
+        with pytest.raises(ConfigError, match=message):
+            TARGETS[target](checkpoint, out)
+    assert sorted(checkpoint.iterdir()) == before and sorted(path.name for path in tmp_path.iterdir()) == ["final", "link"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from model_parts import CONTROL, SHAPE, make_image, make_model, make_tokenizer
 from omnivision_train.config import FOLLOWS
+from tokenizers import AddedToken
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from omnivision import OmniVisionConfig
@@ -55,7 +56,7 @@ def write(writer, tensors, quantized=False):
     writer.close()
 
 
-def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2"):
+def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2", more=(), settings=None):
     state = {name: values.detach().numpy() for name, values in model.state_dict().items()}
     inner = "model.language_model."
     tensors = {"token_embd.weight": state[f"{inner}embed_tokens.weight"], "output_norm.weight": state[f"{inner}norm.weight"]}
@@ -71,7 +72,11 @@ def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2"):
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
-    words = replace(vocabulary(make_tokenizer(CONTROL[:6]), 448), pre=pre)
+    for key, value in (settings or {}).items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"qwen2.rope.{key}", value)
+    tokenizer = make_tokenizer(CONTROL[:6])
+    tokenizer.add_tokens(list(more))
+    words = replace(vocabulary(tokenizer, 448), pre=pre)
     words.describe(writer)
     write(writer, {name: values for name, values in tensors.items() if name not in leave_out}, quantized)
     return folder / "text.gguf"
@@ -130,6 +135,28 @@ def test_the_imported_model_answers(model, tmp_path):
         assert processor.tokenizer.convert_tokens_to_ids(token) == words.convert_tokens_to_ids(token)
     assert processor.tokenizer.decode(processor.tokenizer.encode("a cat 图 12")) == "a cat 图 12"
     assert set(found.generation_config.eos_token_id) == set(words.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"]))
+
+
+def test_only_control_tokens_are_special(model, tmp_path):
+    more = [AddedToken("<tool_call>", normalized=False), AddedToken("<late>", special=True), AddedToken("</tool_call>", normalized=False)]
+    import_pair(text_file(tmp_path, model, more=more), picture_file(tmp_path, model), tmp_path / "out")
+    words, own = AutoProcessor.from_pretrained(tmp_path / "out").tokenizer, make_tokenizer(CONTROL[:6])
+    own.add_tokens(more)
+    text = "<tool_call>red cat</tool_call><late>"
+    ids = words.encode(text)
+    assert ids == own.encode(text) and words.decode(ids, skip_special_tokens=True) == "<tool_call>red cat</tool_call>"
+    assert {str(token) for token in words.added_tokens_decoder.values() if not token.special} == {"<tool_call>", "</tool_call>"}
+
+
+def test_positions_that_are_turned_as_qwen2s_pass(model, tmp_path):
+    text = text_file(tmp_path, model, settings={"scaling.type": "none", "dimension_count": 16})
+    assert import_pair(text, picture_file(tmp_path, model), tmp_path / "out")["parameters"]
+
+
+@pytest.mark.parametrize("settings, message", [({"scaling.type": "linear", "scaling.factor": 4.0}, "scaling.type is linear, qwen2.rope.scaling.factor is 4.0"),
+                                               ({"dimension_count": 8}, "dimension_count is 8"), ({"scale_linear": 4.0}, "scale_linear is 4.0")])
+def test_positions_that_are_turned_otherwise_are_refused(model, tmp_path, settings, message):
+    refused(tmp_path / "out", DataError, message, text_file(tmp_path, model, settings=settings), picture_file(tmp_path, model))
 
 
 def test_q8_0_is_unpacked(model, tmp_path):

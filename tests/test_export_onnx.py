@@ -21,6 +21,7 @@ from PIL import Image
 from omnivision.data.image import open_image
 from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
+from omnivision.export.checkpoint import open_checkpoint
 from omnivision.export.fp16_limits import WeightScan
 from omnivision.export.folder import hashes_of, read_manifest, write_manifest
 from omnivision.export.main import main
@@ -172,9 +173,37 @@ def test_pictures_of_a_question_file_lie_in_its_folder(exported, questions, tmp_
         runner.main(["--folder", str(exported[0]), "--questions", str(tmp_path / "ask.jsonl"), "--answers", str(tmp_path / "answers.jsonl")])
 
 
+def test_a_question_file_is_judged_before_an_answer_is_written(exported, questions, tmp_path, capsys):
+    asked, answers = shutil.copy(questions, tmp_path / "ask.jsonl"), tmp_path / "answers.jsonl"
+    given = ["--folder", str(exported[0]), "--image-root", str(questions.parent), "--max-new-tokens", "1", "--questions", str(asked), "--answers"]
+    (tmp_path / "same.jsonl").symlink_to(asked)
+    with pytest.raises(SystemExit):
+        runner.main([*given, str(tmp_path / "same.jsonl")])
+    assert "--answers would replace" in capsys.readouterr().err and asked.read_bytes() == questions.read_bytes()
+    for line in ('{"question": "What?"}', "[]", '{"text": "a", "image": 3}', "nonsense"):
+        asked.write_text(questions.read_text(encoding="utf-8") + f"\n{line}\n", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"ask\.jsonl:15 is no JSON object with a text"):
+            runner.main([*given, str(answers)])
+    asked.write_text('{"text": "a"}\n\n{"text": "a", "image": "none.png"}\n', encoding="utf-8")
+    answers.write_text("older")
+    with pytest.raises(FileNotFoundError):
+        runner.main([*given, str(answers)])
+    assert answers.read_text() == "older" and len((tmp_path / "answers.jsonl.partial").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("words, message", [(["--image", "none.png", "What?"], "none.png"), (["--variant", "fp16", "What?"], "holds fp32, not fp16")])
+def test_the_runner_says_what_is_wrong_in_a_line(exported, tmp_path, words, message):
+    copy = shutil.copytree(exported[0], tmp_path / "copy")
+    settings = json.loads((copy / "runner.json").read_text(encoding="utf-8"))
+    (copy / "runner.json").write_text(json.dumps({**settings, "variants": ["fp32"]}), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(copy / "run.py"), *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("run.py: ") and message in done.stderr and len(done.stderr.splitlines()) == 1
+
+
 def test_the_runner_answers_one_question(exported, questions, capsys):
     assert runner.main(["--folder", str(exported[0]), "--image", str(questions.parent / "0.png"), "--json", "--max-new-tokens", "3", QUESTIONS[0]]) == 0
     answer = json.loads(capsys.readouterr().out)
+    assert runner.main(["--folder", str(exported[0]), "--image", str(questions.parent / "0.png"), "--max-new-tokens", "1", ""]) == 0
     assert 0 < len(answer["ids"]) <= 3 and answer["seconds_to_first_token"] > 0 and answer["peak_bytes"] > 1e7 and answer["calls"] == []
     with pytest.raises(ValueError, match="not int4"):
         runner.Runner(exported[0], "int4")
@@ -339,7 +368,7 @@ def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
     body = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(body[: len(body) // 2])
     refused(tmp_path / "out", DataError, "cannot be read", copy)
-    refused(tmp_path / "out", ConfigError, "no checkpoint", tmp_path)
+    refused(tmp_path / "out", ConfigError, "no checkpoint", tmp_path / "none")
     refused(tmp_path / "out", ConfigError, "0 questions", checkpoint, count=0)
     with pytest.raises(ConfigError, match="exists already"):
         target.export_onnx(checkpoint, tmp_path)
@@ -348,6 +377,15 @@ def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
 def test_numbers_that_fp16_cannot_hold_are_refused(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(target, "scan_weights", lambda tensors: WeightScan(refused=["projector: 1e6 is beyond FP16's 65504"]))
     refused(tmp_path / "out", DataError, "beyond FP16.*--quantize fp32", checkpoint, variants=["fp16"])
+
+
+def test_settings_that_engines_do_not_apply_are_told(exported, checkpoint, tmp_path, capsys):
+    copy = shutil.copytree(checkpoint, tmp_path / "final")
+    said = json.loads((copy / "generation_config.json").read_text())
+    (copy / "generation_config.json").write_text(json.dumps({**said, "repetition_penalty": 1.3, "num_beams": 1, "temperature": 0.7, "do_sample": True}))
+    assert open_checkpoint(copy).not_applied == {"repetition_penalty": 1.3} and exported[1]["not_applied"] == {}
+    check.show({**exported[1], "not_applied": open_checkpoint(copy).not_applied})
+    assert "not applied here, the most likely token is taken: repetition_penalty 1.3" in capsys.readouterr().out
 
 
 def test_the_command_line(exported, capsys, monkeypatch):

@@ -41,7 +41,7 @@ def test_a_streamed_model_answers_the_same(tmp_path, monkeypatch, held, tied):
         asked = Question("Is there a red cat in the image?", image)
         (ids, steps), (expected_ids, expected) = (greedy_steps(one, opened.processor, asked, 4) for one in (model, whole))
         assert ids == expected_ids and len(steps) == len(expected)
-        torch.testing.assert_close(torch.stack(steps), torch.stack(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.stack(steps), torch.stack(expected), rtol=0, atol=3e-5)  # of numbers up to 15
     small = sum(4 * values.numel() for values in model.parameters() if values.numel() <= 64)
     assert 0.8 * min(held, 500_000) <= held_bytes(model) <= held + small
 

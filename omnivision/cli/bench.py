@@ -75,18 +75,20 @@ def with_image_tokens(source: str, tokens: int, folder: Path) -> Path:
         ConfigError: the patches do not divide into so many tokens.
     """
     from omnivision.model.build import build_model
-    from omnivision.model.checkpoints import load_checkpoint
+    from omnivision.model.checkpoints import load_checkpoint, model_folder
+    from omnivision.model.layouts import TILES
 
     model, processor = load_checkpoint(source)
-    patches = model.config.num_patches
-    if tokens < 1 or patches % tokens:
-        raise ConfigError(f"{patches} patches do not divide into {tokens} tokens", "--image-tokens", "Give divisors: 729, 243, 81, 27, 9.")
+    patches, stored = model.config.num_patches, type(model.config).from_pretrained(model_folder(source)).dtype
+    if tokens < 1 or patches % tokens or patches // tokens not in TILES:
+        possible = ", ".join(str(patches // group) for group in TILES if patches % group == 0)
+        raise ConfigError(f"{patches} patches do not divide into {tokens} tokens", "--image-tokens", f"Give some of {possible}.")
     config = type(model.config)(**{**model.config.to_dict(), "projector_group": patches // tokens,
                                    "projector_layout": "identity" if tokens == patches else "raster"})
     made, _ = build_model(config, tokenizer=processor.tokenizer)
     kept = {name: weight for name, weight in model.state_dict().items() if ".projector." not in name}
     made.load_state_dict(kept, strict=False)
-    made.save_pretrained(folder)
+    made.to(stored or made.dtype).save_pretrained(folder)  # on a CPU it was read in fp32, which is not what it takes on a disk
     type(processor)(processor.image_processor, processor.tokenizer, image_seq_length=made.config.image_seq_length).save_pretrained(folder)
     return folder
 
@@ -116,19 +118,27 @@ def _timed(one: Subject, picture, prompt: str, new_tokens: int) -> tuple[float, 
     """Seconds to prepare the inputs, seconds from there to the first token, tokens a second after it."""
     import torch
 
-    from omnivision.hardware import synchronize
-
+    clock = _Clock()
     started = time.perf_counter()
     inputs = one.inputs(picture, prompt)
     prepared = time.perf_counter()
     with torch.inference_mode():
-        one.model.generate(**inputs, max_new_tokens=1, do_sample=False)
-        synchronize()
-        first = time.perf_counter()
-        one.model.generate(**inputs, max_new_tokens=1 + new_tokens, min_new_tokens=1 + new_tokens, do_sample=False)
-        synchronize()
-        ended = time.perf_counter()
-    return prepared - started, first - prepared, new_tokens / max(1e-9, (ended - first) - (first - prepared))
+        one.model.generate(**inputs, max_new_tokens=1 + new_tokens, min_new_tokens=1 + new_tokens, do_sample=False, num_beams=1, streamer=clock)
+    _, first, *_, ended = clock.ticks
+    return prepared - started, first - prepared, new_tokens / (ended - first)
+
+
+class _Clock:
+    """A streamer that notes when the prompt, and then each token, reaches the CPU."""
+
+    def __init__(self) -> None:
+        self.ticks: list[float] = []
+
+    def put(self, ids) -> None:
+        self.ticks.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
 
 
 def sample_picture():

@@ -76,12 +76,13 @@ def answer_ids(model, processor, picture, question: str, max_new_tokens: int, st
     import torch
     from transformers import TextStreamer
 
-    from omnivision.constants import END_OF_TEXT, TURN_END
+    from omnivision.constants import TURN_END
+    from omnivision.generation import stop_ids
 
     tokenizer = processor.tokenizer
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
     inputs = processor.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-    ends = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
+    ends = sorted(stop_ids(model)) or [tokenizer.convert_tokens_to_ids(TURN_END)]
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
     with torch.inference_mode():
         output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +23,10 @@ from omnivision.model.processing import OmniVisionProcessor
 HEAD = "lm_head.weight"
 GENERATION = "generation_config.json"
 REAL_TYPES = ("F64", "F32", "F16", "BF16")
+# of a generation config: without these, or with a 0 or 1, the most likely token is taken
+OTHER_ANSWERS = ("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
+                 "begin_suppress_tokens", "sequence_bias", "min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id",
+                 "exponential_decay_length_penalty", "guidance_scale", "num_beams")
 AGAIN = "Copy or train it again."
 
 
@@ -44,6 +49,10 @@ class Checkpoint:
         """One tensor in fp32."""
         return torch.from_numpy(self.stored.load(name))
 
+    def head_is_embeddings(self) -> bool:
+        """Whether the head that is stored is the table of the embeddings: transformers ties the two only then."""
+        return torch.equal(self.load(HEAD), self.load(self._hollow()._tied_weights_keys[HEAD]))
+
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor in fp32, one at a time."""
         return ((name, self.load(name)) for name in self.shapes)
@@ -54,8 +63,7 @@ class Checkpoint:
         for name, values in model.state_dict(keep_vars=True).items():
             if name in self.shapes and (values.numel() <= SMALL or not isinstance(values, nn.Parameter)):
                 values.data = self.load(name).to(values.dtype)
-        if (self.folder / GENERATION).is_file():
-            model.generation_config = self._generation()
+        model.generation_config = self.generation_config
         return model
 
     def running_model(self, convert: Callable[[torch.Tensor], torch.Tensor] | None = None) -> OmniVisionForConditionalGeneration:
@@ -73,6 +81,12 @@ class Checkpoint:
             stream(model, lambda name: convert(self.load(name)))
         return model
 
+    @property
+    def not_applied(self) -> dict[str, Any]:
+        """Settings of the generation config by which `model.generate` answers otherwise than an engine that takes the most likely token."""
+        said = {name: getattr(self.generation_config, name, None) for name in OTHER_ANSWERS}
+        return {name: value for name, value in said.items() if value and value != 1}
+
     def _hollow(self) -> OmniVisionForConditionalGeneration:
         for config in (self.config, self.config.text_config, self.config.vision_config):
             config.dtype = torch.float32
@@ -86,7 +100,11 @@ class Checkpoint:
         model.tie_weights()
         return model.eval()
 
-    def _generation(self) -> GenerationConfig:
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """Of its file, else what config.json says."""
+        if not (self.folder / GENERATION).is_file():
+            return self._hollow().generation_config
         try:
             return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -142,6 +160,10 @@ def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:
     gone = [name for name in checkpoint.shapes if name not in stored.shapes]
     if gone:
         raise DataError(f"{len(gone)} tensors are missing, the first is {gone[0]}", where, AGAIN)
+    more = [name for name in stored.shapes if name not in checkpoint.shapes and not (name == HEAD and checkpoint.config.tie_word_embeddings)]
+    if more:
+        raise DataError(f"{len(more)} tensors have no place in the model that config.json describes, the first is {more[0]}", where,
+                        "Take config.json and weights of the same checkpoint.")
     for name, shape in checkpoint.shapes.items():
         if stored.shapes[name] != shape:
             what = f"{name} has shape {stored.shapes[name]}, config.json says {shape}"
@@ -149,6 +171,9 @@ def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:
         if stored.types[name] not in REAL_TYPES:
             what = f"{name} is stored as {stored.types[name]}, expected {', '.join(REAL_TYPES)}"
             raise DataError(what, where, "Give the checkpoint before it was quantised.")
+    if HEAD in stored.shapes and checkpoint.config.tie_word_embeddings and not checkpoint.head_is_embeddings():
+        raise DataError(f"config.json says that the head is the embeddings, the weights hold another {HEAD}, which answers everywhere else", where,
+                        "Set text_config.tie_word_embeddings to false in config.json.")
     _refuse_other_parts(checkpoint)
 
 

@@ -21,13 +21,18 @@ FULL_IN_WORDS = ("No space left on device", "File too large", "Disk quota exceed
 
 
 @contextmanager
-def whole_or_nothing(out: Path) -> Iterator[Path]:
+def whole_or_nothing(out: Path, source: Path | None = None) -> Iterator[Path]:
     """A working folder on the same disk that becomes `out` at the end, or vanishes on any error or signal.
 
+    Args:
+        out: the new folder. source: what is read for it: to write into it would change it.
+
     Raises:
-        ConfigError: `out` exists. ResumableError: the disk is full.
+        ConfigError: `out` exists, or lies in `source`. ResumableError: the disk is full.
     """
-    if out.exists():
+    if source is not None and out.resolve().is_relative_to(source.resolve()):
+        raise ConfigError(f"the output folder lies in {source}, which it would change", str(out), "Choose another --out.")
+    if out.exists() or out.is_symlink():  # a link that leads nowhere is in the way too
         raise ConfigError(
             "the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten."
         )
@@ -127,6 +132,12 @@ def count_bytes(folder: Path) -> dict[str, int]:
 def device_bytes(counts: dict[str, int]) -> int:
     """Of count_bytes, without what only proves the export."""
     return sum(number for name, number in counts.items() if name not in (f"{PICTURE_FOLDER}/", REFERENCE_FILE))
+
+
+def not_applied_lines(result: dict) -> list[str]:
+    """What a reader is told of Checkpoint.not_applied; nothing where it is empty."""
+    said = ", ".join(f"{name} {value}" for name, value in result["not_applied"].items())
+    return [f"not applied here, the most likely token is taken: {said} of generation_config.json"] if said else []
 
 
 def print_bytes(counts: dict[str, int]) -> None:

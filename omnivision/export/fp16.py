@@ -71,7 +71,7 @@ def export_fp16(
     out, source = Path(out_dir), Path(model_dir)
     if count < 1:
         raise ConfigError(f"{count} questions prove nothing", "--count", "Give at least 1.")
-    with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
+    with torch.random.fork_rng(), whole_or_nothing(out, source) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
         checkpoint = open_checkpoint(source)
         model, processor = checkpoint.running_model(), checkpoint.processor
@@ -142,8 +142,8 @@ def _write(folder: Path, checkpoint: Checkpoint, keep: tuple[str, ...]) -> None:
     write_safetensors(folder / WHOLE, plan)
     config, model = checkpoint.config, checkpoint.hollow_model()
     config.architectures, config.dtype = [type(model).__name__], torch.float16
-    if keep:
-        config.keep_fp32 = list(keep)
+    if keep or getattr(config, "keep_fp32", None):  # an FP16 export that is exported again has a list of its own
+        config.keep_fp32 = list(keep) or None
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 
 from omnivision.data.image import open_image
 from omnivision.errors import DataError
+from omnivision.generation import stop_ids
 
 REFERENCE_FILE = "reference.jsonl"
 PICTURE_FOLDER = "reference"
@@ -159,11 +160,21 @@ def _inputs(model, processor, question: Question) -> dict[str, torch.Tensor]:
 
 @torch.inference_mode()
 def greedy_steps(model, processor, question: Question, new_tokens: int) -> tuple[list[int], list[torch.Tensor]]:
-    """The prompt's ids and the log-probabilities (V) of every token of the greedy answer, its end included."""
-    inputs = _inputs(model, processor, question)
-    settings = {"do_sample": False, "max_new_tokens": new_tokens, "output_logits": True, "return_dict_in_generate": True}
-    written = model.generate(**inputs, **settings)
-    return inputs["input_ids"][0].tolist(), [logits_1V[0].float().cpu().log_softmax(-1) for logits_1V in written.logits]
+    """The prompt's ids and the log-probabilities (V) of every token of the greedy answer, its end included.
+
+    Each token is the most likely one, as engines take it: `model.generate` would heed a repetition_penalty of the generation config.
+    """
+    inputs, stops = _inputs(model, processor, question), stop_ids(model)
+    ids, steps, cache = inputs["input_ids"][0].tolist(), [], None
+    while len(steps) < new_tokens:
+        found = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits_V, cache = found.logits[0, -1], found.past_key_values
+        steps.append(logits_V.float().cpu().log_softmax(-1))
+        chosen = logits_V.argmax()
+        if int(chosen) in stops:
+            break
+        inputs = {"input_ids": chosen[None, None]}
+    return ids, steps
 
 
 def write_reference(folder: Path, model, processor, questions: Iterable[Question], new_tokens: int = 1) -> int:

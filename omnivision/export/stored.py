@@ -51,11 +51,12 @@ class StoredTensors:
 
 
 def _files(folder: Path) -> list[Path]:
+    """The one file, else the shards: transformers chooses so, and saving one file leaves an older index where it is."""
     index = folder / INDEX
-    if not index.is_file():
-        if not (folder / WHOLE).is_file():
-            raise ConfigError(f"the checkpoint holds no {WHOLE}", str(folder), "Copy or train it again.")
+    if (folder / WHOLE).is_file():
         return [folder / WHOLE]
+    if not index.is_file():
+        raise ConfigError(f"the checkpoint holds no {WHOLE}", str(folder), "Copy or train it again.")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:

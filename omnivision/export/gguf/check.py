@@ -14,7 +14,7 @@ import numpy as np
 
 from omnivision.data.image import open_image
 from omnivision.errors import DataError
-from omnivision.export.folder import MANIFEST, check_hashes, count_bytes, print_bytes
+from omnivision.export.folder import MANIFEST, check_hashes, count_bytes, not_applied_lines, print_bytes
 from omnivision.export.gguf.calls import count_calls
 from omnivision.export.gguf.embeddings import read_embeddings
 from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
@@ -76,7 +76,8 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         compute: of no meaning here; llama.cpp chooses.
 
     Returns:
-        {"bytes": {file: n}, "parts": {file: {part: n}}, "questions": n, "quantizations": {type: Agreement's fields}, "engine_peak_bytes"}
+        {"bytes": {file: n}, "parts": {file: {part: n}}, "questions": n, "quantizations": {type: Agreement's fields}, "engine_peak_bytes",
+        "not_applied": as Checkpoint's}
 
     Raises:
         ConfigError: no export. DataError: a file that changed or does not load, no questions.
@@ -93,13 +94,15 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
             _compare_embeddings(folder, folder / text, folder / picture, manifest["picture"], agreement)
             engine = Engine(folder / text, folder / picture)
             for question, row in rows:
-                reply = engine.ask(question.text, prepared_picture(question, manifest["picture"]), len(row["steps"]))
+                ended = row["steps"][-1]["id"] in manifest.get("stop_token_ids", ())  # then it must end by itself: it may write one token more
+                reply = engine.ask(question.text, prepared_picture(question, manifest["picture"]), len(row["steps"]) + ended)
                 compare(reply, row, LIMITS[quantization], agreement, question)
             calls = count_calls(folder, engine, ((one.text, prepared_picture(one, manifest["picture"])) for one, _ in rows))
             del engine  # ends the server
             found[quantization] = {**agreement.result(), "calls": vars(calls)}
     peak = peak_bytes()
-    return {"bytes": count_bytes(folder), "parts": manifest["parts"], "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak}
+    return {"bytes": count_bytes(folder), "parts": manifest["parts"], "questions": len(rows), "quantizations": found, "engine_peak_bytes": peak,
+            "not_applied": manifest.get("not_applied", {})}
 
 
 def checked_manifest(folder: Path) -> dict:
@@ -130,7 +133,7 @@ def prepared_picture(question: Question, settings: dict):
 def compare(reply: Reply, row: dict, limit: Limit, agreement: Agreement, question: Question) -> None:
     """Adds one answer to the agreement; steps are compared as long as both have written the same."""
     agreement.questions += 1
-    agreement.prompts_equal += reply.prompt_tokens == len(row["input_ids"])
+    agreement.prompts_equal += _is_prompt(reply, row["input_ids"])
     for at, step in enumerate(row["steps"]):
         tops = reply.logprobs[at] if at < len(reply.logprobs) else {}
         if tops:
@@ -143,7 +146,17 @@ def compare(reply: Reply, row: dict, limit: Limit, agreement: Agreement, questio
             if gap > 2 * limit.logprob and not agreement.first_apart:
                 agreement.first_apart = f"{question.text!r}, token {at}: {reply.ids[at: at + 1]} in place of {step['id']}"
             return
+    if len(reply.ids) > len(row["steps"]):
+        agreement.apart += 1
+        agreement.first_apart = agreement.first_apart or f"{question.text!r}, which goes on behind its end"
+        return
     agreement.answers_equal += 1
+
+
+def _is_prompt(reply: Reply, expected: list[int]) -> bool:
+    """The same number of tokens, and the same ids before and after the picture, whose own are no text."""
+    before, after = reply.around
+    return reply.prompt_tokens == len(expected) and expected[:len(before)] == before and expected[len(expected) - len(after):] == after
 
 
 def _compare_embeddings(folder: Path, text: Path, picture: Path, settings: dict, agreement: Agreement) -> None:
@@ -167,9 +180,10 @@ def _compare_embeddings(folder: Path, text: Path, picture: Path, settings: dict,
 def check_gate(result: dict, folder: str | Path) -> None:
     """Raises DataError where a file is further from fp32 than its type's limit."""
     for quantization, found in result["quantizations"].items():
-        limit, reasons = LIMITS[quantization], []
+        limit, reasons, remedy = LIMITS[quantization], [], "Export in a finer type, or train the model with projector_gelu tanh."
         if found["prompts_equal"] < found["questions"]:
-            reasons.append(f"{found['questions'] - found['prompts_equal']} of {found['questions']} prompts have another number of tokens")
+            reasons.append(f"{found['questions'] - found['prompts_equal']} of {found['questions']} prompts are other tokens")
+            remedy = "Give the checkpoint the project's chat template and its own tokenizer again, or use omnivision export onnx."
         if not (found["embedding_diff"] <= limit.embedding and found["embedding_relative"] <= limit.relative):  # a NaN fails too
             reasons.append(f"image embeddings differ by {found['embedding_diff']:.3g} (limit {limit.embedding:g}), "
                            f"{found['embedding_relative']:.2g} of their largest (limit {limit.relative:g})")
@@ -180,13 +194,14 @@ def check_gate(result: dict, folder: str | Path) -> None:
         if found["calls"]["wrong"]:
             reasons.append(f"{found['calls']['wrong']} of {found['calls']['asked']} answers under the grammar are no calls")
         if reasons:
-            raise DataError(f"{quantization} in llama.cpp is not the checkpoint: {'; '.join(reasons)}", str(folder),
-                            "Export in a finer type, or train the model with projector_gelu tanh.")
+            raise DataError(f"{quantization} in llama.cpp is not the checkpoint: {'; '.join(reasons)}", str(folder), remedy)
 
 
 def show(result: dict) -> None:
     """The result as a few lines for a reader."""
     print_bytes(result["bytes"])
+    for line in not_applied_lines(result):
+        print(line)
     for name, parts in result["parts"].items():
         print(f"{name}: {', '.join(f'{part} {number:,}' for part, number in parts.items())} bytes")
     for quantization, found in result["quantizations"].items():

@@ -7,6 +7,7 @@ import ctypes
 import io
 import json
 import os
+import re
 import secrets
 import urllib.error
 import urllib.request
@@ -21,6 +22,7 @@ from omnivision.export.gguf.packages import xllamacpp
 
 TOP = 50  # most likely tokens that the server tells of each step
 CONTEXT = 2048
+MARKER = re.compile(r"<__media\w*__>")  # what stands for a picture in a prompt
 IMAGE_CHUNK = 1  # MTMD_INPUT_CHUNK_TYPE_IMAGE
 
 
@@ -32,6 +34,7 @@ class Reply:
     ids: list[int]
     logprobs: list[dict[int, float]]  # of each step, its most likely tokens
     text: str
+    around: tuple[list[int], list[int]]  # ids of the prompt before and after the picture; the whole prompt before where there is none
 
 
 class Engine:
@@ -73,8 +76,9 @@ class Engine:
         shown = {"prompt_string": prompt, "multimodal_data": [] if picture is None else [_png(picture)]}
         request = {"prompt": shown, "n_predict": new_tokens, "temperature": 0, "n_probs": TOP, "return_tokens": True, "cache_prompt": False}
         answer = self._post("/completion", {**request, **({"grammar": grammar} if grammar else {})}, text)
-        ids = answer["tokens"]
-        return Reply(answer["tokens_evaluated"], ids, _by_step(ids, answer.get("completion_probabilities", [])), answer["content"])
+        ids, (before, *after) = answer["tokens"], [prompt] if picture is None else MARKER.split(prompt, 1)
+        around = tuple(self._post("/tokenize", {"content": part, "parse_special": True}, text)["tokens"] for part in (before, "".join(after)))
+        return Reply(answer["tokens_evaluated"], ids, _by_step(ids, answer.get("completion_probabilities", [])), answer["content"], around)
 
     def _post(self, path: str, body: dict, text: str) -> dict:
         """One request to the server's own endpoints: those in OpenAI's format do not tell every id."""
@@ -84,8 +88,9 @@ class Engine:
             with self._opener.open(request) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            what = f"llama.cpp refuses: {error.read().decode('utf-8', 'replace')[:300]}"
-            raise DataError(what, f"{path}, question {text!r}", "Export again.") from error
+            said = error.read().decode("utf-8", "replace")
+            remedy = "Ask a shorter question." if "exceed_context_size" in said else "Export again."
+            raise DataError(f"llama.cpp refuses: {said[:300]}", f"{path}, question {text[:60]!r}", remedy) from error
 
 
 def _by_step(ids: list[int], told: list[dict]) -> list[dict[int, float]]:

@@ -13,7 +13,7 @@ import omnivision
 from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError, DataError
 from omnivision.export.checkpoint import Checkpoint, open_checkpoint, open_config
-from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
+from omnivision.export.folder import count_bytes, hashes_of, not_applied_lines, whole_or_nothing, write_manifest
 from omnivision.export.fp16_limits import is_kept
 from omnivision.export.gguf import tiles
 from omnivision.export.gguf.calls import TOKENIZER
@@ -29,6 +29,7 @@ from omnivision.export.model_card import add_card
 from omnivision.export.reference import gather_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
+from omnivision.generation import stop_ids
 from omnivision.memory import peak_bytes
 from omnivision.model.configuration import OmniVisionConfig
 
@@ -61,7 +62,7 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
     out, source = Path(out_dir), Path(model_dir)
     if count < 1 or new_tokens < 2:
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
-    with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
+    with torch.random.fork_rng(), whole_or_nothing(out, source) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
         pictures = {one: one if one == "f16" else picture_type for one in quantizations}
         refuse_what_does_not_fit(open_config(source), str(source))
@@ -79,6 +80,8 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
             "version": omnivision.__version__,
             "files": {one: [text_name(one), picture_name(picture)] for one, picture in pictures.items()},
             "picture": picture_settings(checkpoint.config),
+            "stop_token_ids": sorted(stop_ids(checkpoint)),
+            "not_applied": checkpoint.not_applied,
             "parts": parts,
             "writing_peak_bytes": peak,
             "sha256": hashes_of(folder),
@@ -97,7 +100,7 @@ def _figures(result: dict) -> list[str]:
     return [f"{name} in llama.cpp on {found['questions']} questions: greedy answers equal to fp32 {found['answers_equal']}, parted at a tie "
             f"of fp32 {found['ties']}, parted elsewhere {found['apart']}, "
             f"image embeddings within {found['embedding_diff']:.2g}, log-probabilities within {found['logprob_diff']:.2g}"
-            for name, found in result["quantizations"].items()]
+            for name, found in result["quantizations"].items()] + not_applied_lines(result)
 
 
 def text_name(quantization: str) -> str:
@@ -120,7 +123,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, pictures: dict[str, str],
     """Every file but the reference; returns bytes per part. `pictures` says which picture file goes with a text file, by their types."""
     source, config, stored, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.stored, checkpoint.processor.tokenizer
     kept = _kept(checkpoint, keep)
-    words = vocabulary(tokenizer, table_rows(stored))
+    words = vocabulary(tokenizer, table_rows(stored), stop_ids(checkpoint))
     images, parts = checkpoint.processor.image_processor, {}
     for one in pictures:
         plan = write_text(folder / text_name(one), config, stored, words, one, source.resolve().name, kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
@@ -76,6 +76,12 @@ def _language(text: GgufFile) -> dict:
     def said(key: str):
         return text.setting(f"qwen2.{key}")
 
+    turned = {key: value for key, value in text.settings.items() if key.startswith("qwen2.rope.")}
+    plain = {"qwen2.rope.freq_base": said("rope.freq_base"), "qwen2.rope.scaling.type": "none",
+             "qwen2.rope.dimension_count": said("embedding_length") // said("attention.head_count")}
+    other = [f"{key} is {value}" for key, value in turned.items() if plain.get(key) != value]
+    if other:
+        raise DataError(f"positions are turned in a way that the checkpoint would not: {', '.join(other)}", str(text.file), "Give a file of OmniVLM.")
     return {"model_type": "qwen2", "vocab_size": text.shape("token_embd.weight")[0], "hidden_size": said("embedding_length"),
             "intermediate_size": said("feed_forward_length"), "num_hidden_layers": said("block_count"),
             "num_attention_heads": said("attention.head_count"), "num_key_value_heads": said("attention.head_count_kv"),
@@ -149,6 +155,7 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
     normal = {token: row for row, (token, kind) in enumerate(zip(tokens, kinds)) if kind == types.NORMAL}
     added = {back.get(token, token): row for row, (token, kind) in enumerate(zip(tokens, kinds))
              if kind in (types.CONTROL, types.USER_DEFINED) and token != f"[PAD{row}]"}  # older converters call spare rows user-defined
+    control = [token for token, row in added.items() if kinds[row] == types.CONTROL]
     merges = [tuple(one.split(" ", 1)) for one in text.setting("tokenizer.ggml.merges")]
     backend = Tokenizer(models.BPE(vocab=normal, merges=merges))
     backend.normalizer = normalizers.NFC()
@@ -156,7 +163,8 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
                                                      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     backend.decoder = decoders.ByteLevel()
     words = PreTrainedTokenizerFast(tokenizer_object=backend)
-    words.add_special_tokens({"additional_special_tokens": list(added)})
+    words.add_tokens([AddedToken(token, special=kinds[row] == types.CONTROL, normalized=False) for token, row in added.items()])
+    words.add_special_tokens({"additional_special_tokens": control})
     words.add_special_tokens({"eos_token": TURN_END, "pad_token": END_OF_TEXT})
     moved = [token for token, row in {**normal, **added}.items() if words.convert_tokens_to_ids(token) != row]
     if moved:

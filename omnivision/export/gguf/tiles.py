@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 BLOCK = 3  # patches of a block's side
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # of EXIF's orientation
 
 
 def raster_order(grid: int) -> np.ndarray:
@@ -76,10 +78,11 @@ def opened(file: Path) -> Image.Image:
             raise ValueError(f"{file} is an animation")
         depth = Path(file).read_bytes()[24] if picture.format == "PNG" else 8  # bits of a sample
         picture.load()
-        try:  # first: what comes next forgets how the picture lies
-            picture = ImageOps.exif_transpose(picture)
+        try:  # the one tag: ImageOps.exif_transpose writes the others anew, and fails at odd ones
+            value = picture.getexif().get(0x0112)
+            turn = TURNS.get(value) if isinstance(value, int) else None
         except Exception:  # broken EXIF is no reason to lose whole pixels
-            pass
+            turn = None
         clear = picture.info.get("transparency")
         if picture.mode == "I;16":
             levels = np.asarray(picture)
@@ -91,7 +94,8 @@ def opened(file: Path) -> Image.Image:
             elif depth == 16 and picture.mode == "RGB":
                 picture.info["transparency"] = tuple(level >> 8 for level in clear)
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        return picture.convert("RGB")
+        whole = picture.convert("RGB")
+        return whole if turn is None else whole.transpose(turn)
 
 
 def main(argv: list[str] | None = None) -> int:

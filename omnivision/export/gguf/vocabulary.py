@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from omnivision.constants import TURN_END, VISION_END, VISION_START
+from omnivision.constants import END_OF_TEXT, TURN_END, VISION_END, VISION_START
 from omnivision.errors import ConfigError
 from omnivision.export.gguf.packages import gguf
 
 # The lfm2 reader writes these literals around a picture; the rows of the table stay where they are.
 RENAMED = {VISION_START: "<|image_start|>", VISION_END: "<|image_end|>"}
+KNOWN_ENDS = (TURN_END, END_OF_TEXT)  # that llama.cpp stops at by their names
+MOST_ENDS = 3  # keys of GGUF: end of the text, of the turn, of the message
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Vocabulary:
     tokens: list[str]
     types: list[int]
     merges: list[str]
-    end: int
+    ends: tuple[int, ...]  # of an answer: the turn's, and what llama.cpp does not know by its name
     padding: int | None
 
     def describe(self, writer) -> None:
@@ -34,21 +37,23 @@ class Vocabulary:
         writer.add_token_list(self.tokens)
         writer.add_token_types(self.types)
         writer.add_token_merges(self.merges)
-        writer.add_eos_token_id(self.end)
+        for key, end in zip((writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), self.ends):
+            key(end)
         if self.padding is not None:
             writer.add_pad_token_id(self.padding)
         writer.add_add_bos_token(False)
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
+def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, stops: Iterable[int] = ()) -> Vocabulary:
     """The keys of a fast tokenizer.
 
     Args:
         tokenizer: the checkpoint's.
         rows: of the embedding table; ids without a token become unused ones.
+        stops: ids that end an answer.
 
     Raises:
-        ConfigError: another kind of tokenizer, or names that the renaming would double.
+        ConfigError: another kind of tokenizer, names that the renaming would double, or more ends than GGUF has keys for.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     said = json.loads(backend.to_str()) if backend is not None else {}
@@ -68,7 +73,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int) -> Vocabulary:
         remedy = f"The tokenizer must hold {', '.join(RENAMED)} once and none of {', '.join(RENAMED.values())}."
         raise ConfigError(f"{', '.join(twice)} would stand {tokens.count(twice[0])} times in the vocabulary", "tokenizer", remedy)
     merges = [one if isinstance(one, str) else " ".join(one) for one in model["merges"]]
-    return Vocabulary(_pre(said["pre_tokenizer"]), tokens, kinds, merges, tokenizer.convert_tokens_to_ids(TURN_END), tokenizer.pad_token_id)
+    end, known = tokenizer.convert_tokens_to_ids(TURN_END), {tokens.index(token) for token in KNOWN_ENDS if token in tokens}
+    ends = (end, *sorted({*stops} - known - {end}))
+    if len(ends) > MOST_ENDS:
+        raise ConfigError(f"answers end with {len(ends)} tokens that llama.cpp has to be told of, it can be told of {MOST_ENDS}",
+                          "generation_config.json, eos_token_id", "Leave some out, or use omnivision export onnx.")
+    return Vocabulary(_pre(said["pre_tokenizer"]), tokens, kinds, merges, ends, tokenizer.pad_token_id)
 
 
 def _pre(said: dict | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from omnivision.errors import DataError, one_line
-from omnivision.export.folder import check_hashes, count_bytes, print_bytes
+from omnivision.export.folder import check_hashes, count_bytes, not_applied_lines, print_bytes
 from omnivision.export.packages import needed
 from omnivision.export.reference import Question, read_reference
 from omnivision.runs import read_json_lines
@@ -46,13 +46,13 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         {"bytes": {file: n}, "questions": n, "engine": name and version, "variants": {name: {"top1_agreement": per cent of
         equal next tokens, "max_abs_logprob_diff": over the reference's best tokens, as far as the answers are equal,
         "max_abs_engine_diff": the same against PyTorch with the variant's own weights (None for int8: PyTorch has no such
-        products), "equal_answers": of the questions, "equal_tokens": per cent before the first difference}}}
+        products), "equal_answers": of the questions, "equal_tokens": per cent before the first difference}}, "not_applied": as Checkpoint's}
 
     Raises:
         ConfigError: no export there. DataError: a file that changed, graphs that do not load, or another prompt.
     """
     folder = Path(folder)
-    check_hashes(folder)
+    manifest = check_hashes(folder)
     rows = list(read_reference(folder))
     if not rows:
         raise DataError("the reference is empty", str(folder), "Export again with at least one question.")
@@ -62,6 +62,7 @@ def verify(folder: str | Path, compute: str = "auto") -> dict:
         "bytes": count_bytes(folder),
         "questions": len(rows),
         "engine": f"onnxruntime {engine.__version__}",
+        "not_applied": manifest.get("not_applied", {}),
         "variants": {name: _compare(_runner(folder, name), rows, _expected(folder, name, rows)) for name in variants},
     }
 
@@ -162,6 +163,8 @@ def check_gate(result: dict, folder: str | Path) -> None:
 def show(result: dict) -> None:
     """The result as a few lines for a reader."""
     print_bytes(result["bytes"])
+    for line in not_applied_lines(result):
+        print(line)
     for name, found in result["variants"].items():
         print(f"{name} in {result['engine']}, {result['questions']} questions: {_found(found, result['questions'])}")
 

@@ -24,10 +24,12 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
 
 SETTINGS = "runner.json"
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}  # of EXIF's orientation
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_int8"}
 
 
@@ -203,10 +205,11 @@ def open_picture(file: str | Path) -> Image.Image:
             raise ValueError(f"{file} is an animation")
         depth = Path(file).read_bytes()[24] if picture.format == "PNG" else 8  # bits of a sample
         picture.load()
-        try:  # first: what comes next forgets how the picture lies
-            picture = ImageOps.exif_transpose(picture)
+        try:  # the one tag: ImageOps.exif_transpose writes the others anew, and fails at odd ones
+            value = picture.getexif().get(0x0112)
+            turn = TURNS.get(value) if isinstance(value, int) else None
         except Exception:  # broken EXIF is no reason to lose whole pixels
-            pass
+            turn = None
         clear = picture.info.get("transparency")
         if picture.mode == "I;16":
             levels = np.asarray(picture)
@@ -218,7 +221,8 @@ def open_picture(file: str | Path) -> Image.Image:
             elif depth == 16 and picture.mode == "RGB":
                 picture.info["transparency"] = tuple(level >> 8 for level in clear)
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        return picture.convert("RGB")
+        whole = picture.convert("RGB")
+        return whole if turn is None else whole.transpose(turn)
 
 
 def _levels(settings: dict[str, Any]) -> np.ndarray:
@@ -229,19 +233,43 @@ def _levels(settings: dict[str, Any]) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Answers one question, or a file of them."""
+    """Answers one question, or a file of them: their answers stand in `ANSWERS.partial` until the last is there."""
     options = _options(argv)
     runner = Runner(options.folder, options.variant, options.threads)
     if not options.questions:
         answer = _answer(runner, options.question, open_picture(options.image) if options.image else None, options)
         print(json.dumps({**answer, "peak_bytes": _peak_bytes()}, ensure_ascii=False) if options.json else _shown(answer))
         return 0
-    root = Path(options.image_root or Path(options.questions).parent)
-    with open(options.questions, encoding="utf-8") as rows, open(options.answers, "w", encoding="utf-8") as out:
-        for row in map(json.loads, filter(str.strip, rows)):
-            picture = open_picture(_inside(root, row["image"])) if row.get("image") else None
-            out.write(json.dumps({"question_id": row.get("question_id"), **_answer(runner, row["text"], picture, options)}, ensure_ascii=False) + "\n")
+    rows, answers = _rows(Path(options.questions), options.image_root), Path(options.answers)
+    partial = answers if answers.exists() and not answers.is_file() else answers.with_name(f"{answers.name}.partial")  # a pipe has no other name
+    with partial.open("w", encoding="utf-8") as out:
+        for row in rows:
+            answer = _answer(runner, row["text"], open_picture(row["image"]) if row["image"] else None, options)
+            out.write(json.dumps({"question_id": row["question_id"], **answer}, ensure_ascii=False) + "\n")
+    if partial != answers:
+        partial.replace(answers)
     return 0
+
+
+def _rows(file: Path, image_root: str | None) -> list[dict[str, Any]]:
+    """Rows of a question file: "question_id", "text", and as "image" the path of the picture or None.
+
+    Raises:
+        ValueError: a row that holds something else, or whose picture leaves the folder of the pictures.
+    """
+    rows, root = [], Path(image_root or file.parent)
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not isinstance(row.get("image"), (str, type(None))):
+                raise ValueError(f"{file}:{number} is no JSON object with a text, and where there is one the name of an image")
+            rows.append({"question_id": row.get("question_id"), "text": row["text"], "image": _inside(root, row["image"]) if row.get("image") else None})
+    return rows
 
 
 def _inside(root: Path, image: str) -> Path:
@@ -300,14 +328,19 @@ def _options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", default=Path(__file__).resolve().parent, metavar="DIR", help="the export (default: this file's folder)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
-    if bool(options.question) == bool(options.questions):
+    if (options.question is None) == (options.questions is None):
         parser.error("give a question, or --questions FILE")
     if options.questions and not options.answers:
         parser.error("--questions needs --answers FILE")
+    if options.questions and Path(options.questions).resolve() == Path(options.answers).resolve():
+        parser.error("--answers would replace the file of --questions")
     if options.max_new_tokens < 1:
         parser.error(f"--max-new-tokens is {options.max_new_tokens}; at least 1 is needed")
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -65,7 +65,7 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
 
     if count < 1 or new_tokens < 2:
         raise ConfigError(f"{count} questions and {new_tokens} tokens prove nothing", "--count, --tokens", "Give at least 1 and 2.")
-    with torch.random.fork_rng(), whole_or_nothing(out) as folder, tempfile.TemporaryDirectory() as drawn:
+    with torch.random.fork_rng(), whole_or_nothing(out, source) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
         checkpoint = open_checkpoint(source)
         if "fp16" in variants:
@@ -76,7 +76,8 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
             write_rounded(folder, _rounded(folder, checkpoint))
         write_layout(folder, checkpoint, variants, external)
         peak = peak_bytes()
-        manifest = {"format": FORMAT, "version": omnivision.__version__, "writing_peak_bytes": peak, "sha256": hashes_of(folder)}
+        manifest = {"format": FORMAT, "version": omnivision.__version__, "not_applied": checkpoint.not_applied, "writing_peak_bytes": peak,
+                    "sha256": hashes_of(folder)}
         write_manifest(folder, manifest)
         result = verify_in_new_process(folder)
         check_gate(result, out)
