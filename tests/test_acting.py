@@ -276,7 +276,7 @@ def test_a_policy_file_names_programs_beside_it(tmp_path):
     script.write_text(f"#!{sys.executable}\nimport sys, json\nprint(json.dumps(json.load(sys.stdin)['name'] + '@b'))\n")
     os.chmod(script, 0o700)
     file = tmp_path / "policy.json"
-    file.write_text(json.dumps({"find": {"policy": "read-only", "run": ["./find.py"], "seconds": 20}, "wipe": {"policy": "never"}}))
+    file.write_text(json.dumps({"find": {"policy": "read-only", "run": ["./find.py"], "seconds": 20}, "wipe": {"policy": "never"}}), encoding="utf-8-sig")  # as Windows does
     policy = Policy.read(file, FUNCTIONS)
     assert policy["find"].run({"name": "ann"}, policy["find"].seconds) == "ann@b" and policy["wipe"].run is None and "send" not in policy
 

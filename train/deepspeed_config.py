@@ -57,7 +57,7 @@ def _own(config: StageConfig) -> dict[str, Any]:
     """A user's own JSON."""
     if isinstance(config.deepspeed, str):
         try:
-            found = json.loads(Path(config.deepspeed).read_text())
+            found = json.loads(Path(config.deepspeed).read_text("utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"The DeepSpeed file cannot be read: {error}", config.deepspeed, "Correct `deepspeed`.") from error
         return _mapping(found, config.deepspeed)

@@ -72,7 +72,7 @@ class Policy(dict):
         """
         file = Path(file)
         try:
-            content = parse(file.read_text(encoding="utf-8"))
+            content = parse(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             what = f"not a readable policy file: {error}"
             raise ConfigError(what, str(file), "Give a JSON object with one rule for each function.") from error

@@ -147,7 +147,7 @@ class FunctionSet:
 
 def _read_json(file: Path) -> object:
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        return parse(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError("no function file", str(file), "Give a JSON list of tools in OpenAI's format.") from error
     except (OSError, ValueError) as error:

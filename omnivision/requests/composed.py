@@ -124,7 +124,7 @@ def returns_of(file: Path) -> dict[str, dict]:
     Raises:
         ConfigError: it is no schema.
     """
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8-sig"))
     tools = [tool.get("function", tool) for tool in (content["functions"] if isinstance(content, dict) else content)]
     found = {tool["name"]: tool["returns"] for tool in tools if "returns" in tool}
     for name, schema in found.items():

@@ -33,7 +33,7 @@ class Sentences:
             ConfigError: no such file, a key that stands twice, another shape, an unknown function, language or slot, or a required argument without its slot.
         """
         try:
-            content = parse(file.read_text(encoding="utf-8"))
+            content = parse(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"The templates cannot be read: {error}", str(file), "Give JSON: function, language, list of sentences.") from error
         if not isinstance(content, dict) or not all(isinstance(one, dict) for one in content.values()):

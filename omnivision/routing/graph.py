@@ -125,7 +125,7 @@ def _worker(entry: dict, file: Path, number: int) -> Worker:
 
 def _read_json(file: Path) -> dict:
     try:
-        tree = parse(file.read_text(encoding="utf-8"))
+        tree = parse(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"not a readable graph: {error}", str(file), "Give a JSON object with workers and edges.") from error
     if not isinstance(tree, dict):
