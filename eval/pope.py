@@ -29,7 +29,7 @@ METRICS = ("f1", "accuracy", "precision", "recall", "yes_ratio", "false_yes", "f
 
 _BETWEEN = re.compile(r"\s+|[。，！？、；：]|(?<=[^\W\d_])[.,!?;:](?=[^\W\d_])")  # words, also in "Yes.There is"
 # how an answer opens in Chinese: "对不起", "不确定" and "无法判断" say neither yes nor no
-_NO_ZH, _YES_ZH = re.compile("不(?!确定|知道|清楚|能|一定|好说)|没(?!法|有?办法)|否|无(?!法|从)"), re.compile("是(?!否)|有|对(?!不|于)")
+_NO_ZH, _YES_ZH = re.compile("不(?!确定|知道|清楚|能|一定|好说)|没(?!法|有?办法|错)|否|无(?!法|从)"), re.compile("是(?!否)|有|对(?!不|于)|没错")
 
 
 def load(folder: Path, task: str) -> Questions:

@@ -45,9 +45,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
         """Of `INTEGER`."""
-        return int(node.value, 0 if node.value[1:2] in ("x", "o") else 10)
+        return int(node.value.replace("_", ""), 0 if node.value[1:2] in ("x", "o") else 10)
 
 
+NULL = ("null", "Null", "NULL", "~")
 INTEGER = re.compile(r"[-+]?[0-9][0-9_]*$|0o[0-7]+$|0x[0-9a-fA-F]+$")
 FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_int)
@@ -126,6 +127,8 @@ def _parse(text: str) -> Any:
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except ValueError as error:  # a number of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
 
@@ -196,13 +199,19 @@ def _read(value: Any) -> Any:
     """What overrides inside of a mapping say, where any kind is right."""
     if isinstance(value, dict):
         return {key: _read(one) for key, one in value.items()}
-    return _parse(value) if isinstance(value, _Text) else value
+    if isinstance(value, _Text):
+        try:
+            return _parse(value)
+        except yaml.YAMLError:
+            return str(value)
+    return value
 
 
 def _coerce_text(text: _Text, kind: Any, source: str, key: str) -> Any:
-    kinds = set(typing.get_args(kind)) if typing.get_origin(kind) in (Union, types.UnionType) else {kind}
-    if kinds <= {str, Path, types.NoneType} and text[:1] not in ("'", '"') and not (types.NoneType in kinds and text in ("null", "~")):
-        if not text.strip():
+    text = _Text(text.strip())  # a script's last word may end with a carriage return
+    kinds = {typing.get_origin(one) or one for one in (typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,))}
+    if kinds <= {str, Path, dict, types.NoneType} and text[:1] not in ("'", '"', "{") and not (types.NoneType in kinds and text in NULL):
+        if not text:
             raise ConfigError(f"`{key}` is empty", source, "Give a value" + (", or null for none." if types.NoneType in kinds else "."))
         return _coerce(str(text), kind, source, key)  # as it is: what stands behind " #" belongs to a name
     try:

@@ -142,6 +142,24 @@ def test_a_picture_of_an_evaluation_set_is_found_however_it_is_stored(folder, ca
     assert code == 0 and report["problems"]["question of an evaluation set"]["count"] == 1  # a note: questions may be common
 
 
+def test_pictures_that_an_evaluation_file_names_are_compared_and_what_is_missing_is_told(folder, capsys):
+    sets = folder / "sets" / "eval"
+    sets.mkdir(parents=True)
+    (folder / "sets" / "images").mkdir()
+    (folder / "sets" / "images" / "x.png").write_bytes((folder / "root" / "2.png").read_bytes())
+    lines = [{"question_id": 0, "image": "images/x.png", "text": "Is there a chair in the image?"}, {"question_id": 1, "images": ["gone.jpg"], "text": "What?"}]
+    train_world.write_lines(sets / "pope.jsonl", lines)
+    (sets / "more.zip").write_bytes(b"PK")
+    rows = [row(number, id=f"r{number}", question=f"What is thing number {number}?") for number in range(4)]
+    code, report = checked(folder, capsys, rows, "--against", str(sets))
+    assert code == 3 and report["problems"]["picture of an evaluation set"]["count"] == 1
+    assert report["against"] == {"pictures": 1, "questions": 1, "named_and_not_found": ["gone.jpg"], "not_read": [str(sets / "more.zip")]}
+    train_world.write_lines(sets / "pope.jsonl", [{"image": "1.png", "text": "Anything there?"}])  # lies in the image root
+    assert checked(folder, capsys, rows, "--against", str(sets / "pope.jsonl"))[0] == 3
+    assert main(["data", "check", str(folder / "rows.jsonl"), "--image-root", str(folder / "root"), "--against", str(sets)]) == 3
+    assert "1 of their files cannot be looked into: " in capsys.readouterr().out
+
+
 def test_the_text_and_the_page(folder, capsys):
     file = train_world.write_lines(folder / "rows.jsonl", [row(0, question="<script>alert(1)</script> & what?"), row(1, image="none.png")])
     assert main(["data", "check", str(file), "--image-root", str(folder / "root"), "--html", str(folder / "check.html")]) == 3

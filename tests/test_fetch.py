@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import socket
 import threading
@@ -14,7 +15,7 @@ from hostile_images import encoded, jpeg, photo
 
 from omnivision.data.fetch import FetchError, UrlCache, check_url, fetch, is_public
 from omnivision.data.image import ImageError, open_image
-from omnivision.errors import DataError
+from omnivision.errors import DataError, ResumableError
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
 
@@ -391,6 +392,29 @@ def test_what_fails_is_not_kept_and_named_by_its_link(server, tmp_path):
     with pytest.raises(ImageError, match="pictures.example") as caught:
         open_image(Linked(cache, url))
     assert caught.value.kind == "truncated"
+
+
+def test_half_a_picture_is_not_kept(server, tmp_path):
+    """A connection without a length that breaks off looks like a short file."""
+    cache = UrlCache(tmp_path, ports=(server.port,), allow=lambda address: True, resolve=lambda host, port: ["127.0.0.1"])
+    url, whole = f"http://pictures.example:{server.port}/a.jpg", encoded(photo(), "JPEG")
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n"
+    server.pages["/a.jpg"] = lambda: [head + whole[: len(whole) // 2]]
+    with pytest.raises(ImageError, match="cut short"):
+        open_image(Linked(cache, url))
+    server.pages["/a.jpg"] = lambda: [head + whole]
+    assert open_image(Linked(cache, url)).size == photo().shape[1::-1] and len(server.asked) == 2
+
+
+def test_a_full_disk_is_no_fault_of_the_picture(server, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("omnivision.data.fetch.write_whole", full)
+    server.pages["/a.png"] = lambda: answer(encoded(photo(), "PNG"))
+    cache = UrlCache(tmp_path, ports=(server.port,), allow=lambda address: True, resolve=lambda host, port: ["127.0.0.1"])
+    with pytest.raises(ResumableError, match="cannot be kept: No space left"):
+        open_image(Linked(cache, f"http://pictures.example:{server.port}/a.png"))
 
 
 def test_the_kind_survives_a_pool():

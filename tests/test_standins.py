@@ -70,7 +70,6 @@ def clip_pair():
 
 @torch.inference_mode()
 def test_the_tower_tells_where_parts_of_unseen_pictures_lie():
-    from omnivision.world.art import TRAIN_STYLES
     from omnivision_train.vision_pairs import SIDE, WindowBatches
 
     pair, _, _ = clip_pair()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 
 import datasets
@@ -44,6 +45,16 @@ def test_a_data_set_of_several_splits_or_a_broken_one_is_named(tmp_path):
         read_rows(tmp_path / "broken.parquet")
 
 
+def test_a_parquet_file_that_was_replaced_is_read_anew_whatever_its_time(tmp_path):
+    """`datasets` keeps a copy by path and time of change, which archives and build tools set back."""
+    file = tmp_path / "rows.parquet"
+    for answer in ("old", "new"):
+        pq.write_table(pa.table({"question": ["What?"], "answer": [answer]}), file)
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+        tables.open_table.cache_clear(), tables._columns.cache_clear()  # as another process
+        assert [row.turns[1]["text"] for row in read_rows(file)] == [answer]
+
+
 def test_a_parquet_file_that_datasets_cannot_take_says_why(tmp_path):
     pq.write_table(pa.table({"question": pa.array([], pa.string()), "answer": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     with pytest.raises(DataError, match="holds no rows.*empty.parquet"):
@@ -54,7 +65,7 @@ def test_a_parquet_file_that_datasets_cannot_take_says_why(tmp_path):
 
 
 def test_the_cause_is_told_where_datasets_says_that_there_was_an_error(tmp_path, monkeypatch):
-    def load(source):
+    def load(source, **settings):
         try:
             raise ValueError("the page is torn")
         except ValueError as error:

@@ -15,7 +15,7 @@ from omnivision_train.pair_trainer import PairTrainer
 from omnivision_train.pair_trie import Pair, edit_weights, lay_out
 from omnivision_train.pairs import PairCollator, Pairs, encode_pair
 from omnivision_train.trainer_arguments import training_arguments
-from transformers import AutoModel, BloomConfig, MistralConfig, MptConfig
+from transformers import AutoModel, BloomConfig, FalconConfig, GPTJConfig, MistralConfig, MptConfig, StableLmConfig
 
 from omnivision.data.features import FeatureCache
 from omnivision.data.rows import read_rows
@@ -23,7 +23,7 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.model.chunked_loss import SHAPES
 
 BETA = 0.3
-SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32}
 SHARES = ("edit", "prompt", "none")
 ANSWERS = [("a red cat", "a red dog"), ("a cat", "a big red cat"), ("two cats and a dog", "cats and a dog"), ("cat", "kite"), ("a cup", "a cup.")]
 
@@ -298,14 +298,19 @@ def test_attention_that_cannot_keep_branches_apart_is_refused(parts, kernel, lay
 
 
 @pytest.mark.parametrize(("config", "said"), [
-    (MistralConfig(**SMALL, sliding_window=8), "sees back 8 tokens"), (MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=32), "MptModel has attention of its own"),
-    (BloomConfig(hidden_size=16, n_head=2, n_layer=1, vocab_size=32), "BloomModel has attention of its own")])
+    (MistralConfig(**SMALL, sliding_window=8), "sees back 8 tokens"), (MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=32), "MptModel takes no mask or positions"),
+    (BloomConfig(hidden_size=16, n_head=2, n_layer=1, vocab_size=32), "BloomModel takes no mask or positions")])
 def test_windows_and_distances_by_place_in_the_row_are_refused(config, said):
     language = AutoModel.from_config(config)
     with pytest.raises(ConfigError, match=said):
         check_share(language, "prompt")
     check_share(language, "none")
-    check_share(AutoModel.from_config(MistralConfig(**SMALL, sliding_window=None)), "edit")
+
+
+@pytest.mark.parametrize("config", [MistralConfig(**SMALL, sliding_window=None), StableLmConfig(**SMALL), GPTJConfig(n_embd=16, n_head=2, n_layer=2, rotary_dim=4, vocab_size=32),
+                                    FalconConfig(hidden_size=16, num_attention_heads=2, num_hidden_layers=2, vocab_size=32, alibi=False)], ids=lambda one: one.model_type)
+def test_families_whose_branches_are_those_of_rows_of_their_own_may_share(config):
+    check_share(AutoModel.from_config(config), "edit")
 
 
 @pytest.mark.parametrize(("key", "value"), [("edit_weight", 0.0), ("edit_weight", float("nan")), ("beta", -0.1), ("sft_weight", -1.0)])

@@ -269,7 +269,8 @@ def test_an_interrupted_launcher_is_ended_and_waited_for(monkeypatch):
 def test_a_deepspeed_file_of_ones_own(world, tmp_path):
     file = tmp_path / "ds.json"
     file.write_text('{"zero_optimization": {"stage": 2}}')
-    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {"train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 2}}
+    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {
+        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "zero_optimization": {"stage": 2}}
     file.write_text("{")
     for name in (file, tmp_path / "none.json"):
         with pytest.raises(ConfigError, match="DeepSpeed file cannot be read"):

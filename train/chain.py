@@ -14,8 +14,8 @@ have made. Each stage is a process of its own, so that an interrupted chain goes
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import math
 import os
 import signal
 import subprocess
@@ -179,7 +179,7 @@ def is_finished(link: Link) -> bool:
     note = read_hand_over(link.result, (link.stage,), "chain")
     made, wanted = read_yaml(link.result.parent / "config.resolved.yaml"), dataclasses.asdict(link.config)
     changed = [key for key, value in wanted.items() if key not in MAY_CHANGE and made.get(key) != value]
-    if math.prod(made[key] for key in BATCH) != math.prod(wanted[key] for key in BATCH):
+    if other_batch(link, made):
         changed += BATCH
     if changed:
         raise ConfigError(f"`{link.stage}` has run with another {', '.join(changed)}", str(link.result.parent),
@@ -191,6 +191,24 @@ def is_finished(link: Link) -> bool:
         raise ConfigError(f"`{link.stage}` has run on what {', '.join(other)} held before", str(link.result.parent),
                           "Restore the files, or remove the folder to run it again.")
     return True
+
+
+def other_batch(link: Link, made: dict) -> bool:
+    """Whether a finished stage took another number of rows a step than it would now; no, where the launcher's flags do not tell its processes."""
+    flags = launcher().parse_known_args(link.command[link.command.index("--") + 1 :] if "--" in link.command else [])[0]
+    ran = read_json(link.result.parent / "env.json").get("processes")
+    now = link.config.processes if "--" not in link.command else flags.num_gpus and flags.num_gpus * flags.num_nodes
+    if not ran or not now:
+        return False
+    return made["batch_size"] * made["accumulation"] * ran != link.config.batch_size * link.config.accumulation * now
+
+
+def launcher() -> argparse.ArgumentParser:
+    """The flags of DeepSpeed's launcher that say how many processes there are."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    known.add_argument("--num_gpus", "--num_accelerators", type=int)
+    known.add_argument("--num_nodes", type=int, default=1)
+    return known
 
 
 def changed_files(manifest: Path) -> list[str]:

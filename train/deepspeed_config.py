@@ -34,7 +34,7 @@ def sums_in_fp32(config: StageConfig) -> bool:
 
 
 def _settings(config: StageConfig) -> dict[str, Any]:
-    if config.deepspeed is not None:
+    if config.deepspeed:
         return _checked(_own(config), config)
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.offload_optimizer:
@@ -79,7 +79,7 @@ def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
             raise ConfigError(f"The DeepSpeed settings have {own[key]!r} as {key}, and `{name}` is {value:g}", f"deepspeed: {key}", f'Write "auto" there: `{name}` says it.')
     if _mapping(own.get("fp16") or {}, "fp16").get("enabled") is True:
         raise ConfigError("The DeepSpeed settings train in fp16, which no stage does", "deepspeed: fp16.enabled", "Remove it: `precision` says bf16 or fp32.")
-    return own if "train_batch_size" in own else {"train_micro_batch_size_per_gpu": "auto", **own}
+    return {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", **own}
 
 
 def adds_alone(config: StageConfig) -> bool:

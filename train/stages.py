@@ -87,7 +87,7 @@ def record(config: StageConfig, folder: Path) -> None:
     check_same_run(config, folder)
     write_text(folder / "config.resolved.yaml", dump_config(config))
     write_json(folder / "begun.json", begun(config))
-    write_json(folder / "env.json", environment())
+    write_json(folder / "env.json", {**environment(), "processes": rank_and_ranks()[1]})
 
 
 def check_same_run(config: StageConfig, folder: Path) -> None:

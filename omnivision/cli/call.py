@@ -57,8 +57,9 @@ def _acted(executor, call):
         return executor.act(call)
     except (KeyboardInterrupt, SystemExit) as stop:
         if executor.ran:
-            print(f"omnivision: stopped, and {', '.join(executor.ran)} HAS run, the last perhaps in part; the same command would run it again. The audit says what had begun.",
-                  file=sys.stderr)
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                print(f"omnivision: stopped, and {', '.join(executor.ran)} HAS run, the last perhaps in part; the same command would run it again. The audit says what had begun.",
+                      file=sys.stderr)
         raise SystemExit(INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code) from stop
 
 

@@ -76,6 +76,8 @@ def _call(verb: Verb, rest: list[str]) -> int | None:
 
 
 def _terminated(signum: int, frame: object) -> None:
+    if signum != signal.SIGTERM:
+        signal.signal(signum, signal.SIG_IGN)  # a closed terminal's comes twice: from the shell and from the system
     raise SystemExit(failures.TERMINATED)  # unwinds, so that locks and partial files are put away
 
 

@@ -35,6 +35,11 @@ def text(report: dict[str, Any], max_bad_fraction: float) -> str:
               + _range(report["widths"], " px wide") + _range(report["heights"], " px high"),
               f"questions   {_range(report['questions'], ' a row')[2:]}", f"tokens      {report['tokens_total']:,}{_range(report['tokens'], ' a row')}",
               f"supervised  {report['supervised_share']:.1%} of the tokens", ""]
+    if held := report.get("against"):
+        lines += [f"against     {held['pictures']:,} pictures and {held['questions']:,} questions of evaluation sets"]
+        for key, said in (("named_and_not_found", "pictures that these sets name were not found, and are not compared"), ("not_read", "of their files cannot be looked into")):
+            lines += [f"note  {len(held[key]):,} {said}: {', '.join(held[key][:3])}{', …' if len(held[key]) > 3 else ''}"] if held[key] else []
+        lines += [""]
     for kind, one in report["problems"].items():
         lines.append(f"{'BAD ' if one['bad'] else 'note'}  {kind}: {one['count']:,}")
         lines += [f"        {row}" for row in one["rows"][:SHOWN]]
@@ -59,7 +64,7 @@ def main(argv: list[str]) -> int:
             console, results = Console(stderr=True), in_order(threads, options.workers, function, things)
             return track(results, name, total=count, console=console, disable=not console.is_terminal) if count else results
 
-        evaluation = read_evaluation(options.against, each) if options.against else None
+        evaluation = read_evaluation(options.against, each, options.image_root) if options.against else None
         report, rows = check(options.files, options.image_root, tokenizer, image_tokens, options.max_length, evaluation, each, options.urls, FunctionSet.beside(options.model))
     if options.html:
         from omnivision.data.check_page import page

@@ -24,7 +24,7 @@ from torch import Tensor
 from omnivision.data.feature_records import Records
 from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
-from omnivision.data.pictures import Packed
+from omnivision.data.pictures import Packed, state_of
 from omnivision.data.room import MOST_GIB, Room, gib
 from omnivision.errors import DataError
 
@@ -182,14 +182,13 @@ class FeatureCache:
 
 
 def _state(path: Source) -> tuple:
-    """Tells that a file has changed; a picture that lies in another file is taken to stay."""
+    """Tells that a file has changed; a shard's pictures look themselves, when they are read."""
     if isinstance(path, Packed):
         return ()
     try:
-        found = os.stat(path)
+        return state_of(os.stat(path))
     except OSError:
         return (None,)  # reading it says what is wrong
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def features_hash(model, processor, precision: str) -> str:

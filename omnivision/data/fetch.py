@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
-from omnivision.data.containers import check_container
-from omnivision.data.image import ImageError
+from omnivision.data.image import ImageError, decode
 from omnivision.data.resized import write_whole
+from omnivision.errors import ResumableError
 
 MAX_BYTES, TIMEOUT, MAX_REDIRECTS, MAX_URL = 20_000_000, 20.0, 3, 8000
 PIECE = 1 << 16  # bytes read at once
@@ -286,14 +286,21 @@ class UrlCache:
         self.folder, self.options = Path(folder), options
 
     def get(self, url: str) -> bytes:
-        """The bytes behind a URL. Raises FetchError; OSError where the disk is full."""
+        """The bytes behind a URL.
+
+        Raises:
+            FetchError: they cannot be had. ResumableError: they cannot be kept, on a full disk say.
+        """
         name = hashlib.sha256(url.encode()).hexdigest()
         path = self.folder / name[:2] / name[2:]
         try:
             return path.read_bytes()
         except FileNotFoundError:
             data = fetch(url, **self.options)
-            with contextlib.suppress(ImageError):  # a page in a picture's place is not kept: another day the picture may be there
-                check_container(data, url)
-                write_whole(path, data)
+            with contextlib.suppress(ImageError):  # a page in a picture's place, or half of one, is not kept: another day the picture may be there
+                decode(data, url, animated="first")
+                try:
+                    write_whole(path, data)
+                except OSError as error:
+                    raise ResumableError(f"A fetched picture cannot be kept: {_said(error)}", str(path), "Make room, then start the same command again.") from error
             return data

@@ -23,7 +23,7 @@ from PIL import Image
 from omnivision.data.containers import MAX_PIXELS, check_container, check_filled, check_size
 from omnivision.data.image_errors import (Animated, BrokenImage, EmptyImage, ImageError, MissingImage, OutsideImage, TooLarge, Truncated,
                                           UnreadableImage)
-from omnivision.errors import DataError
+from omnivision.errors import DataError, OmniError
 
 DECODER = 1  # raised when the same bytes give other pixels here: what is cached of pictures goes by it
 FORMATS = ("JPEG", "PNG", "WEBP")  # only these decoders are ever started
@@ -141,7 +141,7 @@ def _read_file(path: Path, where: str) -> bytes:
 def _read_object(source: Readable, where: str) -> bytes:
     try:
         data = source.read()
-    except (DataError, MemoryError):
+    except (OmniError, MemoryError):
         raise
     except Exception as error:  # whatever an archive's reader raises
         raise UnreadableImage(f"The image cannot be read: {_said(error)}", where) from error

@@ -22,7 +22,9 @@ from omnivision.errors import DataError
 
 SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg", "jfif"))
 TEXTS = (".json", ".jsonl", ".ndjson", ".parquet", ".tar")
+ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")  # in which nobody looks
 SAVED = {"dataset_info.json", "state.json"}  # in a folder that `datasets` wrote
+FOLDERS_ABOVE = 3  # of an evaluation file, from which the pictures that it names may lie
 FEW_WORDS = 4  # shorter questions are everybody's: "What is this?"
 
 
@@ -34,6 +36,8 @@ class Evaluation:
     names: list[str] = field(default_factory=list)
     signatures: Signatures = field(default_factory=Signatures)  # of the names
     questions: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)  # pictures that rows name, and that nobody found
+    unread: list[str] = field(default_factory=list)  # files of rows or archives that nobody could look into
 
     def match(self, digest: str, wanted: np.ndarray) -> str | None:
         """The name of the picture that is the same, byte by byte or nearly."""
@@ -64,11 +68,12 @@ def plain(question: str) -> str:
     return " ".join(words) if len(words) >= FEW_WORDS or any(len(word) > 3 * FEW_WORDS for word in words) else ""
 
 
-def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], Iterable] = map) -> Evaluation:
-    """Everything that evaluation sets hold: their pictures, packed or inside rows too, and the questions of their rows.
+def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], Iterable] = map, root: str = ".") -> Evaluation:
+    """Everything that evaluation sets hold: their pictures, packed, inside rows or named by them too, and the questions of their rows.
 
     Args:
         paths: files of questions or pictures, folders, or hub:NAME[:SPLIT]. each: applies a function to many, in parallel perhaps.
+        root: a folder from which rows may name pictures, beside the file's own and those above it.
 
     Raises:
         DataError: a path that is not there, or of which nothing can be read.
@@ -76,7 +81,7 @@ def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], I
     found, signatures = Evaluation(), []
     for path in paths:
         questions: set[str] = set()
-        seen = [one for one in each(_named, _held(path, questions)) if one is not None]
+        seen = [one for one in each(_named, _held(path, root, questions, found)) if one is not None]
         questions.discard("")
         if not seen and not questions:
             raise DataError(f"The evaluation set holds neither pictures nor questions of {FEW_WORDS} words or more that can be read", path,
@@ -86,20 +91,37 @@ def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], I
             found.hashes[digest] = name
             found.names.append(name)
             signatures.append(signed)
+    files = {os.path.basename(name) for name in found.names}
+    found.missing = {name for name in found.missing if os.path.basename(name) not in files}
     found.signatures = Signatures(signatures)
     return found
 
 
-def _held(path: str, questions: set[str]) -> Iterator[str | Packed]:
-    """The pictures of an evaluation set, and what may be one; its questions are added to `questions`."""
+def _held(path: str, root: str, questions: set[str], found: Evaluation) -> Iterator[str | Packed]:
+    """The pictures of an evaluation set, and what may be one; its questions are added to `questions`, what is missing to `found`."""
     named = Path(path).is_file()  # by the user: its content decides, not its suffix
+    places: set[str] = set()
     for source in _sources(path):
         if named or source.lower().endswith(SUFFIXES):
             yield source
         if named or source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
-            for raw in _records(source):
+            for raw in _records(source, found.unread):
                 questions.update(map(plain, asked(raw)))
-                yield from _pictures(raw, source)
+                for picture in _pictures(raw, source):
+                    place = picture if isinstance(picture, Packed) else _place(picture, source, root)
+                    if place is None:
+                        found.missing.add(picture)
+                    elif isinstance(place, Packed) or place not in places:
+                        places.add(str(place))
+                        yield place
+        elif source.lower().endswith(ARCHIVES):
+            found.unread.append(source)
+
+
+def _place(name: str, source: str, root: str) -> str | None:
+    """Where a picture lies that a row names, if anywhere."""
+    above = [] if source.startswith(HUB) else [Path(source).parent, *Path(source).resolve().parents[1 : 1 + FOLDERS_ABOVE]]
+    return next((str(folder / name) for folder in (*above, Path(root)) if (folder / name).is_file()), None)
 
 
 def _named(picture: str | Packed):
@@ -126,16 +148,16 @@ def _sources(path: str) -> Iterator[str]:
         yield from [folder] if SAVED <= set(files) else (os.path.join(folder, name) for name in sorted(files))
 
 
-def _records(source: str) -> Iterator[dict]:
+def _records(source: str, unread: list[str]) -> Iterator[dict]:
     """Records of a source of questions; none of a file beside them: annotations, scores, another format."""
     try:
         yield from (record.raw for record in read_records(source) if isinstance(record.raw, dict))
     except DataError:
-        return
+        unread.append(source)
 
 
-def _pictures(value: Any, name: str) -> Iterator[Packed]:
-    """Pictures inside a record, wherever they stand in it."""
+def _pictures(value: Any, name: str) -> Iterator[Packed | str]:
+    """Pictures inside a record, wherever they stand in it, and names of picture files."""
     if isinstance(value, Packed):
         yield value
     elif isinstance(value, str):
@@ -144,6 +166,8 @@ def _pictures(value: Any, name: str) -> Iterator[Packed]:
                 yield from_data_uri(value, f"a data URI of {name}")
             except ValueError:
                 return
+        elif value.lower().endswith(SUFFIXES) and len(value) < 4096 and "\n" not in value and "\0" not in value:
+            yield value
     elif isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
             yield from _pictures(one, name)

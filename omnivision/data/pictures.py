@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,6 +13,11 @@ from omnivision.data.image import contained
 from omnivision.errors import DataError
 
 MAX_BYTES = 64_000_000  # of one packed picture
+
+
+def state_of(found: os.stat_result) -> tuple[int, ...]:
+    """Tells that a file has changed."""
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class Packed(ABC):
@@ -34,6 +40,7 @@ class TarPicture(Packed):
     member: str
     offset: int
     size: int
+    state: tuple[int, ...] = field(default=(), compare=False, repr=False)  # tells that the shard is another one than its rows were read from
 
     def __str__(self) -> str:
         return f"{self.file}::{self.member}@{self.offset}"  # two members may have one name
@@ -41,6 +48,8 @@ class TarPicture(Packed):
     def read(self) -> bytes:
         try:
             with open(self.file, "rb") as shard:
+                if self.state and self.state != state_of(os.fstat(shard.fileno())):
+                    raise DataError("The shard has changed since its rows were read", str(self), "Start again, with the shards as they are now.")
                 shard.seek(self.offset)
                 found = shard.read(self.size)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from omnivision.data.fields import IMAGES
 from omnivision.data.messages import named_parts
-from omnivision.data.pictures import MAX_BYTES, TarPicture
+from omnivision.data.pictures import MAX_BYTES, TarPicture, state_of
 from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
 from omnivision.errors import DataError
 
@@ -118,7 +119,7 @@ class _Gathered:
         elif suffix.endswith(PICTURES):
             if suffix in self.pictures:
                 self.error = bad_row("two of its members have one name", source)
-            self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size)
+            self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size, state_of(os.stat(path)))
         elif suffix.endswith(OTHER_PICTURES):
             self.unread = name
         elif suffix in (".json", ".txt"):  # webdataset keeps anything beside: classes, embeddings

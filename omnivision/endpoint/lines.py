@@ -68,6 +68,8 @@ def outcome_record(outcome: Outcome, time: float) -> dict:
 
 
 def _outcome(record: dict) -> Outcome:
+    if record["outcome"] == "redirected":  # of a ledger from before 404 and the like were asked again
+        record = {**record, "outcome": Kind.MISDIRECTED.value, "final": False}
     usage, status = record["usage"], record["status"]
     if not isinstance(record["final"], bool):
         raise ValueError("final is neither true nor false")

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from omnivision.endpoint.outcomes import Kind, Outcome
-from omnivision.errors import ConfigError, ResumableError
+from omnivision.errors import ConfigError, OmniError, ResumableError
 
 MOST_UNANSWERED = 0.01  # of all questions; with more there is no data set to train on
 AGAIN = "Start the same command again: what it has answered is in the ledger."
@@ -42,11 +42,20 @@ class Tally:
         """At the end, before anything is written.
 
         Raises:
-            ResumableError: more than MOST_UNANSWERED of the questions will be asked again. ConfigError: none was answered.
+            ResumableError, ConfigError: as `nothing_answered`.
         """
-        asked, again = self.endings.total(), sum(count for kind, count in self.endings.items() if not kind.final)
-        if again > MOST_UNANSWERED * asked:
-            raise ResumableError(f"{again} of {asked} questions have no answer of the teacher, the last: {self._last}; nothing is written", self.name, AGAIN)
-        if asked and not self.endings[Kind.ANSWERED]:
-            raise ConfigError(f"The teacher has answered none of {asked} questions, the last: {self._last}; nothing is written", self.name,
-                              "Correct --teacher, --teacher-model or what they are given; another request is asked anew, the same one only without the ledger.")
+        if self.endings and not self.endings[Kind.ANSWERED]:
+            raise nothing_answered(self.endings.total(), self.left, self._last, self.name)
+
+    @property
+    def left(self) -> int:
+        """Questions that the next start asks again."""
+        return sum(count for kind, count in self.endings.items() if not kind.final)
+
+
+def nothing_answered(asked: int, left: int, last: str, name: str) -> OmniError:
+    """What to raise where a teacher has answered nothing: a later start may find it, unless all of its endings are final."""
+    what = f"The teacher has answered none of {asked} questions, the last: {last[:300]}; nothing is written"
+    if left:
+        return ResumableError(what, name, f"Mend the teacher. {AGAIN}")
+    return ConfigError(what, name, "Correct the teacher or what it is asked; what it has rejected is asked again only without the work folder.")

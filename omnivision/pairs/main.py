@@ -27,7 +27,7 @@ from omnivision.data.room import MOST_GIB
 from omnivision.data.rows import Row, read_rows
 from omnivision.endpoint import Client, Ledger
 from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
-from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED
+from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED, nothing_answered
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.pairs.answers import model_hash, questions_of, sample_answers
 from omnivision.pairs.endpoint_teacher import FAILED, EndpointTeacher, unanswered
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Answers, corrects, writes pairs, report and page; returns the report.
 
     Raises:
-        ConfigError: no model, no teacher, a teacher that answers nothing, several samples that would be the same, one file twice. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent, or it leaves too many questions without an answer.
+        ConfigError: no model, no teacher, a teacher that rejects everything, several samples that would be the same, one file twice. DataError: no questions, or no truth. ResumableError: the endpoint's budget is spent, or it leaves too many questions without an answer.
     """
     if options.samples > 1 and options.temperature == 0:
         raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
@@ -99,12 +99,12 @@ def check_taught(report: dict[str, Any], outcomes: list, name: str) -> None:
     """Before anything is written.
 
     Raises:
-        ConfigError: the teacher has answered nothing.
+        ResumableError, ConfigError: as `nothing_answered`.
     """
     failed = {kind: count for kind, count in report["outcomes"].items() if kind.startswith(FAILED)}
     if failed and sum(failed.values()) == report["answers"]:
-        raise ConfigError(f"The teacher has answered none of {report['answers']} questions ({', '.join(failed)}), the last: {outcomes[-1].verdict.detail[:200]}; nothing is written", name,
-                          "Correct --teacher or --teacher-model; what a server has rejected is asked again once the work folder is removed.")
+        left = sum(count for kind, count in failed.items() if unanswered(kind))
+        raise nothing_answered(report["answers"], left, f"{outcomes[-1].kind.removeprefix(FAILED)}, {outcomes[-1].verdict.detail}", name)
 
 
 @contextlib.contextmanager

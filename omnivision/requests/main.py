@@ -19,7 +19,8 @@ from typing import Any
 from omnivision.data.flags import output_file, within
 from omnivision.endpoint import Kind
 from omnivision.endpoint.flags import LIMITS, add_endpoint_flags, endpoint_of
-from omnivision.errors import ConfigError
+from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED
+from omnivision.errors import ConfigError, ResumableError
 from omnivision.functions import FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.pairs.factory import lines
@@ -77,6 +78,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if file:
                 write_text(file, lines(shuffled(sieve.kept[split], options.seed)))
         write_json(options.out.with_suffix(".report.json"), report)
+    if teacher and any(report["short"].values()) and teacher.tally.left > MOST_UNANSWERED * teacher.tally.endings.total():
+        raise ResumableError(f"{teacher.tally.left} of {teacher.tally.endings.total()} questions have no answer of the teacher, and rows are missing; what there is has been written",
+                             str(options.out), AGAIN)
     return report
 
 
