@@ -213,6 +213,9 @@ def test_a_preview_shows_what_the_model_sees(folder, capsys):
     (chosen, rejected) = json.loads(capsys.readouterr().out)["sides"]
     assert len(chosen["input_ids"]) == len(chosen["labels"]) and chosen != rejected
     assert main(["data", "preview", str(file), "--row", "2"]) == 3
+    train_world.write_lines(folder / "zh.jsonl", [row(0, question="鲲鹏在哪儿？", answer="鲲鹏在瀚海😀。")])
+    assert main(["data", "preview", str(folder / "zh.jsonl"), *flags]) == 0
+    assert "[[鲲鹏在瀚海😀。<|im_end|>]]" in capsys.readouterr().out
     words = train_world.write_lines(folder / "words.jsonl", [QUESTION])
     assert main(["data", "preview", str(words), "--picture", str(folder / "none.png")]) == 3 and not (folder / "none.png").exists()
     for flag, value in (("--row", "-1"), ("--image-size", "0"), ("--picture", str(folder / "root"))):

@@ -54,6 +54,8 @@ def test_a_run_gives_rows_of_every_kind_and_a_true_report(table, capsys):
         assert counts["negative"] == round(counts["single"] / 2) and counts["parallel"] == round(0.3 * counts["single"]) and counts["nested"]
         assert all(row["calls"] == [{"name": "irrelevant", "arguments": {}}] for row in found if row["kind"] == "negative")
         assert all(len(row["calls"]) in (2, 3) for row in found if row["kind"] == "parallel")
+        assert all(len(row["calls"]) == 2 for row in found if row["request"].startswith(("Two things", "做两件事")))
+        assert not any(call in row["calls"][:at] for row in found for at, call in enumerate(row["calls"]))
     assert {name for name, one in report["short"]["train"].items()} <= {"current_volume"}  # no arguments: as many requests as wordings
     assert len(read_rows(table / "rows.jsonl")) == report["rows"]["train"]
     assert Checks(FunctionSet.from_json(TOOLS)).faults(rows["train"] + rows["held_out"]) == [None] * sum(map(len, rows.values()))
@@ -240,3 +242,12 @@ def test_berkeley_functions_get_checked_rows(official_data):
     rows = template_rows(small, 3, 0, languages=("en", "zh"))
     assert sieve.take_all(rows, "train", "single") == len(rows) == 180 and not sieve.refused
     assert {row["calls"][0]["name"] for row in rows} == {function.name for function in small.functions if function.name != "irrelevant"}
+
+
+def test_a_function_without_a_row_in_a_language_is_told(table, capsys):
+    """Its rows in the other fill its number, and negatives in this one would teach the model to refuse it here."""
+    odd = {"name": "defenestrate", "description": "Defenestrates a grommet.", "parameters": {"type": "object", "properties": {}}}
+    (table / "functions.json").write_text(json.dumps([*TOOLS, odd]))
+    assert main(["data", "requests", "--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"), "--per-function", "4", "--languages", "en,zh"]) == 0
+    assert "no row in zh, where the model will refuse them: defenestrate (give sentences" in capsys.readouterr().out
+    assert json.loads((table / "rows.report.json").read_text())["without"] == {"train": {"zh": ["defenestrate"]}}

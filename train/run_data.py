@@ -245,7 +245,7 @@ def fill_cache(cache: FeatureCache | None, config: StageConfig, rows: Iterable[R
         cache.know(keys)
     made = cache.fill(pictures, rank=rank, ranks=ranks)
     if made:
-        print(f"encoded {made} of {len(pictures)} pictures", file=sys.stderr)
+        print(f"features of {made} pictures made, those of {len(pictures) - made} were there", file=sys.stderr)
     if zero_settings(config)[0] == 3 and not all(gathered(cache.has_all(pictures))):
         raise ConfigError(f"The features of {len(pictures)} pictures do not fit into the cache, and ZeRO-3 needs all of them",
                           f"feature_cache: {config.feature_cache}", "Raise `cache_gib`, use zero_stage=2, or remove `feature_cache`.")

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from omnivision.config_files import dump_config, read_yaml
-from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
+from omnivision.constants import FUNCTION_FILE
+from omnivision.data.preview import as_text, tokens_of
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.hardware import avoid_attention_plans
 from omnivision.memory import keep_freed_memory
@@ -222,15 +223,12 @@ def check_vision(config: StageConfig) -> bool:
 
 
 def show_sample(samples, processor, run: Run) -> None:
-    """One decoded sample with its label mask: supervised text in green, image tokens as a count."""
+    """One decoded sample with its label mask, as `omnivision data preview` shows it."""
     if not run.main:
         return
-    sample, text, image = samples[0], "", processor.image_token_id
-    images = sum(1 for token in sample.input_ids if token == image)
-    for token, label in zip(sample.input_ids, sample.labels, strict=True):
-        word = processor.tokenizer.decode([token]) if token != image else ""
-        text += f"\033[32m{word}\033[0m" if label != IGNORE_INDEX else word
-    print(f"{run.stage}: first sample ({images} image tokens; green is supervised)\n{text}", file=sys.stderr)
+    colour = sys.stderr.isatty()
+    text = as_text(tokens_of(processor.tokenizer, samples[0]), processor.tokenizer, colour)
+    print(f"{run.stage}: first sample (supervised: {'green' if colour else 'in [[ ]]'})\n{text}", file=sys.stderr)
 
 
 def finish(run: Run, config: StageConfig, processor, save) -> Path:

@@ -357,9 +357,13 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
     newest = checkpoint.newest(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:
         check_global_batch(trainer, newest)
+        if trainer.is_world_process_zero():
+            print(f"{stage}: goes on from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
     try:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(config, stage) from error
     if any(checkpoint.gathered(stop.stopped)):  # a signal after the last step has reached one process only
+        if trainer.is_world_process_zero():
+            print(f"{stage}: terminated; step {trainer.state.global_step} is saved, and the same command goes on from there", file=sys.stderr)
         raise SystemExit(143)

@@ -58,20 +58,27 @@ def text(row: Row, sides: list[list[dict]], tokenizer, image_tokens: int, colour
     Args:
         sides: of the row, as sides_or_json gives them.
     """
-    lines = [f"row {row.id} ({row.source}, {row.format}): a {kind_of(row)} with {len(row.images)} pictures", *(f"  {image}" for image in row.images), ""]
+    lines = [f"row {row.id} ({row.source}, {row.format}): {kind_of(row)}, pictures: {len(row.images)}", *(f"  {image}" for image in row.images), ""]
     names = ("chosen", "rejected") if row.prompt else ("",)
     for name, side in zip(names, sides, strict=True):
         encoded = encode_conversation(tokenizer, side, len(row.images), image_tokens)
         tokens = tokens_of(tokenizer, encoded)
         if name:
             lines.append(f"{name}:")
-        said = []
-        for supervised, group in itertools.groupby(tokens, key=lambda token: token[2]):
-            words = "".join(f"[{count} image tokens]" if word == IMAGE_TOKEN else word for _, word, _, count in group)
-            said.append((f"{GREEN}{words}{PLAIN}" if colour else f"[[{words}]]") if supervised else words)
-        lines += ["".join(said), "", f"{len(encoded.input_ids)} tokens, {sum(label != IGNORE_INDEX for label in encoded.labels)} supervised:"]
+        lines += [as_text(tokens, tokenizer, colour), "", f"{len(encoded.input_ids)} tokens, {sum(label != IGNORE_INDEX for label in encoded.labels)} supervised:"]
         lines.append(" ".join(_token(token, colour) for token in tokens) + "\n")
     return "\n".join(lines)
+
+
+def as_text(tokens: list[tuple[int, str, bool, int]], tokenizer, colour: bool) -> str:
+    """What `tokens_of` gives as running text, supervised in green or between double brackets. Runs are decoded whole: a letter may be several tokens."""
+    said = []
+    for supervised, group in itertools.groupby(tokens, key=lambda token: token[2]):
+        words = ""
+        for is_image, run in itertools.groupby(group, key=lambda token: token[1] == IMAGE_TOKEN):
+            words += "".join(f"[{count} image tokens]" for *_, count in run) if is_image else tokenizer.decode([token for token, *_ in run])
+        said.append((f"{GREEN}{words}{PLAIN}" if colour else f"[[{words}]]") if supervised else words)
+    return "".join(said)
 
 
 def _token(token: tuple[int, str, bool, int], colour: bool) -> str:

@@ -37,10 +37,13 @@ def parallel_rows(rows: Sequence[dict], count: int, seed: int, split: str) -> It
         pool = pools[number % len(pools)]
         language = pool[0]["language"]
         chosen = rng.sample(pool, 3 if rng.random() < THIRD else 2)
-        request = _part(chosen[0]["request"])
-        for row in chosen[1:]:
-            request = fill(rng.choice(frames(language, split)["parallel"]), {"first": request, "second": _part(row["request"])})
         calls = [call for row in chosen for call in row["calls"]]
+        if any(call in calls[:at] for at, call in enumerate(calls)):  # nobody asks twice for the same
+            continue
+        request, said = _part(chosen[0]["request"]), frames(language, split)
+        joints = said["parallel"] + (said.get("two", []) if len(chosen) == 2 else [])
+        for row in chosen[1:]:
+            request = fill(rng.choice(joints), {"first": request, "second": _part(row["request"])})
         yield {"id": f"{split}/parallel/{number}", "request": request + ("。" if language == "zh" else "."), "language": language, "calls": calls}
 
 

@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 make(options, function_set, sieve, split, number, teacher or sentences)
             if teacher:
                 teacher.tally.check()
-            report = {**report_of(function_set, sieve, wanted), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
+            report = {**report_of(function_set, sieve, wanted, options.languages), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
         for split, file in ((TRAIN, options.out), (HELD_OUT, options.held_out)):
             if file:
                 write_text(file, lines(shuffled(sieve.kept[split], options.seed)))

@@ -12,17 +12,25 @@ from omnivision.requests.sieve import Sieve
 ON_SCREEN = 20  # functions that the table names
 
 
-def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int]) -> dict[str, Any]:
+def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int], languages: list[str]) -> dict[str, Any]:
     """The report.
 
     Args:
-        wanted: rows of each function by split.
+        wanted: rows of each function by split. languages: that were asked for.
     """
     splits = {split: _counts(sieve.kept[split]) for split in wanted}
     short = {split: {name: {"got": wanted[split] - missing, "wanted": wanted[split]}
                      for name, missing in short_of(function_set, sieve, split, wanted[split]).items()} for split in wanted}
-    return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "refused": dict(sieve.refused),
+    without = {split: {language: names for language in languages if (names := _without(function_set, sieve.kept[split], language))} for split in wanted}
+    return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "without": without, "refused": dict(sieve.refused),
             "examples_of_refused": dict(sieve.examples)}
+
+
+def _without(function_set: FunctionSet, rows: list[dict], language: str) -> list[str]:
+    """Functions that have rows, and none in a language: the model would learn to refuse them there."""
+    single = [(row["calls"][0]["name"], row["language"]) for row in rows if row["kind"] == "single"]
+    lacking = {name for name, _ in single} - {name for name, said in single if said == language}
+    return [function.name for function in function_set.functions if function.name in lacking]
 
 
 def short_of(function_set: FunctionSet, sieve: Sieve, split: str, wanted: int) -> dict[str, int]:
@@ -46,6 +54,9 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{split}: {report['rows'][split]} rows; {_list(counts['kinds'])}; {_list(counts['languages'])}")
         short = report["short"][split]
         shown = [f"{name} {one['got']} of {one['wanted']}" for name, one in list(short.items())[:ON_SCREEN]]
+        for language, names in report["without"][split].items():
+            more = f" and {len(names) - ON_SCREEN} more" if len(names) > ON_SCREEN else ""
+            lines.append(f"  no row in {language}, where the model will refuse them: {', '.join(names[:ON_SCREEN])}{more} (give sentences with --templates)")
         if short:
             more = f" and {len(short) - ON_SCREEN} more" if len(short) > ON_SCREEN else ""
             lines.append(f"  fewer than wanted: {', '.join(shown)}{more}")

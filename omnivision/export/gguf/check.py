@@ -15,7 +15,7 @@ import numpy as np
 from omnivision.data.image import open_image
 from omnivision.errors import DataError
 from omnivision.export.folder import MANIFEST, check_hashes, count_bytes, not_applied_lines, print_bytes
-from omnivision.export.gguf.calls import count_calls
+from omnivision.export.gguf.calls import LONGEST, count_calls
 from omnivision.export.gguf.embeddings import read_embeddings
 from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
 from omnivision.export.gguf.tiles import prepared
@@ -208,7 +208,7 @@ def show(result: dict) -> None:
         print(f"{quantization}: prompts equal {found['prompts_equal']}/{found['questions']}, greedy answers equal {found['answers_equal']}, "
               f"parted at a tie of fp32 {found['ties']}, parted elsewhere {found['apart']}; image embeddings within {found['embedding_diff']:.2g}, "
               f"log-probabilities within {found['logprob_diff']:.2g} (mean {found['mean_logprob_diff']:.2g})"
-              + (f", calls under the grammar {found['calls']['valid']}/{found['calls']['asked']}" if found["calls"]["asked"] else ""))
+              + _calls_line(found["calls"]))
     print(f"peak memory of the process that ran llama.cpp: {result['engine_peak_bytes'] / 2**20:,.0f} MiB")
 
 
@@ -224,3 +224,9 @@ def _quiet() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _calls_line(calls: dict) -> str:
+    cut = calls["asked"] - calls["valid"] - calls["wrong"]
+    said = f", calls under the grammar {calls['valid']} of {calls['asked']}" if calls["asked"] else ""
+    return said + (f" ({cut} not ended within {LONGEST} tokens, which proves nothing)" if cut else "")
