@@ -38,11 +38,11 @@ def read_records(path: str | Path) -> Iterator[Record]:
         return read_table(str(path))
     try:
         if not path.is_file():
-            raise OSError(0, "It is no file" if path.exists() else "No such file or directory")
+            raise OSError(0, "It is a folder that `datasets` did not save" if path.is_dir() else "It is no file" if path.exists() else "No such file or directory")
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check `data` in the config.") from error
+        raise DataError("The data file cannot be read", str(path), f"{error.strerror}; check the name.") from error
     if head[:4] == b"PAR1":
         return read_table(str(path))
     if head[257:262] == b"ustar":

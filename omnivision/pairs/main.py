@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = read_rows(options.data, options.limit)
     with RunLock(work):
         asked = questions_of(rows)
+        if options.teacher == "oracle":
+            Oracle(Path(options.image_root), [row for row, *_ in asked.questions])  # a truth that is missing costs no answers
         tasks = sample_answers(options, asked, work)
         with open_teacher(options, [task.row for task in tasks], work) as teacher:
             outcomes = correct_all(tasks, teacher, limits, not options.no_second_look)

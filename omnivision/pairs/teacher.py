@@ -97,7 +97,7 @@ def read_truths(world: Path, images: Iterable[str]) -> dict[str, object]:
     for split in sorted({Path(image).parent.name for image in images}):
         file = world / "truth" / f"{split}.jsonl"
         if not file.is_file():
-            raise DataError(f"The truth of the split `{split}` is missing", str(file), "Build the world with `omnivision data world`, or name a --teacher.")
+            raise DataError(f"The truth of the split `{split}` is missing", str(file), "The oracle knows the embedded world alone (`omnivision data world`): for other pictures give --teacher an endpoint's address or a model's folder.")
         for row in read_json_lines(file):
             truths[row["image"]] = truth_from_row(row)
     return truths
