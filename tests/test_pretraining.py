@@ -128,6 +128,26 @@ def test_what_ended_early_is_no_result_and_what_is_finished_is_not_begun_again(r
         train(replace(config, out=str(whole)))
 
 
+@pytest.mark.parametrize("config, settings, said", [
+    (VisionConfig, {"window": 28}, "`window` is 28, but a picture has 27 patches"),
+    (LanguageConfig, {"drill_kinds": {"foo": 1.0}}, "`drill_kinds` is {'foo': 1.0}"), (LanguageConfig, {"drill_kinds": {}}, "`drill_kinds` is"),
+    (LanguageConfig, {"drill_kinds": {"counting": 0.0}}, "`drill_kinds` is"),
+    (LanguageConfig, {"drill_kinds": {"counting": 2.0, "chart": -1.0}}, "`drill_kinds` is"),
+    (LanguageConfig, {"drill_kinds": {"counting": float("nan")}}, "`drill_kinds` is"),
+    (LanguageConfig, {"matching_layers": [9]}, r"`matching_layers` is \[9\], .* 4 layers"),
+    (LanguageConfig, {"matching_layers": [-1]}, r"`matching_layers` is \[-1\]"), (LanguageConfig, {"num_hidden_layers": 1}, "has 1 layers"),
+])
+def test_settings_that_could_not_run_are_refused_at_once(config, settings, said):
+    with pytest.raises(ConfigError, match=said):
+        config(**settings)
+
+
+def test_layers_are_counted_in_the_model_that_a_run_starts_from(tmp_path):
+    config = LanguageConfig(start=str(WEIGHTS / "tiny-language"), matching_layers=[4], num_hidden_layers=8)
+    with pytest.raises(ConfigError, match=r"`matching_layers` is \[4\], but the model has 4 layers"):
+        language.build(config)
+
+
 def test_a_folder_has_one_owner(tmp_path):
     train, config = RECIPES["language"]
     with RunLock(tmp_path), pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from omnivision_train.language import blurred, matching_heads, plan_embeddings
+from omnivision_train.language_text import counting_drill
 from omnivision_train.strip_plans import COLUMNS, FADING, LEAST, ROWS, STRIPS, plan, taken_for
 from omnivision_train.vision import VisionConfig, build, save, sine_positions
 from omnivision_train.vision_pairs import FINE, PLACES, SIDE, SQUARES, STRIP, THIRD, Window, WindowBatches, _bare, _named, part_of, place_of, windows_of
@@ -108,6 +109,13 @@ def test_a_window_says_where_its_parts_lie_and_that_bare_ground_lies_nowhere():
     found = place_of(np.array([2 * 13 + 4]), window, 13)  # row 11, column 4
     assert found[: 3 + SQUARES].tolist() == pytest.approx([THIRD, 0, 0, 0, FINE, *[0] * 7])  # 9 * 4.5 / 27 - 0.5 is 1
     assert found[3 + SQUARES :].tolist() == pytest.approx([0, THIRD, 0, 0, 0, 0, FINE * 2 / 3, FINE / 3, *[0] * 4])  # 9 * 11.5 / 27 - 0.5 is 3.33
+
+
+def test_a_drill_of_counts_asks_for_one_above_one():
+    """Also where the scene has several of a kind that is not asked for: trees of a forest."""
+    for seed in range(400):
+        answers = [qa.answer for qa in counting_drill(random.Random(seed)).dialogue if qa.kind == "count"]
+        assert set(answers) - {"1"}, (seed, answers)
 
 
 def test_blur_differs_from_sequence_to_sequence_and_can_be_off():

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from omnivision.world.action_words import SENTENCES, function_tools
-from omnivision.world.actions import _request_for_nothing, further_actions, make_action
+from omnivision.world.actions import _request_for_nothing, counting_actions, further_actions, make_action, scene_actions
 from omnivision.world.truth import Item, Scene
 from omnivision.world.vocabulary import kinds
 
@@ -66,6 +66,32 @@ def test_what_is_said_not_to_be_there_is_not_there():
     orders = {sentence for name in ("order_groceries", "order_food") for sentence in SENTENCES[name][0]}
     assert not said & orders
     assert {_request_for_nothing(random.Random(seed), replace(bottle, items=bottle.items[1:]), "en") for seed in range(200)} & orders
+
+
+@pytest.mark.parametrize("place, kinds_shown, counted", [
+    ("forest", ("tree", "cat"), {"cat": {"send_message"}}),
+    ("street", ("tree", "pine tree"), {"pine tree": {"send_message"}}), ("street", ("tree", "cat"), {"tree": {"send_message"}, "cat": {"send_message"}}),
+    ("kitchen", ("bottle", "lotion bottle"), {"lotion bottle": {"send_message"}}),
+    ("kitchen", ("bottle", "chair"), {"bottle": {"send_message", "order_groceries"}, "chair": {"send_message"}}),
+    ("forest", ("tree",), {}),
+])
+def test_a_call_counts_only_what_nobody_could_see_more_of(place, kinds_shown, counted):
+    """Every kind as often as its number, from 1, says."""
+    items = tuple(Item(kind, 0.1 + 0.1 * at, 0.2 + 0.3 * at, 0.1) for at, kind in enumerate(kinds_shown) for _ in range(at + 1))
+    scene, found = Scene(place, "noto", items, sign="Anna"), {}
+    made = counting_actions(random.Random(0), scene) + [one for seed in range(40) for one in scene_actions(random.Random(seed), scene, "en", 10)]
+    for call in (action.calls[0] for action in made):
+        if "count" in call["arguments"]:
+            found.setdefault(kinds_shown[call["arguments"]["count"] - 1], set()).add(call["name"])
+    assert found == counted
+
+
+def test_trees_behind_are_plants_of_the_picture():
+    """"The plant in the picture" is none of many."""
+    shown = (Item("mushroom", 0.5, 0.5, 0.3), Item("cat", 0.5, 0.5, 0.3))
+    for place, found in (("farm", {"mushroom", "cat"}), ("forest", {"cat"})):
+        made = [one for seed in range(40) for one in scene_actions(random.Random(seed), Scene(place, "noto", shown), "en", 10)]
+        assert {one.calls[0]["arguments"]["query"] for one in made if one.calls[0]["name"] == "web_search"} == found
 
 
 def test_the_animal_is_only_said_where_there_is_one_kind(actions):

@@ -130,6 +130,29 @@ def test_a_finished_world_is_returned_and_another_is_not_overwritten(world, tmp_
         build_world(tmp_path, 3, SIZES)
 
 
+def test_a_folder_behind_a_link_is_filled_and_what_cannot_be_replaced_is_refused_at_once(tmp_path, monkeypatch):
+    real, link = tmp_path / "disk/w", tmp_path / "w"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    made = build_world(link, 0, {"align": 1}, workers=1, progress=False)
+    assert link.is_symlink() and made == build_world(link, 0, {"align": 1}) == json.loads((real / "world.json").read_text())
+    assert [path.name for path in real.parent.iterdir()] == ["w"]
+    monkeypatch.setattr("omnivision.world.build._write", None)  # building would fail
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    for out in (tmp_path / "gone", tmp_path / "gone/w"):
+        with pytest.raises(ConfigError, match="leads to .*nothing, where nothing is"):
+            build_world(out, 0, {"align": 1})
+    with pytest.raises(ConfigError, match="No split has a picture"):
+        build_world(tmp_path / "v", 0, {"align": 0})
+    for content in ('{"seed": 0', "[]", "\x00"):
+        (real / "world.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"no world's \(.*world.json"):
+            build_world(link, 0, {"align": 1})
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "v")
+    with pytest.raises(ConfigError, match="mount point.*Give a folder in it: .*v/world"):
+        build_world(tmp_path / "v", 0, {"align": 1})
+
+
 def test_leftovers_of_a_killed_builder_are_cleared(tmp_path):
     dead = tmp_path / ".w.999999999.part"
     dead.mkdir()
@@ -143,6 +166,9 @@ def test_command_line(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["counts"]["sft.jsonl"] == 2
     with pytest.raises(ConfigError, match="sftt"):
         main(["--out", str(tmp_path / "v"), "--sizes", "sftt=2"])
+    for flag, value in (("--image-size", "0"), ("--image-size", "31"), ("--image-size", "4097"), ("--workers", "0"), ("--workers", "-1")):
+        with pytest.raises(ConfigError, match=f"{value} cannot be used.*{flag}"):
+            main(["--out", str(tmp_path / "v"), flag, value])
 
 
 def test_contact_sheet(world, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -19,6 +20,7 @@ from omnivision.world.vocabulary import COLORS, kinds
 STREET = Scene("street", "noto", (Item("cat", 0.2, 0.2, 0.3, "red"), Item("apple", 0.5, 0.5, 0.2), Item("apple", 0.55, 0.8, 0.2),
                                   Item("dog", 0.8, 0.2, 0.3)), 5)
 SIGNED = Scene("farm", "noto", (Item("cow", 0.2, 0.2, 0.3), Item("egg", 0.7, 0.7, 0.2, "blue")), 5, "OPEN", (0.5, 0.5))
+WOOD = Scene("forest", "noto", (Item("tree", 0.2, 0.2, 0.3), Item("owl", 0.5, 0.5, 0.2), Item("bird", 0.8, 0.8, 0.2)), 5)
 DESCRIBE, LIST = "Describe the image.", "What objects are in the image?"
 
 CASES = [  # scene, question, the model's answer, what the oracle makes of it, the words it calls wrong
@@ -58,6 +60,9 @@ CASES = [  # scene, question, the model's answer, what the oracle makes of it, t
     (SIGNED, DESCRIBE, "A cow on a farm. The sign says: SHOP.", "A cow on a farm. The sign says: OPEN.", ["SHOP"]),
     (SIGNED, DESCRIBE, "A cow and an apple on a farm.", "A cow and an egg on a farm.", ["apple"]),
     (SIGNED, "What does the sign say?", "OPFN", "OPEN", ["OPFN"]),
+    (WOOD, "How many trees are there?", "0", "1", ["0"]), (WOOD, "How many owls are there?", "2", "1", ["2"]),
+    (WOOD, DESCRIBE, "Three trees, two owls and two birds in a forest.", "Three trees, an owl and two birds in a forest.", ["two"]),
+    (replace(WOOD, items=WOOD.items[1:2]), LIST, "bird, owl, trees, cat", "bird, owl, trees", ["cat"]),
 ]
 
 
@@ -75,7 +80,9 @@ TRUE = [(STREET, "Is there a cat in the image?", "yes."), (STREET, "How many app
         (STREET, "Is there a cat in the image?", "Yes, there is a cat in the image."), (STREET, "图中有猫吗？", "有的。"),
         (STREET, "Is there a cat in the image?", "There is a cat."), (STREET, "Is there an owl in the image?", "There is no owl in the image."),
         (STREET, "How many cats are there?", "There is a cat."), (STREET, "How many owls are there?", "None."), (STREET, "How many owls are there?", "There are no owls."),
-        (STREET, "How many apples are there and where are they?", "There are two apples: one in the center and one at the bottom.")]
+        (STREET, "How many apples are there and where are they?", "There are two apples: one in the center and one at the bottom."),
+        (WOOD, "How many trees are there?", "7"), (WOOD, "How many birds are there?", "Two birds"), (WOOD, "图中有几个小鸟？", "两个"),
+        (WOOD, "How many birds are there and where are they?", "2: center, bottom right"), (WOOD, DESCRIBE, "Two birds and five trees in a forest.")]
 
 
 @pytest.mark.parametrize("scene, question, answer", TRUE, ids=[case[2] for case in TRUE])

@@ -11,7 +11,7 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.world import art, negatives, scene_questions as questions
 from omnivision.world.background import draw_background
 from omnivision.world.captions import caption, kinds_in_order, layout
-from omnivision.world.negatives import adversarial_negatives, doubtful, expected_cooccurrence, popular_negatives, random_negatives
+from omnivision.world.negatives import adversarial_negatives, ambiguous, doubtful, expected_cooccurrence, popular_negatives, random_negatives
 from omnivision.world.pope import SPLITS, pope_rows
 from omnivision.world.scene import draw_scene, make_scene
 from omnivision.world.scene_facts import CELLS, CELLS_ZH, FORMS, Asked, cell, items_of, read_question, true_answer, wording
@@ -157,6 +157,13 @@ def test_a_layout_names_every_object_with_its_cell():
 def test_wordings():
     assert wording(Asked("exist", x="apple")) == "Is there an apple in the image?" and article("umbrella") == "an"
     assert wording(Asked("color", x="apple"), STREET) == "What color are the apples?"
+    some = {"exist": "Are there scissors in the image?", "color": "What color are the scissors?", "position": "Where are the scissors?",
+            "relation": "Are the scissors left of the owl?"}
+    desk = Scene("office", "noto", (Item("scissors", 0.2, 0.2, 0.3, "red"), Item("owl", 0.8, 0.8, 0.3)))
+    for form, text in some.items():
+        asked = Asked(form, x="scissors", **({"y": "owl", "relation": "left of"} if form == "relation" else {}))
+        assert wording(asked, desk) == text and read_question(text) == asked == read_question(text.replace("Are", "Is").replace("are", "is"))
+    assert read_question("Is there a scissors in the image?") == Asked("exist", x="scissors")  # as worlds before version 6 ask
     assert read_question("Is there a cat in the image?\nAnswer the question using a single word or phrase.") == Asked("exist", x="cat")
     assert read_question("Is there a flurb in the image?") is None and read_question("") is None
 
@@ -193,6 +200,23 @@ def test_what_somebody_could_say_is_there_is_no_negative():
     everything = len(kinds()) - len(doubtful(wood))
     for names in (adversarial_negatives(wood, 500), popular_negatives(wood, 500), random_negatives(wood, random.Random(0), everything)):
         assert set(names) == set(kinds()) - doubtful(wood)
+
+
+def test_nothing_counts_or_points_at_what_somebody_could_see_more_of(monkeypatch):
+    shown = (Item("tree", 0.1, 0.2, 0.2, "red"), Item("bird", 0.4, 0.8, 0.2, "blue"), Item("bird", 0.85, 0.72, 0.2, "blue"), Item("owl", 0.72, 0.4, 0.2))
+    wood = Scene("forest", "noto", shown)
+    assert ambiguous(wood) == {"tree", "pine tree", "bird"} and ambiguous(Scene("farm", "noto", shown[:3])) == set()
+
+    def asked():
+        rng = random.Random(0)
+        made = [*questions.open_questions(wood, rng, n=40), *questions.lookup_questions(wood, rng)]
+        made += [qa for _ in range(20) for qa in questions.scene_questions(wood, rng, count=16)]
+        return {(qa.kind, qa.meta[key]) for qa in made for key in ("x", "y") if key in qa.meta and qa.kind != "exist"}
+
+    assert {kind for _, kind in asked()} == {"owl"}
+    monkeypatch.setattr(questions, "ambiguous", lambda scene: set())
+    forms = {"count", "position", "color", "where_all", "relation", "beside"}
+    assert {form for form, kind in asked() if kind in ("tree", "bird")} == forms
 
 
 def test_a_colour_is_asked_for_only_where_nothing_else_has_it_by_nature():

@@ -10,6 +10,7 @@ Shapes: B sequences, L tokens, S strips, K words a strip, D hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from omnivision.constants import IGNORE_INDEX
+from omnivision.errors import ConfigError
 from omnivision.hardware import device
 from omnivision.model.checkpoints import load_whole
 from omnivision_train.data import leave_group
@@ -56,6 +58,20 @@ class LanguageConfig(PretrainingConfig):
     max_length: int = 384
     mistaken: float = 0.0  # up to this share of a sequence's names in strips is another thing's
     blur: float = 0.1  # largest standard deviation of the noise on plans; embeddings have 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        strange, shares = sorted(self.drill_kinds.keys() - DRILLS), self.drill_kinds.values()
+        if strange or not all(0 <= share < math.inf for share in shares) or not sum(shares):
+            raise ConfigError(f"`drill_kinds` is {self.drill_kinds}", "drill_kinds", f"Give shares of 0 or more, one at least above 0, of {', '.join(DRILLS)}.")
+        if self.start is None:
+            check_layers(self.matching_layers, self.num_hidden_layers)
+
+
+def check_layers(layers: list[int], count: int) -> None:
+    """Refuses `matching_layers` that a model of `count` layers has not, with ConfigError."""
+    if not all(0 <= index < count for index in layers):
+        raise ConfigError(f"`matching_layers` is {layers}, but the model has {count} layers", "matching_layers", f"Give numbers from 0 to {count - 1}.")
 
 
 def plan_embeddings(table_WD: Tensor, ids_BSK: Tensor, weights_BSK: Tensor) -> Tensor:
@@ -128,6 +144,7 @@ def matching_heads(model: Qwen2ForCausalLM, layers: list[int], logit: float = 10
         layers: indices. logit: what a word gives for itself, on average over the vocabulary.
     """
     shape = model.config
+    check_layers(layers, shape.num_hidden_layers)
     head = shape.hidden_size // shape.num_attention_heads
     slow = [half + i for half in (0, head // 2) for i in range(head // 4, head // 2)]
     for block in (model.model.layers[index] for index in layers):

@@ -136,7 +136,7 @@ def counting_drill(rng: random.Random, language: str = "en") -> Lesson:
         scene = make_scene(rng, TRAIN_STYLES[0], min_kinds=1, max_kinds=3, max_items=6, with_sign=rng.random() < 0.6)
         scene = replace(scene, sign=rng.choice(NAMES)) if scene.sign else scene
         asked = [qa for qa in lookup_questions(scene, rng, language) if qa.kind == "count"]
-        if len(asked) < len(scene.items):
+        if any(qa.answer != "1" for qa in asked):
             requests = [_request(action) for action in counting_actions(rng, scene, language)]
             return Lesson(scene_regions(scene), asked + requests)
 
@@ -159,7 +159,7 @@ class Lessons(Dataset):
         tokenizer: of the language model. seed: of them all. batch: sequences a batch.
         drills: so many sequences at the start are drills. drill_share: share of drills afterwards.
         drill_kinds: how often each kind of drill is drawn, see DRILLS.
-        max_length: tokens a sequence; dialogues are cut between turns, never inside one.
+        max_length: tokens a sequence; dialogues are cut between turns, never inside one: one question with its answer may be longer.
         mistaken: up to this share of a lesson's (strip, region) pairs says another label, see plan.
     """
 

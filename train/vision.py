@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 
+from omnivision.errors import ConfigError
 from omnivision.hardware import device
 from omnivision.model import tower
 from omnivision_train.data import leave_group
@@ -45,6 +46,11 @@ class VisionConfig(PretrainingConfig):
     sincos: float = 0.0  # amplitude of the sine positions that are added to the position table at the start
     vocab_size: int = 1024
     context_length: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window > SIDE:
+            raise ConfigError(f"`window` is {self.window}, but a picture has {SIDE} patches a side", "window", f"Give at most {SIDE}.")
 
 
 class RegionTrainer(nn.Module):

@@ -29,7 +29,7 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 31  # development looked at 3, earlier reports at 20 to 30
+    seed: int = 32  # development looked at 3, earlier reports at 20 to 31
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 

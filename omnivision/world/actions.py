@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from .action_words import REFERENCES, SENTENCES
 from .art import HELD_OUT_STYLE, TRAIN_STYLES
+from .negatives import BEHIND, ambiguous
 from .scene import make_scene
 from .sign import NAMES
 from .truth import Scene
@@ -93,9 +94,9 @@ def pointing_actions(rng: random.Random, scene: Scene, language: str = "en") -> 
 
 
 def counting_actions(rng: random.Random, scene: Scene, language: str = "en") -> list[Action]:
-    """Requests whose calls say how many there are: a message about each kind to the person on the sign, and orders of food."""
+    """Requests whose calls say how many there are: a message about each kind that is no `ambiguous` one to the person on the sign, and orders of food."""
     asked = []
-    for kind in sorted(_counts(scene)) if scene.sign else ():
+    for kind in _countable(scene) if scene.sign else ():
         words = _count_words(kind, language)
         asked.append(("send_message", {"recipient": scene.sign, "count": _counts(scene)[kind]}, words))
     for name, make in (("order_groceries", _order_groceries), ("order_food", _order_food)):
@@ -152,9 +153,13 @@ def _counts(scene: Scene) -> dict[str, int]:
     return found
 
 
+def _countable(scene: Scene) -> list[str]:
+    return sorted({item.kind for item in scene.items} - ambiguous(scene))
+
+
 def _only(scene: Scene, test: Callable[[object], bool]) -> str | None:
-    """The one kind in the scene that passes a test, or None where none or several do."""
-    passing = [name for name in _counts(scene) if test(kinds()[name])]
+    """The one kind in the scene and its background that passes a test, or None where none or several do."""
+    passing = [name for name in {*_counts(scene), *BEHIND.get(scene.place, ())} if test(kinds()[name])]
     return passing[0] if len(passing) == 1 else None
 
 
@@ -192,8 +197,11 @@ def _count_words(name: str, language: str) -> dict[str, str]:
     return {"things": kind.zh if language == "zh" else kind.plural, "measure": kind.measure}
 
 
-def _send_message(rng: random.Random, scene: Scene, language: str) -> Found:
-    name = rng.choice(sorted(_counts(scene)))
+def _send_message(rng: random.Random, scene: Scene, language: str) -> Found | None:
+    countable = _countable(scene)
+    if not countable:
+        return None
+    name = rng.choice(countable)
     return {"recipient": scene.sign, "count": _counts(scene)[name]}, _count_words(name, language)
 
 
@@ -238,14 +246,14 @@ def _interior_design(rng: random.Random, scene: Scene, language: str) -> Found |
 
 def _order_groceries(rng: random.Random, scene: Scene, language: str) -> Found | None:
     name = _only(scene, _is_edible)
-    if not name or "grocery" not in kinds()[name].flags:
+    if name not in _countable(scene) or "grocery" not in kinds()[name].flags:
         return None
     return {"item": name, "count": _counts(scene)[name]}, {}
 
 
 def _order_food(rng: random.Random, scene: Scene, language: str) -> Found | None:
     name = _only(scene, _is_edible)
-    if not name or "grocery" in kinds()[name].flags:
+    if name not in _countable(scene) or "grocery" in kinds()[name].flags:
         return None
     return {"dish": name, "count": _counts(scene)[name]}, {}
 

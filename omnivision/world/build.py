@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from ..data.flags import within
 from ..errors import ConfigError
 from .action_words import function_tools
 from .pope import pope_rows
@@ -26,7 +27,7 @@ from .recipes import Task, draw, fingerprint, make_recipe, truth_row
 from .tables import tables
 from .truth import Region, Scene
 
-VERSION = 5  # of the recipes: a folder of another version is not reused
+VERSION = 6  # of the recipes: a folder of another version is not reused
 GROUNDED = {"align", "sft", "functions"}  # rows that say where things lie; the first about a picture carries it
 TRAIN_SPLITS = ("align", "sft", "dpo", "functions")
 # Pictures. Six POPE questions and five open ones a scene, five questions a chart, one or two requests an action scene.
@@ -52,7 +53,7 @@ def build_world(
     """Write the world's folder, or return at once where it is already there.
 
     Args:
-        out: folder to write; it appears complete or not at all.
+        out: folder to write, or a link to an empty one; it appears complete or not at all.
         seed: decides every picture and row, for any number of workers.
         sizes: pictures by split, keys as in PRESETS["quick"], which is the default.
         size: side of the pictures in pixels.
@@ -63,13 +64,16 @@ def build_world(
         The content of world.json.
 
     Raises:
-        ConfigError: unknown split, or `out` holds something else (nothing is overwritten).
+        ConfigError: unknown split, no picture at all, or `out` holds something else (nothing is overwritten), is a link to
+            nothing or a mount point.
     """
-    out, sizes = Path(out).absolute(), _checked(sizes or PRESETS["quick"])
+    out, sizes = _resolved(Path(out).absolute()), _checked(sizes or PRESETS["quick"])
     settings = {"version": VERSION, "seed": seed, "size": size, "sizes": sizes}
     known = _existing(out, settings)
     if known:
         return known
+    if out.is_mount():
+        raise ConfigError("The folder is a mount point, which the finished world cannot take the place of", str(out), f"Give a folder in it: {out / 'world'}.")
     _clear_leftovers(out)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
@@ -81,6 +85,14 @@ def build_world(
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return manifest
+
+
+def _resolved(out: Path) -> Path:
+    """Where the folder really lies: a link cannot be replaced by it."""
+    for path in (out, *out.parents):
+        if path.is_symlink() and not path.exists():
+            raise ConfigError(f"The link leads to {os.readlink(path)}, where nothing is", str(path), "Make that folder, or give another --out.")
+    return out.resolve()
 
 
 def _clear_leftovers(out: Path) -> None:
@@ -95,6 +107,8 @@ def _checked(sizes: dict[str, int]) -> dict[str, int]:
     for name, count in sizes.items():
         if name not in PRESETS["quick"] or count < 0:
             raise ConfigError(f"{name}={count} is no size of the world", "--sizes", f"Known: {', '.join(PRESETS['quick'])}.")
+    if not any(sizes.values()):
+        raise ConfigError("No split has a picture", "--sizes", "Give one of them more than 0.")
     return {name: sizes.get(name, 0) for name in PRESETS["quick"]}
 
 
@@ -102,7 +116,12 @@ def _existing(out: Path, settings: dict) -> dict | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     file = out / "world.json"
-    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except ValueError:
+        known = None
+    if not isinstance(known, dict):
+        raise ConfigError("The file is no world's", str(file), "Choose another --out, or delete the folder.")
     if {key: known.get(key) for key in settings} == settings:
         return known
     what = "holds a world with other settings" if known else "is not empty and holds no world"
@@ -232,8 +251,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides every picture and row")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="quick", help="how many pictures")
     parser.add_argument("--sizes", help="pictures by split, over the preset: align=80,sft=200")
-    parser.add_argument("--image-size", type=int, default=216, help="side of the pictures in pixels")
-    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--image-size", type=within("--image-size", int, 32, 4096), default=216, help="side of the pictures in pixels")
+    parser.add_argument("--workers", type=within("--workers", int, 1), default=2, help="processes")
     parser.add_argument("--json", action="store_true", help="print world.json's content on stdout")
     args = parser.parse_args(argv)
     start = time.monotonic()

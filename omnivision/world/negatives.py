@@ -20,10 +20,15 @@ COVERED = {  # kind -> kinds that its name covers as well: with one of them in t
 BEHIND = {"forest": ("tree", "pine tree")}  # kinds that a place's background shows
 
 
+def ambiguous(scene: Scene) -> set[str]:
+    """Kinds of which somebody could see more than the scene has items: the name covers another kind that is there, or the background shows them."""
+    present = {item.kind for item in scene.items}
+    return {kind for kind, covered in COVERED.items() if present.intersection(covered)} | set(BEHIND.get(scene.place, ()))
+
+
 def doubtful(scene: Scene) -> set[str]:
     """Kinds that are in the scene, or that somebody could say are."""
-    present = {item.kind for item in scene.items}
-    return present | {kind for kind, covered in COVERED.items() if present.intersection(covered)} | set(BEHIND.get(scene.place, ()))
+    return {item.kind for item in scene.items} | ambiguous(scene)
 
 
 class Cooccurrence:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from omnivision.world.edits import Correction, Edit, apply_edits, like, word_edit
+from omnivision.world.negatives import ambiguous
 from omnivision.world.oracle_phrases import Reading, facts, read_objects
 from omnivision.world.oracle_words import all_known, pattern_for, readable, value_of
 from omnivision.world.scene_facts import CELLS, CELLS_ZH, YES_NO, Asked, cell, holds, items_of, names_table, read_question, true_answer
@@ -119,7 +120,7 @@ def _read(scene: Scene, asked: Asked, answer: str) -> Reading | None:
     if asked.form == "where_all":
         return _read_where(scene, asked, answer)
     if asked.form in ("count", "color", "position", "place"):
-        reading = _read_one(asked, true, answer)
+        reading = _read_one(scene, asked, true, answer)
     else:
         reading = read_objects(scene, asked, answer)
     if reading is None and asked.form != "caption" and not _mentions(asked, answer):
@@ -148,8 +149,8 @@ def _instead(true: str, answer: str) -> Reading | None:
     return Reading([Edit(start, end, true, said)], set(), 1)
 
 
-def _read_one(asked: Asked, true: str, answer: str) -> Reading | None:
-    """An answer that states one number, colour, position or place."""
+def _read_one(scene: Scene, asked: Asked, true: str, answer: str) -> Reading | None:
+    """An answer that states one number, colour, position or place. A higher number of an ambiguous kind is no mistake."""
     what, language = asked.form, asked.language
     found, wanted = list(pattern_for(what, language).finditer(answer)), value_of(what, true, language)
     if what == "count" and language == "en" and not found and (said := _FEW.match(answer)):
@@ -159,7 +160,7 @@ def _read_one(asked: Asked, true: str, answer: str) -> Reading | None:
     values = {value_of(what, match.group(), language) for match in found}
     if len(values) != 1:
         return None
-    if values == {wanted}:
+    if values == {wanted} or (what == "count" and min(values) > wanted and asked.x in ambiguous(scene)):
         return Reading()
     edits = []
     for match in found:
@@ -197,8 +198,8 @@ def _read_yes_no(scene: Scene, asked: Asked, true: str, answer: str) -> Reading 
 
 
 def _read_where(scene: Scene, asked: Asked, answer: str) -> Reading | None:
-    """A number and positions ("2: top left, bottom"). Wrong positions become missing ones, or go."""
-    language, reading, items = asked.language, Reading(), items_of(scene, asked.x)
+    """A number and positions ("2: top left, bottom"). Wrong positions become missing ones, or go; an ambiguous kind may have more of both."""
+    language, reading, items, more = asked.language, Reading(), items_of(scene, asked.x), asked.x in ambiguous(scene)
     counts = list(pattern_for("count", language).finditer(answer))
     found = list(pattern_for("position", language).finditer(answer))
     if len(counts) > 1:  # "two dogs: one in the center and one at the left" counts once
@@ -206,7 +207,8 @@ def _read_where(scene: Scene, asked: Asked, answer: str) -> Reading | None:
     if len(counts) > 1 or not (counts or found):
         return None
     for match in counts:
-        if value_of("count", match.group(), language) == len(items):
+        said = value_of("count", match.group(), language)
+        if said == len(items) or (more and said > len(items)):
             reading.right.add(("count",))
         else:
             new = str(len(items)) if match.group().isdigit() else (NUMBERS_ZH if language == "zh" else NUMBERS)[len(items)]
@@ -219,7 +221,7 @@ def _read_where(scene: Scene, asked: Asked, answer: str) -> Reading | None:
         if at in missing:
             missing.remove(at)
             reading.right.add(("cell", len(items) - len(missing) - 1))
-        else:
+        elif not more:
             wrong.append(match)
     for match in wrong:
         reading.false += 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from omnivision.world.captions import kinds_in_order
 from omnivision.world.edits import Edit, like
+from omnivision.world.negatives import ambiguous
 from omnivision.world.oracle_words import mention_pattern, pattern_for, value_of
 from omnivision.world.scene_facts import Asked, items_of, kinds_asked_for, names_table
 from omnivision.world.truth import Scene
@@ -61,6 +62,8 @@ def read_objects(scene: Scene, asked: Asked, text: str) -> Reading | None:
             _check(scene, kind, mention, language, reading)
         elif kind in seen and rest[: mention.start()].lower().endswith("the "):
             continue  # "... The cat is ..." goes back to an object already named
+        elif asked.form in ("caption", "list") and kind in ambiguous(scene):
+            continue  # "a bird" of an owl is not false
         else:
             reading.false += 1
             if missing:
@@ -106,7 +109,7 @@ def _write_count(count: int, original: str, language: str, follows: str) -> str:
 
 
 def _check(scene: Scene, kind: str, mention: re.Match, language: str, reading: Reading) -> None:
-    """Number and colour claimed of an object that is there. A colour nobody set can be neither right nor wrong."""
+    """Number and colour claimed of an object that is there. A colour nobody set, and more of an ambiguous kind, can be neither right nor wrong."""
     items, claimed = items_of(scene, kind), _count_of(mention, language)
     color, follows = items[0].color, mention["color"] or mention["name"]
     if mention["color"] and color:
@@ -117,7 +120,7 @@ def _check(scene: Scene, kind: str, mention: re.Match, language: str, reading: R
             reading.false += 1
             reading.edits.append(Edit(*mention.span("color"), like(mention["color"], written), mention["color"]))
             follows = written
-    if claimed is None:
+    if claimed is None or (claimed > len(items) and kind in ambiguous(scene)):
         return
     name = kinds()[kind].name(language, len(items))
     if claimed == len(items):

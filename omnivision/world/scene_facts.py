@@ -13,13 +13,13 @@ from omnivision.world.captions import CELLS, CELLS_ZH, caption, cell, kinds_in_o
 from omnivision.world.truth import Item, Scene
 from omnivision.world.vocabulary import COLORS_ZH, article, color_name, kinds, places
 
-# form -> wording by language. {x}, {y}: objects; {xs}: plural; {a}: article; {r}: relation; {c}: colour; {is}: is/are.
+# form -> wording by language. {x}, {y}: objects; {xs}: plural; {a}: article with its space; {r}: relation; {c}: colour; {is}, {Is}: is/are.
 FORMS = {
-    "exist": {"en": "Is there {a} {x} in the image?", "zh": "图中有{x}吗？"},
+    "exist": {"en": "{Is} there {a}{x} in the image?", "zh": "图中有{x}吗？"},
     "count": {"en": "How many {xs} are there?", "zh": "图中有几个{x}？"},
     "color": {"en": "What color {is} the {xs}?", "zh": "{x}是什么颜色的？"},
-    "position": {"en": "Where is the {x}?", "zh": "{x}在哪里？"},
-    "relation": {"en": "Is the {x} {r} the {y}?", "zh": "{x}在{y}的{r}吗？"},
+    "position": {"en": "Where {is} the {x}?", "zh": "{x}在哪里？"},
+    "relation": {"en": "{Is} the {x} {r} the {y}?", "zh": "{x}在{y}的{r}吗？"},
     "beside": {"en": "What is {r} the {y}?", "zh": "{y}的{r}是什么？"},
     "list": {"en": "What objects are in the image?", "zh": "图中有哪些东西？"},
     "place": {"en": "What place is this?", "zh": "这是什么地方？"},
@@ -51,9 +51,10 @@ def wording(asked: Asked, scene: Scene | None = None) -> str:
     if asked.x:
         many = 2 if scene is None or len(items_of(scene, asked.x)) != 1 else 1
         kind = kinds()[asked.x]
-        number = many if asked.form == "color" else 2
-        fill |= {"x": kind.name(language), "xs": kind.name(language, number), "a": article(kind.en)}
-        fill["is"] = "are" if number > 1 else "is"
+        pair, number = "pair" in kind.flags, many if asked.form == "color" else 2
+        fill |= {"x": kind.name(language), "xs": kind.name(language, number), "a": "" if pair else f"{article(kind.en)} "}
+        fill["is"] = "are" if pair or (asked.form == "color" and number > 1) else "is"
+        fill["Is"] = fill["is"].capitalize()
     if asked.y:
         fill["y"] = kinds()[asked.y].name(language)
     if asked.relation:
@@ -86,8 +87,8 @@ def _readers() -> list[tuple[str, str, re.Pattern]]:
             name = alternatives(names_table(language))
             relation = alternatives(RELATIONS.values() if language == "zh" else RELATIONS)
             color = alternatives(COLORS_ZH.values() if language == "zh" else COLORS_ZH)
-            slots = {"x": f"(?P<x>{name})", "xs": f"(?P<x>{name})", "y": f"(?P<y>{name})", "a": "(?:an?)", "r": f"(?P<r>{relation})",
-                     "c": f"(?P<c>{color})", "is": "(?:is|are)"}
+            slots = {"x": f"(?P<x>{name})", "xs": f"(?P<x>{name})", "y": f"(?P<y>{name})", "a": "(?:an? )?", "r": f"(?P<r>{relation})",
+                     "c": f"(?P<c>{color})", "is": "(?:is|are)", "Is": "(?:is|are)"}
             pattern = "".join(slots[part[1:-1]] if part.startswith("{") else re.escape(part) for part in re.split(r"(\{\w+\})", text))
             readers.append((form, language, re.compile(pattern, re.IGNORECASE)))
     return readers

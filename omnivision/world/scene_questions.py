@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from omnivision.world.art import natural_colors
 from omnivision.world.captions import kinds_in_order
-from omnivision.world.negatives import adversarial_negatives, popular_negatives, random_negatives
+from omnivision.world.negatives import adversarial_negatives, ambiguous, popular_negatives, random_negatives
 from omnivision.world.scene_facts import RELATIONS, Asked, distance, items_of, kinds_asked_for, true_answer, wording
 from omnivision.world.truth import QA, Item, Scene
 from omnivision.world.vocabulary import COLORS, kinds
@@ -61,9 +61,9 @@ def existence_questions(scene: Scene, rng: random.Random, language: str = "en", 
 
 
 def lookup_questions(scene: Scene, rng: random.Random, language: str = "en") -> list[QA]:
-    """Where each single object is, what colour each recoloured one has, how many there are of each kind."""
+    """Where each single object is, what colour each recoloured one has, how many there are of each kind; none of `ambiguous` kinds."""
     asked = [Asked(form, language, **fill) for form in ("position", "color") for fill in _OTHERS[form](scene, rng)]
-    return [_qa(scene, a) for a in [*asked, *(Asked("count", language, kind) for kind in kinds_in_order(scene))]]
+    return [_qa(scene, a) for a in [*asked, *(Asked("count", language, kind) for kind in _definite(scene))]]
 
 
 def _qa(scene: Scene, asked: Asked) -> QA:
@@ -84,12 +84,18 @@ def _existence(scene: Scene, rng: random.Random, language: str, count: int, yes_
     return [Asked("exist", language, kind) for kind in (*yes, *no, *rest[: wanted - len(no)])]
 
 
+def _definite(scene: Scene) -> list[str]:
+    """The kinds of which the picture shows as many as the scene has, in everybody's reading: "how many" and "the" ask for no others."""
+    unclear = ambiguous(scene)
+    return [kind for kind in kinds_in_order(scene) if kind not in unclear]
+
+
 def _single(scene: Scene) -> dict[str, Item]:
-    return {kind: items_of(scene, kind)[0] for kind in kinds_in_order(scene) if len(items_of(scene, kind)) == 1}
+    return {kind: items_of(scene, kind)[0] for kind in _definite(scene) if len(items_of(scene, kind)) == 1}
 
 
 def _count(scene, rng):
-    many = [kind for kind in kinds_in_order(scene) if kind not in _single(scene)]
+    many = [kind for kind in _definite(scene) if kind not in _single(scene)]
     few = rng.sample(list(_single(scene)), min(1, len(_single(scene))))  # "1" must not be the answer to everything
     return [{"x": kind} for kind in (many + few)]
 
@@ -103,7 +109,7 @@ def _position(scene, rng):
 
 
 def _where_all(scene, rng):
-    return [{"x": kind} for kind in kinds_in_order(scene) if kind not in _single(scene) and all(map(_off_borders, items_of(scene, kind)))]
+    return [{"x": kind} for kind in _definite(scene) if kind not in _single(scene) and all(map(_off_borders, items_of(scene, kind)))]
 
 
 def _relation(scene, rng):
@@ -139,7 +145,7 @@ def _colored(scene, rng):
 
 _OTHERS: dict[str, Callable[[Scene, random.Random], list[dict]]] = {
     "count": _count,
-    "color": lambda scene, rng: [{"x": kind} for kind in kinds_in_order(scene) if items_of(scene, kind)[0].color],
+    "color": lambda scene, rng: [{"x": kind} for kind in _definite(scene) if items_of(scene, kind)[0].color],
     "position": _position,
     "relation": _relation,
     "beside": _beside,

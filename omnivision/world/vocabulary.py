@@ -26,7 +26,7 @@ class Kind:
         en, zh, plural: its names; `en` is the key used everywhere.
         measure: the Chinese measure word (只, 辆, 个 ...).
         group: animal, plant, food, container, utensil, vehicle, street, sport, clothing, furniture or thing.
-        flags: what one can do with it: grocery, furniture, decor, shop (sold in shops).
+        flags: what one can do with it: grocery, furniture, decor, shop (sold in shops); pair: English knows it in the plural only.
         bin: the recycling bin it belongs in, where it is rubbish: plastic, paper, glass, metal, organic, electronic.
     """
 
