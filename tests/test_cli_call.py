@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
+from functools import partial
 
 import pytest
 from model_parts import make_image, make_model, make_processor
@@ -144,7 +146,10 @@ def test_a_model_without_functions_says_so(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGHUP", 143), ("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_in_the_middle_of_a_call_ends_the_program_and_says_what_has_run(run, tmp_path, name, code):
+def test_a_signal_in_the_middle_of_a_call_ends_the_program_and_says_what_has_run(run, tmp_path, request, name, code):
+    number = getattr(signal, name)
+    request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
+    signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)  # who runs the tests may ignore it, as nohup does
     kill = f"import os, signal, time; os.kill(os.getppid(), signal.{name}); time.sleep(9); open('late', 'w')"
     ended, out, err = run("--policy", policy(tmp_path, code=kill), "--execute", "--max-new-tokens", "200")
     assert ended == code and "HAS run, the last perhaps in part" in err and "last checkpoint" not in err

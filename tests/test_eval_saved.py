@@ -229,7 +229,9 @@ def test_a_folder_belongs_to_the_saved_answers_of_one_model(charts, popes, tmp_p
     out, rows = tmp_path / "out", chart_answers()
     first = score_saved(["chartqa"], write(tmp_path / "a.jsonl", rows), charts, out=out)
     assert score_saved(["chartqa"], tmp_path / "a.jsonl", charts, out=out) == first
-    for name, answers, said in (("b", rows, "another model"), ("c", [row | {"model_id": "x"} for row in rows], "another model"),
+    assert score_saved(["chartqa"], write(tmp_path / "b.jsonl", rows), charts, out=tmp_path / "out")["chartqa"]["model"] == "b", "the same answers under another name"
+    score_saved(["chartqa"], tmp_path / "a.jsonl", charts, out=out)
+    for name, answers, said in (("c", [row | {"model_id": "x"} for row in rows], "another model"),
                                 ("deeper/a", chart_answers(["human_0"]), "another file of saved answers")):
         with pytest.raises(ConfigError, match=said):
             score_saved(["chartqa"], write(tmp_path / f"{name}.jsonl", answers), charts, out=out)
