@@ -143,7 +143,11 @@ def _show(found: dict) -> None:
     for task in tasks:
         if with_table := {name: run[task] for name, run in found["runs"].items() if "table" in run.get(task, ())}:
             show_whole(console, action_table.runs_table(task, with_table))
-    if len(found["runs"]) > 1:
+    for name, run in found["runs"].items():
+        apart = [task for task in run if task in found["runs"][first] and name != first and task not in found["differences"][name]]
+        if apart:
+            console.print(f"{name} and {first} answered no question in common, or were judged otherwise: their scores cannot be compared in {', '.join(apart)}.", highlight=False, markup=False)
+    if any(found["differences"].values()):
         console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
                       highlight=False)
 

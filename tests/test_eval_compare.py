@@ -40,6 +40,19 @@ def test_differences_are_paired_by_question(runs, capsys):
     assert found["published"]["rows"]["OmniVision v1"]["pope"] == 89.4 and "not measured" in found["published"]["note"]
 
 
+def test_runs_that_share_no_question_are_not_compared_in_silence(runs, tmp_path, capsys):
+    shutil.copytree(runs / "sft", tmp_path / "other")
+    for file in (tmp_path / "other" / "eval").glob("*/samples.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row | {"question_id": f"x{row['question_id']}"}) + "\n" for row in rows))
+    assert compare.main([str(runs / "sft"), str(tmp_path / "other")]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "other and sft answered no question in common" in said and "cannot be compared in" in said and "In brackets" not in said
+    compare.main([str(runs / "sft"), str(runs / "dpo")])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "In brackets" in said and "cannot be compared" not in said
+
+
 def test_bar_chart(runs, tmp_path):
     """A bar reaches as high as its score, and a missing score leaves its place white."""
     file = tmp_path / "a" / "bars.png"
