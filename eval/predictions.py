@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from omnivision.data.raw import writable
 from omnivision.data.records import parse, read_records
 from omnivision.errors import DataError
 
@@ -74,11 +75,6 @@ def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions
         if model != named[0][0]:
             _fault(found, f"answer of another model than {named[0][0]!r}", f"{model!r} at {source}")
     return found._replace(mapping=mapping, model=named[0][0] if named else None)
-
-
-def writable(text: str) -> str:
-    """Half a surrogate pair, which JSON can spell, cannot be written to any file: a question mark takes its place."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _whole_object(file: Path) -> dict | None:

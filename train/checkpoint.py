@@ -42,11 +42,9 @@ def write(trainer, folder: Path, keep: int) -> None:
         try:
             remove(partial)
             partial.mkdir(parents=True)
-            save_weights(trainer.model, partial, weights)
+            save_model(trainer, partial, weights)
             save_file(moments, partial / MOMENTS)
             trainer.processor.save_pretrained(partial)
-            if trainer.functions:
-                trainer.functions.save(partial)
             write_json(partial / STATE, {key: getattr(trainer.state, key) for key in ("epoch", "global_step")})
             write_json(partial / PROGRESS, {"schedule": trainer.lr_scheduler.state_dict(), "global_batch": trainer.global_batch(),
                                             "optimizer_step": _optimizer_step(trainer)})
@@ -72,6 +70,13 @@ def superseded(folder: Path, step: int, keep: int) -> list[Path]:
     newest_first = sorted_checkpoints(folder)
     later = sum(checkpoint_step(path) > step for path in newest_first)
     return newest_first[:later] + newest_first[later + keep :]
+
+
+def save_model(trainer, folder: Path, weights: dict[str, Tensor]) -> None:
+    """The model with these weights, and the function table where it has one."""
+    save_weights(trainer.model, folder, weights)
+    if trainer.functions:
+        trainer.functions.save(folder)
 
 
 def save_weights(model, folder: Path, weights: dict[str, Tensor]) -> None:

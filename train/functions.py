@@ -155,10 +155,4 @@ def functions(config: FunctionsConfig) -> Path:
         del rows, held_out  # encoded by now
         trainer.token_ids, trainer.functions = token_ids, function_set
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
-
-        def save(folder: str) -> None:
-            trainer.save_model(folder)
-            if run.main:
-                function_set.save(folder)
-
-        return stages.finish(run, config, processor, save)
+        return stages.finish(run, config, processor, trainer.save_model)

@@ -261,7 +261,7 @@ class StageMixin:
         """The whole model in fp32, by the first process; every process calls it."""
         weights = checkpoint.full_weights(self)
         if self.is_world_process_zero():
-            checkpoint.save_weights(self.model, Path(output_dir), weights)
+            checkpoint.save_model(self, Path(output_dir), weights)
 
 
 class StageTrainer(StageMixin, Trainer):

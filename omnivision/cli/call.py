@@ -92,7 +92,7 @@ def check_request(parser: argparse.ArgumentParser, text: str, name: str = "reque
     """A usage error where nobody can see any of the text, or it is no text, before anything slow begins."""
     from omnivision.data.rows import says_something
 
-    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
         parser.error(f"the {name} is not UTF-8")
     if not says_something(text):
         parser.error(f"the {name} is empty")

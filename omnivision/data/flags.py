@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from omnivision.errors import ConfigError
@@ -41,3 +41,16 @@ def output_file(name: str) -> Path:
     except OSError as error:
         raise ConfigError(f"The file cannot be written: {error.strerror}", name, "Name a file that is to be written.") from error
     return path
+
+
+def refuse_clashes(read: Mapping[str, str | Path | None], written: Mapping[str, Path | None]) -> None:
+    """No file is written over another one, or over one that is read; by the flags that name them, None where they were not given.
+
+    Raises:
+        ConfigError: names both flags.
+    """
+    taken = {Path(file).resolve(): flag for flag, file in read.items() if file}
+    for flag, file in written.items():
+        other = taken.setdefault(file.resolve(), flag) if file else flag
+        if other != flag:
+            raise ConfigError("Both are one file, which would be written over", f"{other}, {flag}: {file}", "Give two files.")

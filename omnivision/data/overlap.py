@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +103,15 @@ def _held(path: str, root: str, questions: set[str], found: Evaluation) -> Itera
     named = Path(path).is_file()  # by the user: its content decides, not its suffix
     places: set[str] = set()
     for source in _sources(path):
+        above = [] if source.startswith(HUB) else [Path(source).parent, *Path(source).resolve().parents[1 : 1 + FOLDERS_ABOVE]]
+        place_of = cache(partial(_place, (*above, Path(root))))  # an evaluation file asks several questions of a picture
         if named or source.lower().endswith(SUFFIXES):
             yield source
         if named or source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
             for raw in _records(source, found.unread):
                 questions.update(map(plain, asked(raw)))
                 for picture in _pictures(raw, source):
-                    place = picture if isinstance(picture, Packed) else _place(picture, source, root)
+                    place = picture if isinstance(picture, Packed) else place_of(picture)
                     if place is None:
                         found.missing.add(picture)
                     elif isinstance(place, Packed) or place not in places:
@@ -118,10 +121,9 @@ def _held(path: str, root: str, questions: set[str], found: Evaluation) -> Itera
             found.unread.append(source)
 
 
-def _place(name: str, source: str, root: str) -> str | None:
+def _place(folders: tuple[Path, ...], name: str) -> str | None:
     """Where a picture lies that a row names, if anywhere."""
-    above = [] if source.startswith(HUB) else [Path(source).parent, *Path(source).resolve().parents[1 : 1 + FOLDERS_ABOVE]]
-    return next((str(folder / name) for folder in (*above, Path(root)) if (folder / name).is_file()), None)
+    return next((str(folder / name) for folder in folders if (folder / name).is_file()), None)
 
 
 def _named(picture: str | Packed):

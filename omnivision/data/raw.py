@@ -34,6 +34,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def writable(text: str) -> str:
+    """The same for answers: a question mark in place of half a surrogate pair, which JSON can spell and no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def parse(text: str) -> Any:
     """Strict JSON: a key given twice, NaN and numbers beyond a double are errors, where Python's default takes them.
 

@@ -32,11 +32,12 @@ def read_shard(path: Path) -> Iterator[Record]:
             for member in shard:
                 members.append(member)
             _check_end(path, shard.offset)
+            state = state_of(os.fstat(shard.fileobj.fileno()))
             names = {_plain(member.name) for member in members}
             for key, group in groupby((member for member in members if not member.isdir()), _key):
                 gathered = _Gathered(key)
                 for member in group:
-                    gathered.add(shard, member, path)
+                    gathered.add(shard, member, path, state)
                 yield gathered.record(path, names)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"The shard is broken: {error}", f"{path}::{_key(members[-1]) if members else ''}", "Copy the shard again.") from error
@@ -107,7 +108,7 @@ class _Gathered:
             if not own & meant and members & meant:
                 raise ValueError(f"its JSON names {name[:200]}, which is another record's: members of one record share their name up to the first dot")
 
-    def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path, state: tuple[int, ...]) -> None:
         """Takes a member in, or keeps what is wrong with it."""
         name = printable(member.name)
         suffix = "." + PurePosixPath(member.name).name.partition(".")[2].lower()
@@ -119,7 +120,7 @@ class _Gathered:
         elif suffix.endswith(PICTURES):
             if suffix in self.pictures:
                 self.error = bad_row("two of its members have one name", source)
-            self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size, state_of(os.stat(path)))
+            self.pictures[suffix] = TarPicture(str(path), name, member.offset_data, member.size, state)
         elif suffix.endswith(OTHER_PICTURES):
             self.unread = name
         elif suffix in (".json", ".txt"):  # webdataset keeps anything beside: classes, embeddings

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+from omnivision.data.raw import writable
 from omnivision.endpoint.outcomes import Billed, Kind, Outcome, Usage
 from omnivision.endpoint.pace import read_retry_after
 from omnivision.endpoint.wire import Reply
@@ -27,7 +28,7 @@ def read(reply: Reply, hide: Callable[[str], str]) -> Outcome:
         found = _completion(reply.text)
     else:
         found = _status(reply)
-    texts = {name: _clean(hide(getattr(found, name))) for name in ("text", "detail", "model")}
+    texts = {name: writable(hide(getattr(found, name))) for name in ("text", "detail", "model")}
     return replace(found, status=reply.status, **{**texts, "detail": _short(texts["detail"])})
 
 
@@ -38,7 +39,7 @@ def checked(outcome: Outcome, schema: Callable[[str], object] | None, hide: Call
     try:
         schema(outcome.text)
     except ValueError as error:
-        return replace(outcome, kind=Kind.WRONG_SCHEMA, billed=Billed.YES, detail=_short(_clean(hide(f"the schema says: {error}"))))
+        return replace(outcome, kind=Kind.WRONG_SCHEMA, billed=Billed.YES, detail=_short(writable(hide(f"the schema says: {error}"))))
     return outcome
 
 
@@ -129,11 +130,6 @@ def _said(error: object) -> str:
         return str(error.get("message") or error) if isinstance(error, dict) else str(error)
     except RecursionError:  # what could just be parsed may still be too deep to be shown
         return "(nested too deeply)"
-
-
-def _clean(text: str) -> str:
-    """Half a surrogate pair, which JSON can spell, cannot be written to any file."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _short(text: str) -> str:

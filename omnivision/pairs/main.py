@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omnivision.data.flags import output_file, within
+from omnivision.data.flags import output_file, refuse_clashes, within
 from omnivision.data.pictures import locate
 from omnivision.data.room import MOST_GIB
-from omnivision.data.rows import Row, read_rows
+from omnivision.data.rows import read_rows
 from omnivision.endpoint import Client, Ledger
 from omnivision.endpoint.flags import add_endpoint_flags, endpoint_of, is_address
 from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED, nothing_answered
@@ -56,18 +56,17 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     if options.samples > 1 and options.temperature == 0:
         raise ConfigError(f"{options.samples} samples at temperature 0 are all the same", "--samples", "Give --temperature, or one sample.")
-    refuse_what_clashes(options)
     limits = Limits(options.most_edited, options.most_longer)
     out = options.out
     work = out.with_suffix(".work")
+    refuse_clashes({"--data": options.data}, {"--out": out, "the report": out.with_suffix(".report.json"), "the work folder": work, "--html": options.html})
     work.mkdir(parents=True, exist_ok=True)
     rows = read_rows(options.data, options.limit)
     with RunLock(work):
         asked = questions_of(rows)
-        if options.teacher == "oracle":
-            Oracle(Path(options.image_root), [row for row, *_ in asked.questions])  # a truth that is missing costs no answers
+        oracle = Oracle(Path(options.image_root), [row for row, *_ in asked.questions]) if options.teacher == "oracle" else None  # first: a missing truth costs no answers
         tasks = sample_answers(options, asked, work)
-        with open_teacher(options, [task.row for task in tasks], work) as teacher:
+        with open_teacher(options, oracle, work) as teacher:
             outcomes = correct_all(tasks, teacher, limits, not options.no_second_look)
             provenance = {"model": str(options.model), "model_hash": model_hash(Path(options.model)), "teacher": teacher.name,
                           "teacher_prompt": teacher.prompt, "seed": options.seed}
@@ -86,17 +85,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def refuse_what_clashes(options: argparse.Namespace) -> None:
-    """Files that would be written over each other, or over what is read."""
-    out = options.out
-    named = {"--data": Path(options.data), "--out": out, "the report": out.with_suffix(".report.json"), "the work folder": out.with_suffix(".work"), "--html": options.html}
-    taken: dict[Path, str] = {}
-    for flag, file in named.items():
-        other = taken.setdefault(file.resolve(), flag) if file else flag
-        if other != flag:
-            raise ConfigError("Both are one file, which would be written over", f"{other}, {flag}: {file}", "Give two files.")
-
-
 def check_taught(report: dict[str, Any], outcomes: list, name: str) -> None:
     """Before anything is written.
 
@@ -110,14 +98,14 @@ def check_taught(report: dict[str, Any], outcomes: list, name: str) -> None:
 
 
 @contextlib.contextmanager
-def open_teacher(options: argparse.Namespace, rows: list[Row], work: Path) -> Iterator[Teacher]:
-    """The oracle, an endpoint by its address, or a model by its folder or hub id.
+def open_teacher(options: argparse.Namespace, oracle: Oracle | None, work: Path) -> Iterator[Teacher]:
+    """The oracle where there is one, an endpoint by its address, or a model by its folder or hub id.
 
     Raises:
         ConfigError: an address without --teacher-model, or no such model.
     """
-    if options.teacher == "oracle":
-        yield Oracle(Path(options.image_root), rows)
+    if oracle is not None:
+        yield oracle
     elif is_address(options.teacher):
         endpoint = endpoint_of(options, "teacher", seed=options.seed, extra={"response_format": {"type": "json_object"}})
         with Ledger(work / "ledger.jsonl") as ledger, Client(endpoint, ledger) as client:

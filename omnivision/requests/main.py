@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omnivision.data.flags import output_file, within
+from omnivision.data.flags import output_file, refuse_clashes, within
 from omnivision.endpoint import Kind
 from omnivision.endpoint.flags import LIMITS, add_endpoint_flags, endpoint_of
 from omnivision.endpoint.tally import AGAIN, MOST_UNANSWERED
@@ -88,11 +88,7 @@ def _refuse_what_clashes(options: argparse.Namespace) -> None:
     """Flags that would do nothing, or write over each other."""
     read = {"--functions": options.functions, "--templates": options.templates, "--left-out": options.left_out}
     written = {"--out": options.out, "--held-out": options.held_out, "the report": options.out.with_suffix(".report.json"), "the work folder": options.out.with_suffix(".work")}
-    taken = {Path(file).resolve(): flag for flag, file in read.items() if file}
-    for flag, file in written.items():
-        other = taken.setdefault(file.resolve(), flag) if file else flag
-        if other != flag:
-            raise ConfigError("Both are one file, which would be written over", f"{other}, {flag}: {file}", "Give two files.")
+    refuse_clashes(read, written)
     defaults = parser()
     for needed, flags in (("held_out", ["held_out_per_function"]), ("teacher", ["teacher_model", *LIMITS, "temperature", "second_look"])):
         idle = [] if getattr(options, needed) else [flag for flag in flags if getattr(options, flag) != defaults.get_default(flag)]
