@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError, ResumableError
 
 MANIFEST = "manifest.json"
 HAND_OVER = "omnivision.json"  # in final/: stage, hashes, what it was made from
@@ -141,12 +141,18 @@ def seal(folder: Path, sealed: Path) -> None:
 
 
 def verifies(folder: Path) -> bool:
-    """Whether every file of a sealed checkpoint is there and unchanged."""
+    """Whether every file of a sealed checkpoint is there and unchanged.
+
+    Raises:
+        ResumableError: they cannot be read now, which says nothing of what they hold.
+    """
     try:
-        wanted = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
+        return folder_hashes(folder) == json.loads((folder / MANIFEST).read_text())
+    except (FileNotFoundError, ValueError):
         return False
-    return folder_hashes(folder) == wanted
+    except OSError as error:
+        raise ResumableError(f"A checkpoint cannot be read: {error.strerror or error}", str(error.filename or folder),
+                             "Start the same command again once its disk answers; remove that folder to go back to the checkpoint before.") from error
 
 
 def sorted_checkpoints(folder: Path) -> list[Path]:
@@ -160,11 +166,19 @@ def checkpoint_step(path: Path) -> int:
 
 
 def newest_checkpoint(folder: Path, warn) -> Path | None:
-    """The newest `step-N` that verifies; `warn(message)` is called for each newer one that does not."""
+    """The newest `step-N` that verifies, None where there is no checkpoint; `warn(message)` is called for each newer one that does not.
+
+    Raises:
+        DataError: none of them does. ResumableError: see `verifies`.
+    """
+    damaged = []
     for checkpoint in sorted_checkpoints(folder):
         if verifies(checkpoint):
             return checkpoint
-        warn(f"{checkpoint} is damaged or incomplete and is passed over")
+        warn(f"{checkpoint} is damaged or incomplete and is skipped")
+        damaged.append(checkpoint.name)
+    if damaged:
+        raise DataError(f"No checkpoint of this run is whole: {', '.join(damaged)}", str(folder), "Restore one, or remove the folder to begin again.")
     return None
 
 

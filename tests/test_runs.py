@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.runs import (MANIFEST, RunLock, environment, file_hash, newest_checkpoint, read_hand_over, read_json_lines, seal, sorted_checkpoints,
                              verifies, write_hand_over, write_json)
 
@@ -68,11 +70,31 @@ def test_the_newest_that_verifies_is_taken(tmp_path):
     assert newest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-10" and not warnings
     flip(tmp_path / "step-10")
     assert newest_checkpoint(tmp_path, warnings.append) == tmp_path / "step-9"
-    assert warnings == [f"{tmp_path / 'step-10'} is damaged or incomplete and is passed over"]
+    assert warnings == [f"{tmp_path / 'step-10'} is damaged or incomplete and is skipped"]
     flip(tmp_path / "step-9")
     flip(tmp_path / "step-2")
-    assert newest_checkpoint(tmp_path, warnings.append) is None and len(warnings) == 4
+    with pytest.raises(DataError, match="No checkpoint of this run is whole: step-10, step-9, step-2"):  # to begin again is the owner's choice
+        newest_checkpoint(tmp_path, warnings.append)
     assert newest_checkpoint(tmp_path / "none", warnings.append) is None
+
+
+@pytest.mark.parametrize("kept_from", [MANIFEST, "model.safetensors"])
+def test_a_disk_that_does_not_answer_is_no_damage(tmp_path, monkeypatch, kept_from):
+    for step in (2, 4):
+        checkpoint(tmp_path, step)
+    read = Path.open
+
+    def failing(self, *args, **kwargs):
+        if self.name == kept_from and self.parent.name == "step-4":
+            raise OSError(errno.EIO, "Input/output error", str(self))
+        return read(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        patch.setattr(Path, "read_text", lambda self, *args, **kwargs: self.open().read())
+        with pytest.raises(ResumableError, match=f"cannot be read: Input/output error.*step-4/{kept_from}"):
+            newest_checkpoint(tmp_path, print)
+    assert newest_checkpoint(tmp_path, print) == tmp_path / "step-4"
 
 
 @pytest.fixture()

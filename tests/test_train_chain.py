@@ -83,6 +83,18 @@ def test_a_finished_stage_has_read_the_data_that_are_there_now(world, tmp_path, 
     assert ran == ["align"]
 
 
+def test_a_finished_align_was_made_from_the_tower_that_is_there_now(world, tmp_path, ran):
+    import shutil
+
+    shutil.copytree(world.vision, tmp_path / "vision")
+    path = write(tmp_path, world, stages=[{"stage": "align", "data": [world.file("align")], "vision": str(tmp_path / "vision")}])
+    chain(path, [], [])
+    with (tmp_path / "vision" / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ConfigError, match="`align` has run on what .*vision/config.json held before"):
+        chain(path, [], [])
+
+
 def test_a_stage_made_from_another_model_is_refused(world, tmp_path, ran):
     path = write(tmp_path, world)
     tree = yaml.safe_load(Path(path).read_text())

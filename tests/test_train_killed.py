@@ -51,7 +51,7 @@ def settings(world, folder, stage="sft", **changes):
 
 def numbers(final: Path) -> list[dict]:
     """What was logged, but for times."""
-    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second", "data_wait", "peak_memory_gib", "teraflop")}
+    return [{key: value for key, value in line.items() if key not in ("seconds", "tokens_per_second", "data_wait", "peak_memory_gib")}
             for line in train_world.read_lines(final.parent / "metrics.jsonl")]
 
 
@@ -242,7 +242,7 @@ def test_a_damaged_newer_checkpoint_does_not_outlive_a_whole_one(saved, tmp_path
     for step in (300, 500):
         (tmp_path / f"step-{step}").mkdir()
     names = {path.name for path in superseded(tmp_path, 4, 1)}
-    assert names == {"step-500", "step-300", "step-2"}  # what was passed over goes, step-4 stays
+    assert names == {"step-500", "step-300", "step-2"}  # what was skipped goes, step-4 stays
 
 
 def test_a_kill_while_a_run_starts_again_loses_nothing(world, whole, tmp_path):

@@ -97,7 +97,7 @@ def test_a_row_with_a_system_turn_that_cannot_fit_is_named_too(world, model):
 
 def test_a_row_that_supervises_nothing_is_named(world, model):
     turns = ({"role": "user", "text": "Hi"}, {"role": "assistant", "text": "Ho", "loss": False})
-    with pytest.raises(DataError, match="Row r1 supervises nothing"):
+    with pytest.raises(DataError, match="Row r1 has no supervised token"):
         samples(world, model[1], [dataclasses.replace(row(), turns=turns)])
 
 

@@ -119,8 +119,34 @@ def test_rows_that_supervise_nothing_have_a_limit_of_their_own(world, tmp_path):
     long = {"images": [], "turns": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b", "loss": False}, {"role": "user", "text": "c " * 900},
                                     {"role": "assistant", "text": "d"}]}  # what is supervised does not fit
     file = train_world.write_lines(tmp_path / "rows.jsonl", [good] * 9 + [long])
-    with pytest.raises(DataError, match="1 of 10 rows supervise nothing"):
+    with pytest.raises(DataError, match="1 of 10 rows have no supervised token"):
         run(world, tmp_path, file, max_bad_fraction=0.5)
+
+
+def test_held_out_rows_and_those_that_train_have_a_limit_each(world, tmp_path):
+    good, bad = {"image": "images/0.png", **QUESTION}, {"image": "images/none.png", **QUESTION}
+    rows = train_world.write_lines(tmp_path / "rows.jsonl", [good] * 12)
+    others = [{**good, "question": f"What is it, {number}?"} for number in range(200)]
+    held = train_world.write_lines(tmp_path / "held.jsonl", others)
+    with pytest.raises(DataError, match="6 of 12 rows are bad"):
+        run(world, tmp_path / "a", train_world.write_lines(tmp_path / "bad.jsonl", [good, bad] * 6), held_out=[str(held)])
+    with pytest.raises(DataError, match="4 of 204 held-out rows are bad"):
+        run(world, tmp_path / "b", rows, held_out=[str(train_world.write_lines(tmp_path / "held_bad.jsonl", [*others, *[bad] * 4]))])
+    final = run(world, tmp_path / "c", rows, held_out=[str(train_world.write_lines(tmp_path / "held_one.jsonl", [*others, bad]))])
+    manifest = json.loads((final.parent / "data_manifest.json").read_text())
+    assert [source.rpartition("/")[2] for source in manifest["left_out"]] == ["held_one.jsonl:201"]
+
+
+def test_answers_that_max_length_cuts_are_told_and_counted(world, tmp_path, capfd):
+    turns = [{"from": who, "value": said} for _ in range(4) for who, said in (("human", "What is it, if one may ask?"), ("gpt", "cat"))]
+    turns[0] = {"from": "human", "value": "<image>\nWhat is it?"}
+    rows = train_world.write_lines(tmp_path / "rows.jsonl", [{"image": "images/0.png", **QUESTION}, {"image": "images/1.png", "conversations": turns}])
+    manifest = json.loads((run(world, tmp_path / "whole", rows).parent / "data_manifest.json").read_text())
+    assert manifest["shortened"] == {} and "lose their last answers" not in capfd.readouterr().err
+    manifest = json.loads((run(world, tmp_path / "cut", rows, max_length=60).parent / "data_manifest.json").read_text())
+    cut = manifest["shortened"]
+    assert cut["rows"] == 1 and 1 <= cut["answers"] <= 3
+    assert f"1 rows lose their last answers ({cut['answers']} in all) to `max_length`" in capfd.readouterr().err
 
 
 def test_pictures_packed_in_a_shard_train_as_files_do(world, tmp_path):

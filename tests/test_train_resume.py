@@ -79,7 +79,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_
     assert steps == [1, 2, 3, 4, 5, 6] and train_world.losses(final) == train_world.losses(uninterrupted)
 
 
-def test_a_damaged_checkpoint_is_passed_over(world, uninterrupted, tmp_path, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_skipped(world, uninterrupted, tmp_path, monkeypatch, capsys):
     config = killed_run(world, tmp_path, monkeypatch)
     newest = tmp_path / "sft" / "checkpoints" / "step-4"
     victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
@@ -90,7 +90,7 @@ def test_a_damaged_checkpoint_is_passed_over(world, uninterrupted, tmp_path, mon
     capsys.readouterr()
     final = train_world.train(config, "sft")
     said = capsys.readouterr().err
-    assert "step-4 is damaged or incomplete and is passed over" in said and "sft 3/6" in said and "sft 2/6" not in said
+    assert "step-4 is damaged or incomplete and is skipped" in said and "sft 3/6" in said and "sft 2/6" not in said
     assert same_weights(final, uninterrupted)
 
 
@@ -140,9 +140,36 @@ def test_a_run_goes_on_with_the_settings_it_began_with(world, tmp_path, monkeypa
     from dataclasses import replace
 
     config = killed_run(world, tmp_path, monkeypatch)
+    noted = [(tmp_path / "sft" / name).read_bytes() for name in ("config.resolved.yaml", "env.json")]
     with pytest.raises(ConfigError, match=message):
         train_world.train(replace(config, **changes), "sft")
+    assert [(tmp_path / "sft" / name).read_bytes() for name in ("config.resolved.yaml", "env.json")] == noted
     train_world.train(replace(config, batch_size=1, accumulation=2, threads=1, save_steps=5), "sft")  # the same rows a step
+
+
+def test_another_tower_or_tokenizer_in_the_same_folder_is_refused(world, tmp_path, monkeypatch):
+    import shutil
+
+    for part in ("vision", "language"):
+        shutil.copytree(getattr(world, part), tmp_path / part)
+    changes = {"vision": str(tmp_path / "vision"), "language": str(tmp_path / "language")}
+    config = train_world.settings(world, tmp_path, "align", **STEPS, **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 5, die)
+        with pytest.raises(Killed):
+            train_world.train(config, "align")
+    for file in (tmp_path / "language" / "tokenizer.json", tmp_path / "vision" / "model.safetensors"):
+        kept = file.read_bytes()
+        file.write_bytes(kept + b" ")
+        with pytest.raises(DataError, match=f"What the run reads has changed since it began.*{file.name}"):
+            train_world.train(config, "align")
+        file.write_bytes(kept)
+    train_world.train(config, "align")
+
+
+def test_a_later_stage_keeps_its_projector(world, tmp_path):
+    with pytest.raises(ConfigError, match="`projector` is conv, and the model it starts from has raster"):
+        train_world.train(train_world.settings(world, tmp_path, "sft", world.start("sft"), projector="conv"), "sft")
 
 
 def test_changed_data_are_refused(world, tmp_path, monkeypatch):
@@ -155,7 +182,7 @@ def test_changed_data_are_refused(world, tmp_path, monkeypatch):
     config = killed_run(world, tmp_path, monkeypatch)
     lines = file.read_text().splitlines()
     file.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
-    with pytest.raises(DataError, match="The data have changed since the run began.*rows.jsonl"):
+    with pytest.raises(DataError, match="What the run reads has changed since it began.*rows.jsonl"):
         train_world.train(replace(config), "sft")
 
 
@@ -169,7 +196,7 @@ def test_a_changed_table_of_functions_is_refused(world, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             train_world.train(config, "functions")
     file.write_text(json.dumps(train_world.FUNCTIONS[::-1]))
-    with pytest.raises(DataError, match="The data have changed since the run began.*given.json"):
+    with pytest.raises(DataError, match="What the run reads has changed since it began.*given.json"):
         train_world.train(config, "functions")
     file.write_text(json.dumps(train_world.FUNCTIONS))
     assert train_world.train(config, "functions").is_dir()

@@ -178,6 +178,25 @@ def test_tensorboard_shows_what_metrics_say(world, tmp_path):
     assert [round(event.value, 4) for event in shown.Scalars("train/loss")] == [round(loss, 4) for loss in train_world.losses(final)]
 
 
+def test_the_last_steps_are_logged_too_and_a_resumed_run_shows_no_step_twice(world, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from test_train_resume import Killed, die, interrupt
+
+    changes = {"report_to": "tensorboard", "max_steps": 7, "log_steps": 2, "save_steps": 3}
+    whole = train_world.train(train_world.settings(world, tmp_path / "whole", "sft", **changes), "sft")
+    config = train_world.settings(world, tmp_path / "killed", "sft", **changes)
+    with monkeypatch.context() as patch:
+        interrupt(patch, 4, die)  # step 3 is saved, in the middle of a window
+        with pytest.raises(Killed):
+            train_world.train(config, "sft")
+    final = train_world.train(config, "sft")
+    lines, expected = (train_world.read_lines(one.parent / "metrics.jsonl") for one in (final, whole))
+    assert [line["step"] for line in lines] == [2, 4, 6, 7]
+    assert [(line["loss"], line["teraflop"]) for line in lines] == [(line["loss"], line["teraflop"]) for line in expected]  # of whole windows
+    shown = EventAccumulator(str(final.parent / "tensorboard")).Reload()
+    assert [event.step for event in shown.Scalars("train/loss")] == [2, 4, 6, 7]
+
+
 def test_a_dashboard_needs_its_package(monkeypatch):
     check_dashboard(SftConfig())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -38,6 +38,7 @@ class Log(TrainerCallback):
             write_text(self.file, "".join(line + "\n" for line in kept))
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_log |= state.global_step >= state.max_steps  # the last steps too
         if state.is_world_process_zero:
             self.bar.update(self.task, completed=state.global_step)
 
@@ -84,12 +85,12 @@ class HeldOut(TrainerCallback):
             print(f"held-out loss {when}: {loss:.4f} ({len(self.samples)} rows)", file=sys.stderr)
 
 
-def tensorboard(folder: Path) -> TrainerCallback:
-    """transformers' callback, writing into the run's folder."""
+def tensorboard(folder: Path, again: int | None) -> TrainerCallback:
+    """transformers' callback, writing into the run's folder; what it holds from step `again` on is run again, and not shown twice."""
     from torch.utils.tensorboard import SummaryWriter
     from transformers.integrations import TensorBoardCallback
 
-    return TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard")))
+    return TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"), purge_step=again))
 
 
 class StopOnSignal(TrainerCallback):

@@ -66,7 +66,7 @@ def write(trainer, folder: Path, keep: int) -> None:
 
 
 def superseded(folder: Path, step: int, keep: int) -> list[Path]:
-    """What goes once step-N is safe: all but the newest `keep` up to it, and every later one, which was passed over as damaged."""
+    """What goes once step-N is safe: all but the newest `keep` up to it, and every later one, which was skipped as damaged."""
     newest_first = sorted_checkpoints(folder)
     later = sum(checkpoint_step(path) > step for path in newest_first)
     return newest_first[:later] + newest_first[later + keep :]
@@ -149,8 +149,8 @@ def restore_rank(trainer, folder: Path) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    trainer.set_meters({"loss": sum(one["loss"] for one in ranks) / len(ranks), "logged": ranks[0]["logged"],
-                        "skipped": ranks[0]["skipped"]})
+    seen = {key: sum(one.get("seen", {}).get(key, 0) for one in ranks) / trainer.args.world_size for key in ranks[0].get("seen", {})}
+    trainer.set_meters({**ranks[0], "loss": sum(one["loss"] for one in ranks) / len(ranks), "seen": seen, "means": {}})
 
 
 def full_weights(trainer) -> dict[str, Tensor]:

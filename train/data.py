@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,13 @@ class Conversations(Dataset):
         leave_out: called with what is wrong with a row that is left out; None raises it.
 
     Raises:
-        DataError: a row without turns, one that does not fit even with one pair, or that supervises nothing.
+        DataError: a row without turns, one that does not fit even with one pair, or that has no supervised token.
     """
 
     def __init__(self, rows: Sequence[Row], processor, image_root: str | Path, max_length: int,
                  leave_out: Callable[[DataError], None] | None = None) -> None:
         self.processor, self.root, self.max_length, self.samples = processor, str(image_root), max_length, []
+        self.shortened = Counter()  # rows that lost answers to max_length, and these answers
         for row in rows:
             try:
                 self.samples.append(self._sample(row))
@@ -93,7 +95,8 @@ class Conversations(Dataset):
         if not row.turns:
             raise DataError(f"Row {row.id} is no conversation", row.source, "Give rows with turns; pairs go to dpo, calls to functions.")
         images = tuple(locate(image, self.root) for image in row.images)
-        encoded = fitted(row, self.processor.tokenizer, self.processor.image_seq_length, self.max_length)
+        encoded, cut = fitted(row, self.processor.tokenizer, self.processor.image_seq_length, self.max_length)
+        self.shortened.update({"rows": 1, "answers": cut} if cut else {})
         return Sample(array("i", encoded.input_ids), array("i", encoded.labels), images, row.id, row.part)
 
 

@@ -31,7 +31,7 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
         rows = run_data.read_data(config, run, cache)
         pairs = Pairs(rows, processor, config.image_root, config.max_length, run.left_out.add)
         held_out = run_data.read_held_out(config, run, cache)
-        told = Pairs(held_out, processor, config.image_root, config.max_length, run.left_out.add)
+        told = Pairs(held_out, processor, config.image_root, config.max_length, run.left_out.add_held_out)
         run.left_out.settle()
         run_data.fill_cache(cache, config, rows + held_out)
         collator = PairCollator(**run_data.collator_arguments(config, processor, cache), share=config.share,

@@ -144,9 +144,9 @@ def functions(config: FunctionsConfig) -> Path:
             rows += [replace(row, part=len(config.data) + row.part) for row in replayed]
             random.Random(config.seed).shuffle(rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
-        held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set, leave_out=run.left_out.add)
-        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add)
-        run.left_out.settle()
+        held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set, leave_out=run.left_out.add_held_out)
+        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add_held_out)
+        run.left_out.settle(samples.shortened)
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(**run_data.collator_arguments(config, processor, cache))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
 from omnivision.errors import ConfigError, DataError
 from omnivision.hardware import device
+from omnivision.model.build import stand_in
 from omnivision.runs import read_json, sorted_checkpoints, write_json
 from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
@@ -32,8 +33,9 @@ from omnivision_train.launch import rank_and_ranks
 from omnivision_train.precision import resolved
 
 MANIFEST = "data_manifest.json"
-MOST_UNSUPERVISED = 0.001  # rows that supervise nothing have a limit of their own
+MOST_UNSUPERVISED = 0.001  # rows without a supervised token have a limit of their own
 MOST_PASSES, MOST_WEIGHT = 1000.0, 1e9  # of one file in an epoch
+PART_FILES = (".json", ".safetensors", ".jinja", ".model", ".txt")  # what a model is read from
 TOLD = 5  # bad rows that are told on the terminal; the manifest has all
 
 
@@ -44,8 +46,9 @@ class LeftOut:
     """
 
     def __init__(self, folder: Path, main: bool, most: float) -> None:
-        self.folder, self.main, self.most, self.total = folder, main, most, 0
+        self.folder, self.main, self.most, self.total = folder, main, most, Counter()
         self.errors: dict[str, DataError] = {}
+        self.held_out: set[str] = set()  # those of them that would not train: each kind of rows has max_bad_fraction of its own
         self.needed: list[Row] = []  # of which one at least has to be left
         manifest = folder / MANIFEST
         resumes = manifest.is_file() and bool(sorted_checkpoints(folder / "checkpoints"))
@@ -57,33 +60,48 @@ class LeftOut:
         """One more."""
         self.errors.setdefault(error.where, error)
 
-    def settle(self) -> None:
+    def add_held_out(self, error: DataError) -> None:
+        """One more of the rows that do not train."""
+        self.add(error)
+        self.held_out.add(error.where)
+
+    def settle(self, shortened: Counter | None = None) -> None:
         """Called when all rows have been looked at.
 
+        Args:
+            shortened: `rows` that train without all of their answers, and these `answers`, see data.Conversations.
+
         Raises:
-            DataError: more than `max_bad_fraction` of the rows, all that train, or more than 0.1 % that supervise nothing.
+            DataError: more than `max_bad_fraction` of the rows, all that train, or more than 0.1 % that have no supervised token.
         """
         needed, self.needed = self.needed, []  # they are not held while the stage trains
         if self.before is not None:
             return  # the run has begun with these rows
-        silent = [error for error in self.errors.values() if isinstance(error, Unsupervised)]
-        first = next(iter(self.errors.values()), None)
-        if len(self.errors) > self.most * self.total:
-            raise DataError(f"{len(self.errors)} of {self.total} rows are bad, more than max_bad_fraction {self.most:g}; the first: {first.what}", first.where,
-                            "Look at them with `omnivision data check`; mend the file, or raise `max_bad_fraction`.")
+        self._check_fractions("rows", [error for error in self.errors.values() if error.where not in self.held_out])
+        self._check_fractions("held-out rows", [error for error in self.errors.values() if error.where in self.held_out])
         if needed and all(row.source in self.errors for row in needed):
+            first = self.errors[needed[0].source]
             raise DataError(f"No row is left to train on: all {len(needed)} are bad; the first: {first.what}", first.where,
-                            "Look at them with `omnivision data check`, and mend the file.")
-        if len(silent) > MOST_UNSUPERVISED * self.total:
-            raise DataError(f"{len(silent)} of {self.total} rows supervise nothing; the first: {silent[0].what}", silent[0].where,
-                            "Give them an assistant turn with loss.")
+                            "Look at them with `omnivision data check`, and fix the file.")
         if self.main:
             path = self.folder / MANIFEST
-            write_json(path, {**read_json(path), "left_out": {error.where: error.what for error in self.errors.values()}, "broken_pictures": self.pictures})
+            write_json(path, {**read_json(path), "left_out": {error.where: error.what for error in self.errors.values()}, "broken_pictures": self.pictures,
+                              "shortened": dict(shortened or {})})
         if self.main and self.errors:
             for error in [*self.errors.values()][:TOLD]:
                 print(f"left out: {error}", file=sys.stderr)
-            print(f"{len(self.errors)} of {self.total} rows are left out; {path} names them", file=sys.stderr)
+            print(f"{len(self.errors)} of {self.total.total()} rows are left out; {path} names them", file=sys.stderr)
+        if self.main and shortened:
+            print(f"{shortened['rows']} rows lose their last answers ({shortened['answers']} in all) to `max_length`; `omnivision data check` names them", file=sys.stderr)
+
+    def _check_fractions(self, kind: str, errors: list[DataError]) -> None:
+        total, silent = self.total[kind], [error for error in errors if isinstance(error, Unsupervised)]
+        if len(errors) > self.most * total:
+            raise DataError(f"{len(errors)} of {total} {kind} are bad, more than max_bad_fraction {self.most:g}; the first: {errors[0].what}", errors[0].where,
+                            "Look at them with `omnivision data check`; fix the file, or raise `max_bad_fraction`.")
+        if len(silent) > MOST_UNSUPERVISED * total:
+            raise DataError(f"{len(silent)} of {total} {kind} have no supervised token; the first: {silent[0].what}", silent[0].where,
+                            "Give them an assistant turn with loss.")
 
 
 def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files: list[str] | None = None, limit: int | None = None,
@@ -105,20 +123,30 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     if run.main:
         _write_manifest(run.folder, {file: {"rows": len(one.rows), "sha256": hashes[file], **told} for file, one in loaded.items()})
     rows = []
+    leave_out = run.left_out.add_held_out if held_out else run.left_out.add
     for part, one in enumerate(loaded.values()):
-        run.left_out.total += len(one.rows) + len(one.bad)
+        run.left_out.total["held-out rows" if held_out else "rows"] += len(one.rows) + len(one.bad)
         for error in one.bad:
-            run.left_out.add(error)
+            leave_out(error)
         rows += [replace(row, part=part) for row in one.rows]
     if main:
         run.left_out.needed = rows
-    return with_sound_pictures(rows, config, run, cache)
+    return with_sound_pictures(rows, config, run, cache, leave_out)
 
 
 def note_file(run, file: str) -> None:
     """Puts another file that training depends on into the manifest."""
     if run.main:
         _write_manifest(run.folder, {file: {"sha256": source_hash(file)}})
+
+
+def note_parts(run, config: StageConfig) -> None:
+    """Puts the files of the folders that `vision` and `language` name into the manifest; what comes from the hub has no folder here."""
+    for part in ("vision", "language"):
+        folder = Path(stand_in(getattr(config, part), part) or "").expanduser()
+        for file in sorted(folder.iterdir()) if getattr(config, part) and folder.is_dir() else ():
+            if file.suffix in PART_FILES:
+                note_file(run, str(file))
 
 
 def known_hashes(run, files: Iterable[str]) -> dict[str, str]:
@@ -135,7 +163,7 @@ def _write_manifest(folder: Path, seen: dict[str, dict]) -> None:
     known = read_json(path) if path.is_file() else {}
     changed = [file for file in seen if file in known and known[file]["sha256"] != seen[file]["sha256"]]
     if changed and sorted_checkpoints(folder / "checkpoints"):
-        raise DataError("The data have changed since the run began", ", ".join(changed),
+        raise DataError("What the run reads has changed since it began", ", ".join(changed),
                         "Restore the files to go on, or give another `out` to begin a new run.")
     write_json(path, known | seen)
 
@@ -156,37 +184,30 @@ def read_held_out(config: StageConfig, run, cache: FeatureCache | None = None) -
     return read_data(replace(config, limit=None), run, cache, config.held_out, held_out=True)
 
 
-def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: FeatureCache | None = None) -> list[Row]:
-    """The rows whose pictures all lie below the image root and decode whole; every process looks at its share."""
+def with_sound_pictures(rows: list[Row], config: StageConfig, run, cache: FeatureCache | None, leave_out: Callable[[DataError], None]) -> list[Row]:
+    """The rows whose pictures all lie below the image root and decode whole, the others to `leave_out`; every process looks at its share."""
     if run.left_out.before is not None:
         return [row for row in rows if row.source not in run.left_out.before]
-    pictures: dict[str | Packed, None] = {}  # each once, in order
-    broken: dict[str, str] = {}
-    for row in rows:
-        for image in row.images:
-            try:
-                pictures.setdefault(locate(image, config.image_root))
-            except DataError as error:
-                broken.setdefault(str(image), error.what)
-    broken |= broken_pictures(list(pictures), cache)
-    if not broken:
+    located: dict[str | Packed, str | Packed] = {}
+    wrong: dict[str | Packed, str] = {}
+    for image in dict.fromkeys(image for row in rows for image in row.images):
+        try:
+            located[image] = locate(image, config.image_root)
+        except DataError as error:
+            wrong[image] = error.what
+    broken = broken_pictures(list(dict.fromkeys(located.values())), cache)
+    wrong |= {image: broken[str(picture)] for image, picture in located.items() if str(picture) in broken}
+    if not wrong:
         return rows
     good = []
     for row in rows:
-        wrong = next((broken[name] for image in row.images for name in (str(image), _located(image, config)) if name in broken), None)
-        if wrong is None:
+        why = next((wrong[image] for image in row.images if image in wrong), None)
+        if why is None:
             good.append(row)
         else:
             run.left_out.pictures.append(row.source)
-            run.left_out.add(DataError(f"Row {row.id}: {wrong}", row.source, "Mend the picture, or remove the row."))
+            leave_out(DataError(f"Row {row.id}: {why}", row.source, "Fix the picture, or remove the row."))
     return good
-
-
-def _located(image: str | Packed, config: StageConfig) -> str:
-    try:
-        return str(locate(image, config.image_root))
-    except DataError:
-        return ""
 
 
 def broken_pictures(pictures: list[str | Packed], cache: FeatureCache | None = None) -> dict[str, str]:

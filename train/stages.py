@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,10 +21,12 @@ from omnivision.data.preview import as_text, tokens_of
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.hardware import avoid_attention_plans
 from omnivision.memory import keep_freed_memory
+from omnivision.model.configuration import OmniVisionConfig
 from omnivision.runs import (HAND_OVER, RunLock, environment, file_hash, flush, flush_folder, read_hand_over, read_json, sorted_checkpoints,
                              stages_among, write_hand_over, write_json, write_text)
 from omnivision_train import lora
 from omnivision_train.attention import set_attention
+from omnivision_train.checkpoint import PROGRESS
 from omnivision_train.choices import crowded, threads
 from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
 from omnivision_train.frozen_layers import hold_layers
@@ -71,6 +73,7 @@ def open_run(config: StageConfig, stage: str):
         if (folder / "final" / HAND_OVER).is_file():
             settle(folder)
             raise ConfigError("The stage has run in this folder and is finished", str(folder), "Give another `out`, or remove the folder.")
+        check_same_batch(config, folder)
         record(config, folder)
         if not (folder / "checkpoints").is_dir():
             (folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -107,6 +110,24 @@ def check_same_run(config: StageConfig, folder: Path) -> None:
     if changed:
         raise ConfigError(f"The run in this folder began with other settings: {'; '.join(changed)}", str(folder),
                           "Give the old values to go on, or another `out` to begin a new run.")
+
+
+def check_same_batch(config: StageConfig, folder: Path) -> None:
+    """The place in the data is a number of steps, so a step stays as many rows.
+
+    Raises:
+        ConfigError: another global batch than the run began with, by the newest checkpoint that tells it.
+    """
+    now = config.batch_size * config.accumulation * rank_and_ranks()[1]
+    for checkpoint in sorted_checkpoints(folder / "checkpoints"):
+        with suppress(OSError, ValueError, KeyError):
+            began = read_json(checkpoint / PROGRESS)["global_batch"]
+            break
+    else:
+        return
+    if began != now:
+        raise ConfigError(f"The run in this folder began with {began} rows a step, now it would be {now}", str(folder),
+                          f"Choose `batch_size` x `accumulation` x processes = {began}, or another `out`.")
 
 
 def begun(config: StageConfig) -> dict:
@@ -151,7 +172,7 @@ def open_model(config: StageConfig, stage: str):
 
 def plain_model(config: StageConfig, stage: str):
     """The same with transformers' own layers."""
-    from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
+    from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
     from omnivision.model.build import build_model
     from omnivision.model.checkpoints import load_whole
     from omnivision.presets import preset_config
@@ -166,6 +187,7 @@ def plain_model(config: StageConfig, stage: str):
     shape = preset_config(config.preset, projector_layout=config.projector) if config.start is None else None
     if config.start is not None:
         read_hand_over(Path(config.start), FOLLOWS[stage], stage)
+        check_projector(config)
     if (memory := device_memory()) is not None:
         known = shape or OmniVisionConfig.from_pretrained(config.start)
         _, ranks = rank_and_ranks()
@@ -178,6 +200,18 @@ def plain_model(config: StageConfig, stage: str):
         processor = OmniVisionProcessor.from_pretrained(start)
     set_attention(model, config)
     return model, processor
+
+
+def check_projector(config: StageConfig) -> None:
+    """A later stage keeps the projector that it starts from.
+
+    Raises:
+        ConfigError: the config asks for another layout.
+    """
+    found = OmniVisionConfig.from_pretrained(config.start).projector_layout
+    if config.projector not in (StageConfig.projector, found):
+        raise ConfigError(f"`projector` is {config.projector}, and the model it starts from has {found}", f"projector: {config.projector}",
+                          "Remove `projector`: only `align` makes a new one.")
 
 
 def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True, frozen_layers: int = 0) -> dict[str, tuple[bool, int]]:

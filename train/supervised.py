@@ -33,6 +33,8 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         if stage == "sft":
             early_exit.check_early_exit(config)
         extra = ("vision_tower",) if stages.check_vision(config) else ()
+        if config.start is None:
+            run_data.note_parts(run, config)
         model, processor = stages.open_model(config, stage)
         stages.set_trainable(model, stage, extra, main=run.main)
         if stage == "sft":
@@ -43,8 +45,8 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
             _ground(config, run, model, processor, rows)
         samples = Conversations(rows, processor, config.image_root, config.max_length, run.left_out.add)
         held_out = run_data.read_held_out(config, run, cache)
-        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add)
-        run.left_out.settle()
+        told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add_held_out)
+        run.left_out.settle(samples.shortened)
         stages.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(**run_data.collator_arguments(config, processor, cache))

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, Trainer
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.errors import ConfigError, DivergedError, PlanError
+from omnivision.errors import DivergedError, PlanError
 from omnivision.functions import FunctionSet
 from omnivision.memory import peak_gib
 from omnivision.runs import read_json
@@ -178,11 +178,11 @@ class StageMixin:
     def _speed(self) -> dict[str, float]:
         """Since the last log line: tokens a second and 10^12 operations of the model's products over all processes, the share of the time in which
         the process that waited longest waited for data, and the share of the chips' peak where that is known."""
-        every, waits = zip(*checkpoint.gathered((self._seen, self._waited)), strict=True)
+        every, waits, peaks = zip(*checkpoint.gathered((self._seen, self._waited, peak_gib())), strict=True)
         seen, now = sum(every, Counter()), time.perf_counter()
         seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
         flops, peak = self._flops.of(**seen), device_peak()
-        speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(peak_gib(), 2)}
+        speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(max(peaks), 2)}
         return speed | ({"peak_share": flops / seconds / peak / self.args.world_size} if peak else {})
 
     def _means(self) -> dict[str, list[float | torch.Tensor]]:
@@ -191,7 +191,8 @@ class StageMixin:
 
     def meters(self) -> dict:
         """This process' running sums, for a checkpoint."""
-        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged,
+        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "seen": dict(self._seen),
+                "seconds": time.perf_counter() - self._since, "waited": self._waited,
                 "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
                 "means": {key: [float(value) for value in values] for key, values in self._means().items()}}
 
@@ -201,6 +202,8 @@ class StageMixin:
         self._before_step = self._tr_loss.clone()
         self._globalstep_last_logged = self._last_logged = meters["logged"]
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
+        self._seen, self._waited = Counter(meters.get("seen", {})), meters.get("waited", 0.0)
+        self._since = time.perf_counter() - meters.get("seconds", 0.0)
         for key, values in meters.get("means", {}).items():
             self._metrics["train"][key] = list(values)
         self._means_before = {key: len(values) for key, values in self._means().items()}
@@ -301,18 +304,6 @@ def clip_or_skip(engine: DeepSpeedEngine) -> None:
     optimizer.step, engine.clip_fp32_gradients = step, lambda: None
 
 
-def check_global_batch(trainer: Trainer, newest: Path) -> None:
-    """The place in the data is a number of steps, so a step stays as many rows.
-
-    Raises:
-        ConfigError: another global batch than the run began with.
-    """
-    began, now = read_json(newest / checkpoint.PROGRESS)["global_batch"], trainer.global_batch()
-    if began != now:
-        raise ConfigError(f"The run in this folder began with {began} rows a step, now it would be {now}", str(newest.parent.parent),
-                          f"Choose `batch_size` x `accumulation` x processes = {began}, or another `out`.")
-
-
 def out_of_memory(config: StageConfig, stage: str) -> PlanError:
     """What a stage says that had no room, with settings that need less and train the same."""
     return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
@@ -347,16 +338,15 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         compile_layers(trainer.model, asked=config.compile is not None)
     stop = StopOnSignal()
     trainer.remove_callback(PrinterCallback)  # Log says it
+    newest = checkpoint.newest(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
     if config.report_to == "tensorboard" and trainer.is_world_process_zero():
-        told.append(tensorboard(folder))
+        told.append(tensorboard(folder, newest and checkpoint.checkpoint_step(newest) + 1))
     for callback in (Log(folder, stage), *told, stop):
         trainer.add_callback(callback)
     if rank := trainer.args.process_index:  # transformers gives all processes one seed: each draws its own dropout
         torch.manual_seed(config.seed + OTHER_RANK * rank)
-    newest = checkpoint.newest(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
     if newest:
-        check_global_batch(trainer, newest)
         if trainer.is_world_process_zero():
             print(f"{stage}: goes on from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
     try:

@@ -16,7 +16,7 @@ class TooLong(DataError):
 
 
 class Unsupervised(DataError):
-    """A row that fits and supervises nothing."""
+    """A row that fits and has no supervised token."""
 
 
 def kind_of(row: Row) -> str:
@@ -50,11 +50,14 @@ def sides_or_json(row: Row, tokenizer, function_set: FunctionSet | None) -> tupl
         return sides_of(row), error.what
 
 
-def fitted(row: Row, tokenizer, image_tokens: int, max_length: int) -> Encoded:
+def fitted(row: Row, tokenizer, image_tokens: int, max_length: int) -> tuple[Encoded, int]:
     """A conversation in at most max_length tokens: whole question-answer pairs are cut from its end, never an image token.
 
     Args:
         image_tokens: of one picture.
+
+    Returns:
+        The conversation, and how many pairs were cut.
 
     Raises:
         TooLong, Unsupervised: a run leaves such rows out.
@@ -70,5 +73,5 @@ def fitted(row: Row, tokenizer, image_tokens: int, max_length: int) -> Encoded:
         turns = turns[: max(at for at, turn in enumerate(turns) if turn["role"] == "user")]
     if all(label == IGNORE_INDEX for label in encoded.labels):
         cut = "" if len(turns) == len(row.turns) else f" once it is cut to max_length {max_length}"
-        raise Unsupervised(f"Row {row.id} supervises nothing{cut}", row.source, "Give an assistant turn with loss.")
-    return encoded
+        raise Unsupervised(f"Row {row.id} has no supervised token{cut}", row.source, "Give an assistant turn with loss.")
+    return encoded, sum(turn["role"] == "user" for turn in row.turns[len(turns):])

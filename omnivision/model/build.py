@@ -45,7 +45,7 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
         ConfigError: a source that is not there, or that does not fit the config.
     """
     wanted = preset_config(preset) if isinstance(preset, str) else preset
-    vision, language = _stand_in(vision, "vision"), _stand_in(language, "language")
+    vision, language = stand_in(vision, "vision"), stand_in(language, "language")
     tower, image_processor = load_tower(vision, dtype) if vision else (None, None)
     lm = load_language_model(language, dtype) if language else None
     words = load_tokenizer(tokenizer or language)
@@ -63,7 +63,7 @@ def build_model(preset: str | OmniVisionConfig = "968m", vision: str | None = No
     return model, OmniVisionProcessor(image_processor, words, image_seq_length=config.image_seq_length)
 
 
-def _stand_in(source: str | None, part: str) -> str | None:
+def stand_in(source: str | None, part: str) -> str | None:
     """"tiny" names the stand-in that travels with the package; everything else is what it says."""
     return str(WEIGHTS / f"tiny-{part}") if source == "tiny" else source
 
