@@ -29,12 +29,12 @@ class Plan:
     """Sizes of a run; `overrides` go to the stages' commands."""
 
     world: str | dict[str, int] = "quick"  # a preset of the world, or pictures by split
-    seed: int = 32  # development looked at 3, earlier reports at 20 to 31
+    seed: int = 33  # development looked at 3, earlier reports at 20 to 32
     overrides: dict[str, list[str]] = field(default_factory=dict)
 
 
 QUICK = Plan()
-LONG = Plan(world="long", overrides={"align": ["epochs=1", "grounding_steps=4000"], "sft": ["epochs=2"], "dpo": ["limit=1500"], "functions": ["epochs=2"]})
+LONG = Plan(world="long", overrides={"align": ["epochs=1", "grounding_steps=4000"], "sft": ["epochs=2"], "dpo": ["limit=1500"], "functions": ["epochs=2", "replay_limit=4000"]})
 
 
 def main(argv: list[str]) -> int:
