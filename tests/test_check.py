@@ -222,6 +222,22 @@ def test_a_preview_shows_what_the_model_sees(folder, capsys):
         assert main(["data", "preview", str(file), flag, value]) == 2
 
 
+def test_a_preview_takes_the_size_and_values_of_the_checkpoints_own_processor(folder):
+    from omnivision import OmniVisionProcessor
+    from omnivision.model.processing import siglip_image_processor
+
+    images = siglip_image_processor(54)
+    images.image_mean, images.image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    OmniVisionProcessor(images, stand_in_tokenizer("tiny")[0], image_seq_length=9).save_pretrained(folder / "model")
+    file = train_world.write_lines(folder / "rows.jsonl", [row(0)])
+    flags = ["data", "preview", str(file), "--image-root", str(folder / "root"), "--model", str(folder / "model"), "--picture", str(folder / "seen.png")]
+    assert main(flags) == 0
+    seen = Image.open(folder / "seen.png")
+    squashed = Image.open(folder / "root" / "0.png").resize((54, 54), Image.Resampling.BICUBIC)
+    assert seen.size == (54, 54) and max(abs(one - other) for one, other in zip(seen.tobytes(), squashed.tobytes(), strict=True)) <= 1
+    assert main([*flags, "--image-size", "108"]) == 0 and Image.open(folder / "seen.png").size == (108, 108)
+
+
 def test_calls_are_shown_and_counted_as_the_models_functions_say_them(folder, capsys):
     function_set = FunctionSet.from_json(train_world.FUNCTIONS)
     model = folder / "model"

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -26,16 +27,25 @@ from omnivision.model.conversation import Encoded, encode_conversation
 GREEN, DIM, PLAIN = "\033[32m", "\033[2m", "\033[0m"
 
 
-def as_seen(row: Row, root: str, image_size: int) -> list[Image.Image]:
-    """The row's pictures after SigLIP's preprocessing, as pictures again: what is lost by the squash is lost here too."""
+def image_processor_of(model: str, image_size: int | None):
+    """The image processor of a checkpoint; where there is none, or a size is given, SigLIP's at that size in pixels (384)."""
+    from omnivision.model.processing import OmniVisionProcessor, siglip_image_processor
+
+    if image_size is None and (Path(model) / "processor_config.json").is_file():
+        return OmniVisionProcessor.from_pretrained(model).image_processor
+    return siglip_image_processor(image_size or 384)
+
+
+def as_seen(row: Row, root: str, image_processor) -> list[Image.Image]:
+    """The row's pictures after preprocessing, as pictures again: what is lost by resizing is lost here too."""
     from omnivision.data.image import open_image
-    from omnivision.model.processing import siglip_image_processor
 
     pictures = [open_image(locate(image, root)) for image in row.images]
     if not pictures:
         return []
-    pixels_I3HW = siglip_image_processor(image_size)(pictures, return_tensors="np")["pixel_values"]
-    return [Image.fromarray(np.round((np.moveaxis(one, 0, 2) + 1) * 127.5).clip(0, 255).astype(np.uint8)) for one in pixels_I3HW]
+    pixels_IHW3 = np.moveaxis(image_processor(pictures, return_tensors="np")["pixel_values"], 1, 3)
+    bytes_IHW3 = (pixels_IHW3 * image_processor.image_std + image_processor.image_mean) * 255
+    return [Image.fromarray(one) for one in np.round(bytes_IHW3).clip(0, 255).astype(np.uint8)]
 
 
 def tokens_of(tokenizer, encoded: Encoded) -> list[tuple[int, str, bool, int]]:
@@ -97,7 +107,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--row", type=within("--row", int, 0), default=0, metavar="N", help="counted from 0 (default 0)")
     arguments.add_argument("--image-root", default=".", metavar="DIR", help="folder of the pictures (default: here)")
     arguments.add_argument("--model", default="tiny", metavar="DIR", help="a checkpoint or tokenizer (default: the stand-in)")
-    arguments.add_argument("--image-size", type=within("--image-size", int, 1, 4096), default=384, metavar="PX", help="side of the tower's input (default 384)")
+    arguments.add_argument("--image-size", type=within("--image-size", int, 1, 4096), metavar="PX", help="side of the tower's input (default: the checkpoint's, else 384)")
     arguments.add_argument("--picture", type=output_file, metavar="FILE", help="writes the pictures as the tower gets them, side by side, as PNG")
     arguments.add_argument("--urls", metavar="DIR", help="fetch pictures that rows name by URL into this folder")
     arguments.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -109,7 +119,7 @@ def main(argv: list[str]) -> int:
     tokenizer, image_tokens = stand_in_tokenizer(options.model)
     function_set = FunctionSet.beside(options.model)
     sides, why = sides_or_json(row, tokenizer, function_set)
-    seen = as_seen(row, options.image_root, options.image_size)
+    seen = as_seen(row, options.image_root, image_processor_of(options.model, options.image_size))
     if options.picture and not seen:
         raise DataError(f"Row {options.row} has no picture to write", row.source, "Leave --picture out, or take another --row.")
     if options.picture:
