@@ -168,8 +168,15 @@ def test_another_tower_or_tokenizer_in_the_same_folder_is_refused(world, tmp_pat
 
 
 def test_a_later_stage_keeps_its_projector(world, tmp_path):
-    with pytest.raises(ConfigError, match="`projector` is conv, and the model it starts from has raster"):
-        train_world.train(train_world.settings(world, tmp_path, "sft", world.start("sft"), projector="conv"), "sft")
+    for key, asked, found in (("projector", "conv", "raster"), ("projector_gelu", "tanh", "erf")):
+        with pytest.raises(ConfigError, match=f"`{key}` is {asked}, and the model it starts from has {found}"):
+            train_world.train(train_world.settings(world, tmp_path, "sft", world.start("sft"), **{key: asked}), "sft")
+
+
+def test_a_projector_is_made_as_asked(world, tmp_path):
+    final = train_world.train(train_world.settings(world, tmp_path, "align", projector="block", projector_gelu="tanh", max_steps=1), "align")
+    made = json.loads((final / "config.json").read_text())
+    assert (made["projector_layout"], made["projector_gelu"]) == ("block", "tanh")
 
 
 def test_changed_data_are_refused(world, tmp_path, monkeypatch):

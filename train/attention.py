@@ -1,6 +1,6 @@
 """Which attention kernel tower and language model use: by device, precision and length.
 
-The figures behind it are in docs/training.md; `python -m omnivision_train.attention_speed` measures them anew.
+The figures behind it are in docs/benchmarks.md; `python -m omnivision_train.attention_speed` measures them anew.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class StageConfig:
     vision: str | None = "webli"
     language: str | None = "Qwen/Qwen2.5-0.5B-Instruct"
     projector: str = "raster"
+    projector_gelu: Literal["erf", "tanh"] = "erf"  # tanh: as stock llama.cpp computes it
     data: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)  # rows that do not train: their loss is told before and after
     passes: list[float] = field(default_factory=list)  # over each file of `data` in an epoch; empty: one each
@@ -157,6 +158,13 @@ class FunctionsConfig(StageConfig):
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"])  # matrices with adapters
     replay: list[str] = field(default_factory=list)  # rows of an earlier stage mixed in, against forgetting
     replay_limit: int | None = None
+
+
+def new_shape(config: StageConfig):
+    """The OmniVisionConfig of a model that is made anew; the sources of its parts have shapes of their own."""
+    from omnivision.presets import preset_config
+
+    return preset_config(config.preset, projector_layout=config.projector, projector_gelu=config.projector_gelu)
 
 
 def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from omnivision_train import lora
 from omnivision_train.attention import set_attention
 from omnivision_train.checkpoint import PROGRESS
 from omnivision_train.choices import crowded, threads
-from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig
+from omnivision_train.config import ADAPTER, FOLLOWS, MAY_CHANGE, TRAINS, StageConfig, new_shape
 from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.launch import free_port, rank_and_ranks
@@ -175,7 +175,6 @@ def plain_model(config: StageConfig, stage: str):
     from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
     from omnivision.model.build import build_model
     from omnivision.model.checkpoints import load_whole
-    from omnivision.presets import preset_config
 
     torch.manual_seed(config.seed)
     if FOLLOWS[stage] and config.start is None:
@@ -184,7 +183,7 @@ def plain_model(config: StageConfig, stage: str):
     if not FOLLOWS[stage] and config.start is not None:
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
                           "Remove `start`.")
-    shape = preset_config(config.preset, projector_layout=config.projector) if config.start is None else None
+    shape = new_shape(config) if config.start is None else None
     if config.start is not None:
         read_hand_over(Path(config.start), FOLLOWS[stage], stage)
         check_projector(config)
@@ -206,12 +205,14 @@ def check_projector(config: StageConfig) -> None:
     """A later stage keeps the projector that it starts from.
 
     Raises:
-        ConfigError: the config asks for another layout.
+        ConfigError: the config asks for another one.
     """
-    found = OmniVisionConfig.from_pretrained(config.start).projector_layout
-    if config.projector not in (StageConfig.projector, found):
-        raise ConfigError(f"`projector` is {config.projector}, and the model it starts from has {found}", f"projector: {config.projector}",
-                          "Remove `projector`: only `align` makes a new one.")
+    known = OmniVisionConfig.from_pretrained(config.start)
+    for key, found in (("projector", known.projector_layout), ("projector_gelu", known.projector_gelu)):
+        asked = getattr(config, key)
+        if asked not in (getattr(StageConfig, key), found):
+            raise ConfigError(f"`{key}` is {asked}, and the model it starts from has {found}", f"{key}: {asked}",
+                              f"Remove `{key}`: only `align` makes a new projector.")
 
 
 def set_trainable(model: nn.Module, stage: str, extra: Iterable[str] = (), main: bool = True, frozen_layers: int = 0) -> dict[str, tuple[bool, int]]:

@@ -19,7 +19,7 @@ from omnivision.data.flags import within
 from omnivision.errors import ConfigError, PlanError
 from omnivision.runs import read_json_lines
 from omnivision_train.activations import Batch
-from omnivision_train.config import TRAINS, StageConfig
+from omnivision_train.config import TRAINS, StageConfig, new_shape
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, held_with_batch, on_meta
 
@@ -162,9 +162,7 @@ def _model_config(config: StageConfig, folder: str | None) -> Any:
         from omnivision.model.checkpoints import model_folder
 
         return OmniVisionConfig.from_pretrained(model_folder(folder))
-    from omnivision.presets import preset_config
-
-    return preset_config(config.preset, projector_layout=config.projector)
+    return new_shape(config)
 
 
 def _text(said: dict[str, Any], parts: list[Part], held: list[Held], batch: Batch) -> str:
