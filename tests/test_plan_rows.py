@@ -119,3 +119,22 @@ def test_data_that_cannot_be_read_and_wrong_settings_end_the_plan(tmp_path, caps
     for config, code in ((SftConfig(preset="tiny", data=[str(tmp_path / "bad.jsonl")]), 3), (SftConfig(preset="tiny", data=[str(lines(tmp_path))], limit=0), 2)):
         (tmp_path / "sft.yaml").write_text(dump_config(config))
         assert main(["plan", "--config", str(tmp_path / "sft.yaml")]) == code
+
+
+def test_a_chains_stages_are_planned_and_shown_with_the_model_that_they_share(tmp_path, capsys):
+    file = tmp_path / "chain.yaml"
+    file.write_text("out: runs/x\nshared: {batch_size: 4}\nstages:\n- {stage: align, preset: tiny, vision: tiny, language: tiny, data: [a.jsonl]}\n- {stage: sft, data: [b.jsonl]}\n")
+    assert main(["config", "show", "--config", str(file), "sft.lr=1e-4", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    sft = shown["stages"]["sft"]["config"]
+    assert [*shown["stages"]] == ["align", "sft"] and shown["recipe"] == "chain"
+    assert (sft["preset"], sft["language"], sft["start"], sft["lr"], sft["batch_size"]) == ("tiny", "tiny", "runs/x/align/final", 1e-4, 4)
+    assert main(["config", "show", "--config", str(file), "--recipe", "sft"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# sft\nout: runs/x\n") and "# align" not in text and "zero_optimization" in text
+    assert main(["plan", "--config", str(file), "--stage", "sft", "--rows", "100", "sft.batch_size=10", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["preset"] == "tiny" and planned["steps"]["steps"] == 10 and planned["parameters"]["total"] == 5_833_216
+    for flags, said in (([], "A chain has several stages"), (["--stage", "dpo"], "The chain has no stage `dpo`")):
+        assert main(["plan", "--config", str(file), *flags]) == 2
+        assert said in capsys.readouterr().err

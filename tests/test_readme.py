@@ -159,7 +159,7 @@ def defaults(cls: type) -> dict:
 
 
 def test_sizes_of_the_world_are_its_presets():
-    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", (ROOT / "docs/data.md").read_text(encoding="utf-8"), re.M)
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|", (ROOT / "docs/world.md").read_text(encoding="utf-8"), re.M)
     assert {name: int(quick) for name, quick, _ in rows} == PRESETS["quick"]
     assert {name: int(long) for name, _, long in rows} == PRESETS["long"]
 

@@ -1,6 +1,6 @@
 """Each stage lowers its own held-out loss and moves its benchmark, over three seeds of world and weights; the spread is printed.
 
-Some twenty minutes on two idle cores. docs/training.md has the table.
+Some twenty minutes on two idle cores. docs/benchmarks.md has the table.
 
     pytest -m slow -s tests/test_stages_learn.py
 """

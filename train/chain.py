@@ -31,6 +31,7 @@ from omnivision_train.config import BATCH, FOLLOWS, MAY_CHANGE, StageConfig
 from omnivision_train.run_data import MANIFEST
 
 PAIRS = "pairs"
+MAKES = ("preset", "vision", "language", "projector", "projector_gelu")  # the first stage's: the model that all of them train
 NO_DIFFERENCE = ("--cache-gib", "--key-variable", "--max-cost", "--price-in", "--price-out")  # to what the pairs are
 
 
@@ -85,8 +86,7 @@ def chain(path: str, overrides: list[str], flags: list[str]) -> Path:
     Raises:
         ConfigError: a wrong configuration of any stage, an order that stages cannot have, a finished stage of other settings.
     """
-    own = [word for word in overrides if word.partition("=")[0] in ("out", "shared") or word.startswith("shared.")]
-    links = read_links(load_config(ChainConfig, path, own), Path(path).parent, [word for word in overrides if word not in own], flags)
+    links = open_chain(path, overrides, flags)
     for link in links:
         if is_finished(link):
             print(f"chain: {link.stage} is finished ({link.result})", file=sys.stderr)
@@ -99,6 +99,19 @@ def chain(path: str, overrides: list[str], flags: list[str]) -> Path:
         if link.config is None:
             write_json(pairs_note(link), made_from(link))
     return links[-1].result
+
+
+def open_chain(path: str, overrides: list[str], flags: list[str]) -> list[Link]:
+    """The stages of a file, as `chain` takes it, checked."""
+    own = [word for word in overrides if word.partition("=")[0] in ("out", "shared") or word.startswith("shared.")]
+    return read_links(load_config(ChainConfig, path, own), Path(path).parent, [word for word in overrides if word not in own], flags)
+
+
+def stage_configs(path: str, overrides: list[str]) -> dict[str, StageConfig]:
+    """The whole configuration of each stage of a chain's file, by its name; nothing for a file of a single stage."""
+    if "stages" not in read_yaml(path):
+        return {}
+    return {link.stage: link.config for link in open_chain(path, overrides, []) if link.config is not None}
 
 
 def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: list[str]) -> list[Link]:
@@ -126,7 +139,7 @@ def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: l
         file = keys.pop("config", None)
         tree = (read_yaml(folder / file) if file else {}) | config.shared | keys | {"out": str(out)}
         if last:
-            tree["start"] = str(last.result)
+            tree = {key: getattr(links[0].config, key) for key in MAKES} | tree | {"start": str(last.result)}
         if stage == "dpo" and pairs and "data" not in keys:
             tree["data"] = [str(pairs)]
         made = load_tree(config_class(stage), tree, words[stage], f"{stage} of the chain")

@@ -81,12 +81,17 @@ def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
     """(stage, its settings): flags first, then key=value words, then the file, then the defaults."""
     from omnivision.config_files import load_config
     from omnivision_cli.config import recipe_of
+    from omnivision_train.chain import stage_configs
     from omnivision_train.main import config_class
 
+    chain = stage_configs(options.config, options.overrides) if options.config else {}
     stage = options.stage or (recipe_of(options.config) if options.config else "sft")
+    if chain and stage not in chain:
+        raise ConfigError("A chain has several stages" if stage is None else f"The chain has no stage `{stage}`", options.config,
+                          f"Add --stage {'|'.join(chain)}.")
     if stage not in TRAINS:
         raise ConfigError("Which stage the file is for cannot be told from its name", options.config, f"Add --stage {'|'.join(sorted(TRAINS))}.")
-    config = load_config(config_class(stage), options.config, options.overrides)
+    config = chain[stage] if chain else load_config(config_class(stage), options.config, options.overrides)
     auto = "fp32" if config.optimizer == "muon" else "bf16"  # on a GPU, see precision.resolved
     flags = {"preset": options.preset, "precision": options.precision or (auto if config.precision == "auto" else None),
              "zero_stage": options.zero, "processes": options.ranks}

@@ -8,7 +8,7 @@ answered and asked stands beside the pairs, in `pairs.work/`, what became of it 
 there, and other gates ask nobody again.
 
 Short answers are rarely mended by a small edit: "No" for "Yes" is another answer. Such pairs move a model's readiness to say
-"Yes" and teach nothing about pictures, see docs/training-dpo.md.
+"Yes" and teach nothing about pictures, see docs/benchmarks.md.
 """
 
 from __future__ import annotations
