@@ -50,8 +50,8 @@ class Fake:
     def cpu(self) -> float:
         return 0.0
 
-    def end(self) -> float:
-        return self.seconds
+    def end(self) -> dict:
+        return MEMORY[0]
 
 
 @pytest.mark.parametrize("off, step, agrees", [(0.5, 0, True), (2, 0, False), (2, 1, True), (float("nan"), 0, False)])
@@ -66,6 +66,9 @@ def test_arms_that_do_not_train_the_same_are_not_timed(monkeypatch, off, step, a
             gate(*ARMS)
 
 
+MEMORY = [{"peak_gib": 1.0, "imports_gib": 0.5}, {"peak_gib": 2.0, "imports_gib": 0.6}]
+
+
 def one_round(ours: float, stock: float, others: float) -> dict:
     """A round in which the arms took so many seconds."""
     return {"arms": [{"seconds": seconds, "cpu": seconds, "logged": []} for seconds in (ours, stock)], "others": others}
@@ -75,12 +78,12 @@ def one_round(ours: float, stock: float, others: float) -> dict:
                                                   ((0.9, 0.9), "5.00 (2.00 to 8.00)", "0 of 2 rounds were quiet; none, so all count")])
 def test_only_quiet_rounds_count(others, steady, told):
     options = options_of(["--epochs", "3", "--rows", "160", "--steps", "4"])
-    found = {"rounds": [one_round(4.0, 8.0, others[0]), one_round(1.0, 8.0, others[1])], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    found = {"rounds": [one_round(4.0, 8.0, others[0]), one_round(1.0, 8.0, others[1])], "preparation": [20.0, 10.0], "memory": MEMORY}
     said = stage_report("sft", ARMS, found, options)
     assert steady in said and told in said
     if others[0] == 0.0:  # 64 samples a round: 16 and 8 a second, a job of 480 in 20 + 30 and 10 + 60 seconds
-        assert "| ours | 16.00 | 20.0 | 50.0 | 1.00 | 1 |" in said
-        assert "| stock TRL | 8.00 | 10.0 | 70.0 | 2.00 | 2.00 (2.00 to 2.00) | 2.00 | 1.40 | 2.00 |" in said
+        assert "| ours | 16.00 | 20.0 | 50.0 | 1.00 | 0.50 | 1 |" in said
+        assert "| stock TRL | 8.00 | 10.0 | 70.0 | 2.00 | 0.60 | 2.00 (2.00 to 2.00) | 2.00 | 1.40 | 2.00 | 2.80 |" in said
 
 
 def test_arms_take_turns_and_a_machine_that_does_not_tell_its_load_is_not_called_quiet(monkeypatch):
@@ -104,7 +107,7 @@ def test_an_arm_steps_when_it_is_told_to(monkeypatch):
     with pytest.raises(SystemExit):  # its input ends
         paced.on_log(None, TrainerState(global_step=4), None, {"loss": 0.6, "epoch": 1.0})
     ready, steps, end = map(json.loads, said.getvalue().splitlines())
-    assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7, "teraflop": 2.0}, {"loss": 0.6}] and steps["seconds"] == 6.0 and end["peak_gib"] > 0
+    assert ready == {"ready": True} and steps["logged"] == [{"loss": 0.7, "teraflop": 2.0}, {"loss": 0.6}] and steps["seconds"] == 6.0 and end["peak_gib"] > end["imports_gib"] == 0
 
 
 def test_what_a_loaders_processes_compute_counts_while_they_run_and_after():
@@ -128,7 +131,7 @@ def test_an_arm_that_cannot_run_is_left_out_where_the_others_do_without(monkeypa
     extra = replace(ARMS[0], name="ours, loss_kernel=liger", optional=True)
     for together in (False, True):
         found = timed([ARMS[0], extra, ARMS[1]], rounds=1, steps=4, together=together)
-        assert found["left_out"] == {extra.name: "no module named liger_kernel"} and len(found["rounds"][0]["arms"]) == len(found["peak_gib"]) == 2
+        assert found["left_out"] == {extra.name: "no module named liger_kernel"} and len(found["rounds"][0]["arms"]) == len(found["memory"]) == 2
     with pytest.raises(SystemExit):
         timed([replace(extra, optional=False)], rounds=1, steps=4)
 
@@ -148,7 +151,7 @@ def test_what_arms_compute_while_they_wait_is_not_others(monkeypatch):
 
 
 def test_what_a_device_reaches_is_told_beside_its_own_product():
-    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "memory": MEMORY}
     found["rounds"][0]["arms"][0]["logged"] = [{"teraflop": 750.0}, {"teraflop": 750.0}]  # of twice five steps, four of which counted
     said = stage_report("sft", ARMS, found, options_of(["--steps", "4"]), products=600.0)
     assert "share of the device's own |" in said and "| ours | 16.00 |" in said and "| 300 | 50.0% |" in said and "| – | – |" in said
@@ -156,13 +159,13 @@ def test_what_a_device_reaches_is_told_beside_its_own_product():
 
 
 def test_where_arms_prepare_together_no_job_is_told():
-    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "memory": MEMORY}
     said = stage_report("sft", ARMS, found, options_of(["--together", "--steps", "4"]))
-    assert "| stock TRL | 8.00 | – | – | 2.00 | 2.00 (2.00 to 2.00) | 2.00 | – | 2.00 |" in said and "whole job is" not in said
+    assert "| stock TRL | 8.00 | – | – | 2.00 | 0.60 | 2.00 (2.00 to 2.00) | 2.00 | – | 2.00 | 2.80 |" in said and "whole job is" not in said
 
 
 def test_loaders_that_read_ahead_are_told():
-    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "peak_gib": [1.0, 2.0]}
+    found = {"rounds": [one_round(4.0, 8.0, 0.0)], "preparation": [20.0, 10.0], "memory": MEMORY}
     said = [stage_report("sft", ARMS, found, options_of(words)) for words in ([], ["--workers", "2"])]
     assert ["Loaders read on while an arm waits" in one for one in said] == [False, True]
 

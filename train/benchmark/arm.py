@@ -1,7 +1,7 @@
 """One arm: a trainer in a process of its own, which steps when it is told to.
 
 It reads two numbers a line from stdin, steps that count and steps before them that warm up, and answers with a line of JSON; at the end of its
-input it tells its peak memory and ends.
+input it tells its peak memory, and what of it the imported packages hold, and ends.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ class Paced(TrainerCallback):
     """Waits before a step for the numbers of steps to make, and tells what those that count took; both together are a multiple of the steps of a log line."""
 
     def __init__(self, answers: TextIO) -> None:
-        self.answers, self.left, self.warm, self.logged, self.step = answers, 0, 0, [], 0
+        self.answers, self.left, self.warm, self.logged, self.step, self.imports = answers, 0, 0, [], 0, 0.0
+
+    def imported(self) -> None:
+        """Called when all packages are there, and no model yet."""
+        self.imports = peak_gib()
 
     def on_step_begin(self, args, state, control, **kwargs) -> None:
         if self.left == 0:
@@ -89,7 +93,7 @@ class Paced(TrainerCallback):
         """For numbers of steps; ends the process where none come."""
         line = sys.stdin.readline()
         if not line:
-            self.answer(peak_gib=peak_gib())
+            self.answer(peak_gib=peak_gib(), imports_gib=self.imports)
             raise SystemExit(0)
         counted, self.warm = map(int, line.split())
         self.left, self.logged = counted + self.warm, []
@@ -134,6 +138,7 @@ def run_ours(arm: Arm, paced: Paced) -> None:
     from omnivision_train.dpo import dpo
     from omnivision_train.supervised import align, sft
 
+    paced.imported()
     {"align": align, "sft": sft, "dpo": dpo}[arm.stage](arm.config(), callbacks=[paced])
 
 

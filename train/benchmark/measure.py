@@ -59,7 +59,7 @@ def timed(arms: Sequence[Arm], rounds: int, steps: int, together: bool = False, 
             preparation.append(seconds)
             print(f"{process.arm.stage}: {process.arm.name} began after {seconds:.0f} s", file=sys.stderr, flush=True)
     found = [one_round(processes, steps) for _ in range(rounds + WARM_UP)]
-    return {"agreed": agreed, "rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "peak_gib": [process.end() for process in processes]}
+    return {"agreed": agreed, "rounds": found[WARM_UP:], "preparation": preparation, "left_out": left_out, "memory": [process.end() for process in processes]}
 
 
 def one_round(processes: Sequence[Process], steps: int) -> dict:

@@ -48,12 +48,12 @@ class Process:
         """CPU seconds of it and its loader's so far, in others' turns too."""
         return cpu_seconds(self.process.pid)
 
-    def end(self) -> float:
-        """Its peak memory in GiB."""
+    def end(self) -> dict[str, float]:
+        """Its memory in GiB at the peak and after the imports."""
         self.process.stdin.close()
-        peak = self._answer()["peak_gib"]
+        memory = self._answer()
         self.process.wait()
-        return peak
+        return memory
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()

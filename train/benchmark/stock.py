@@ -27,6 +27,7 @@ def run_stock(arm: Arm, paced: Paced) -> None:
     from datasets import Dataset, Image
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
+    paced.imported()
     config, preference = arm.config(), arm.stage == "dpo"
     avoid_attention_plans()  # as ours: a peer gets its best settings
     os.environ.setdefault("WORLD_SIZE", "1")
