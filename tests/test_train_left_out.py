@@ -96,7 +96,7 @@ def test_bad_preferences_are_left_out_too(world, tmp_path):
 
 
 def test_a_run_that_goes_on_leaves_out_what_it_began_without(world, tmp_path, monkeypatch):
-    """A picture that breaks, or is mended, meanwhile must not move the places of the others."""
+    """A picture that breaks, or is fixed, meanwhile must not move the places of the others."""
     from test_train_resume import Killed, die, interrupt
 
     picture = world.folder / "images" / "late.png"

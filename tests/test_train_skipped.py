@@ -45,7 +45,7 @@ def test_the_step_changes_nothing_and_is_counted(world, tmp_path, monkeypatch, c
     assert all(torch.equal(before[name], after[name]) for name in before)
     first, second = train_world.read_lines(two.parent / "metrics.jsonl")
     assert first["loss"] > 0 and "skipped" not in first and second["loss"] is None and second["skipped"] == 1
-    assert "step 2: loss or gradient is no number; the step is skipped (rows s" in capsys.readouterr().err
+    assert "step 2: loss or gradient is not finite; the step is skipped (rows s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("most", [0.0, 0.1])

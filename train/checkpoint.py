@@ -62,7 +62,7 @@ def write(trainer, folder: Path, keep: int) -> None:
     failure = from_first(failure)
     if failure:
         why, what = failure
-        raise ResumableError(f"The checkpoint of step {step} could not be written: {why}", str(folder), f"{what} the same command again: it goes on from the checkpoint before.")
+        raise ResumableError(f"The checkpoint of step {step} could not be written: {why}", str(folder), f"{what} the same command again: it resumes from the checkpoint before.")
 
 
 def superseded(folder: Path, step: int, keep: int) -> list[Path]:

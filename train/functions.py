@@ -86,7 +86,7 @@ def call_rows(rows: list[Row], tokenizer, function_set: FunctionSet, most: int =
         except (ConfigError, DataError) as error:
             if leave_out is None:
                 raise
-            leave_out(DataError(f"Row {row.id}: {error.what}", row.source, "Mend the calls, or the function set."))
+            leave_out(DataError(f"Row {row.id}: {error.what}", row.source, "Fix the calls, or the function set."))
             continue
         turns = {"role": "user", "text": row.request}, {"role": "assistant", "ids": ids, "loss": True}
         joined = replace(found[-1], turns=found[-1].turns + turns) if joins(last, row, most) else None

@@ -59,7 +59,7 @@ def ground(model, processor, rows: list[Row], config: AlignConfig, cache: Featur
     Raises:
         ConfigError: another grid or layout than plans have.
         DataError: no row has regions.
-        DivergedError: the loss is no number.
+        DivergedError: the loss is not finite.
     """
     check_layout(model.config, processor)
     words = cache_words(lambda text: processor.tokenizer(text, add_special_tokens=False)["input_ids"])  # few labels, many regions

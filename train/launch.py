@@ -86,7 +86,7 @@ def _ended(code: int) -> None:
     killed = -code if code < 0 else 256 - code if 256 - code in SIGNALS else 0  # DeepSpeed's launcher ends with a rank's own code; 255 is ssh's
     if killed and killed not in (signal.SIGINT, signal.SIGTERM):
         raise ResumableError(f"A training process was killed by signal {killed}", "launcher",
-                             "Signal 9 is what a system sends where memory runs out. The same command goes on from the last checkpoint.")
+                             "Signal 9 is what a system sends where memory runs out. The same command resumes from the last checkpoint.")
     if code:
         error = OmniError("The training processes have failed", "launcher", "What they said stands above.")
         error.exit_code = 128 + killed if killed else code

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         launch([word for word in argv if word != "--json"], flags or ["--num_accelerators", str(processes), "--master_port", str(free_port())])
         folder = Path(config.out) / options.recipe / "final"
         if not (folder / HAND_OVER).is_file():  # DeepSpeed's runner says 0 as well where its own launcher was killed
-            raise ResumableError("The training processes have ended without a result", str(folder), "The same command goes on from the last checkpoint.")
+            raise ResumableError("The training processes have ended without a result", str(folder), "The same command resumes from the last checkpoint.")
         _tell(folder, options.json)
         return 0
     launched = under_launcher()  # a process alone sets the same variables once it trains

@@ -140,12 +140,12 @@ def fit(recipe: Pretraining, config: PretrainingConfig, newest: Path | None) -> 
     """Trains from the newest checkpoint, or from the first step; writes and returns the folder of the result.
 
     Raises:
-        DivergedError: the loss is no number. SystemExit: 143, after a checkpoint, on SIGTERM.
+        DivergedError: the loss is not finite. SystemExit: 143, after a checkpoint, on SIGTERM.
     """
     folder = Path(config.out)
     progress = Progress() if newest is None else read_checkpoint(newest, recipe.optimizer, folder / "metrics.jsonl")
     if progress.step:
-        print(f"{recipe.name}: goes on from step {progress.step} of {recipe.steps}", file=sys.stderr)
+        print(f"{recipe.name}: resumes from step {progress.step} of {recipe.steps}", file=sys.stderr)
     with (folder / "metrics.jsonl").open("a") as log, stop_on_signal() as stop:
         try:
             run_steps(recipe, config, progress, log, stop)

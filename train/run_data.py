@@ -52,7 +52,7 @@ class LeftOut:
         self.needed: list[Row] = []  # of which one at least has to be left
         manifest = folder / MANIFEST
         resumes = manifest.is_file() and bool(sorted_checkpoints(folder / "checkpoints"))
-        # Pictures may break or be mended meanwhile; everything else about a row follows from the files, which stay what they were.
+        # Pictures may break or be fixed meanwhile; everything else about a row follows from the files, which stay what they were.
         self.before: set[str] | None = set(read_json(manifest).get("broken_pictures", [])) if resumes else None
         self.pictures: list[str] = []
 
@@ -164,7 +164,7 @@ def _write_manifest(folder: Path, seen: dict[str, dict]) -> None:
     changed = [file for file in seen if file in known and known[file]["sha256"] != seen[file]["sha256"]]
     if changed and sorted_checkpoints(folder / "checkpoints"):
         raise DataError("What the run reads has changed since it began", ", ".join(changed),
-                        "Restore the files to go on, or give another `out` to begin a new run.")
+                        "Restore the files to resume, or give another `out` to begin a new run.")
     write_json(path, known | seen)
 
 

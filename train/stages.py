@@ -95,7 +95,7 @@ def record(config: StageConfig, folder: Path) -> None:
 
 
 def check_same_run(config: StageConfig, folder: Path) -> None:
-    """A run that has checkpoints goes on with the settings it began with; only where and how fast it runs may change.
+    """A run that has checkpoints resumes with the settings it began with; only where and how fast it runs may change.
 
     Raises:
         ConfigError: names every changed key with both values.
@@ -109,7 +109,7 @@ def check_same_run(config: StageConfig, folder: Path) -> None:
         changed.append(f"{config.start} is another model than it was")
     if changed:
         raise ConfigError(f"The run in this folder began with other settings: {'; '.join(changed)}", str(folder),
-                          "Give the old values to go on, or another `out` to begin a new run.")
+                          "Give the old values to resume, or another `out` to begin a new run.")
 
 
 def check_same_batch(config: StageConfig, folder: Path) -> None:

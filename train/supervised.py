@@ -59,7 +59,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
 
 
 def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[Row]) -> None:
-    """A run that goes on from a checkpoint has this behind it."""
+    """A run that resumes from a checkpoint has this behind it."""
     if config.grounding_data:
         rows = run_data.read_data(replace(config, limit=None), run, files=config.grounding_data)
     cached = replace(config, feature_cache=config.feature_cache or str(run.folder / stages.FEATURES))  # many passes: never twice

@@ -159,9 +159,9 @@ class StageMixin:
         rows = sorted({row for rows in checkpoint.gathered(self._step_rows) for row in rows})
         step = self.state.global_step
         if self.is_world_process_zero():
-            print(f"step {step}: loss or gradient is no number; the step is skipped (rows {', '.join(rows[:8])})", file=sys.stderr)
+            print(f"step {step}: loss or gradient is not finite; the step is skipped (rows {', '.join(rows[:8])})", file=sys.stderr)
         if self._skipped_in_a_row == MOST_SKIPPED:
-            raise DivergedError(f"Loss or gradient were no numbers in {MOST_SKIPPED} steps in a row", f"step {step}, rows {', '.join(rows)}",
+            raise DivergedError(f"Loss or gradient were not finite in {MOST_SKIPPED} steps in a row", f"step {step}, rows {', '.join(rows)}",
                                 "Look at these rows, or begin again with a lower `lr`; both need another `out`.")
 
     def log(self, logs, *args, **kwargs):
@@ -307,7 +307,7 @@ def clip_or_skip(engine: DeepSpeedEngine) -> None:
 def out_of_memory(config: StageConfig, stage: str) -> PlanError:
     """What a stage says that had no room, with settings that need less and train the same."""
     return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
-                     f"Start the same command with {less_memory(config)}; it goes on from its last checkpoint.")
+                     f"Start the same command with {less_memory(config)}; it resumes from its last checkpoint.")
 
 
 def usual_length(samples, largest: Batch) -> float:
@@ -348,12 +348,12 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         torch.manual_seed(config.seed + OTHER_RANK * rank)
     if newest:
         if trainer.is_world_process_zero():
-            print(f"{stage}: goes on from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
+            print(f"{stage}: resumes from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
     try:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise out_of_memory(config, stage) from error
     if any(checkpoint.gathered(stop.stopped)):  # a signal after the last step has reached one process only
         if trainer.is_world_process_zero():
-            print(f"{stage}: terminated; step {trainer.state.global_step} is saved, and the same command goes on from there", file=sys.stderr)
+            print(f"{stage}: terminated; step {trainer.state.global_step} is saved, and the same command resumes there", file=sys.stderr)
         raise SystemExit(143)
