@@ -111,8 +111,8 @@ def _differences(said: dict, true: dict) -> list[str]:
     """How one call differs from the true one: its function, or arguments by name; those that another call gives count too."""
     if said["name"] != true["name"]:
         return ["wrong function"]
-    plain = [f"wrong argument: {name}" for name in _names(said["arguments"], true["arguments"])
-             if said["arguments"].get(name, ...) != true["arguments"].get(name, ...)]
+    mine, theirs = actions.strict_form(said["arguments"]), actions.strict_form(true["arguments"])
+    plain = [f"wrong argument: {name}" for name in _names(mine, theirs) if mine.get(name, ...) != theirs.get(name, ...)]
     for name in _names(said.get("nested", {}), true.get("nested", {})):
         inner = [one.get("nested", {}).get(name) for one in (said, true)]
         if None in inner or _differences(*inner):

@@ -28,6 +28,15 @@ def real_calls(calls: list[dict]) -> list[dict]:
     return [call for call in calls if call["name"] != NO_CALL]
 
 
+def strict_form(value):
+    """A value that equals only its like: True is not 1, which Python's == would have it be; 1.0 is."""
+    if isinstance(value, dict):
+        return {key: strict_form(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_form(item) for item in value]
+    return (bool, value) if isinstance(value, bool) else value
+
+
 def lenient_form(value, synonyms: dict[str, str] | None = None):
     """A value without case and extra spacing, each synonym replaced by its canonical word.
 
@@ -116,7 +125,7 @@ def metrics(totals_K: np.ndarray) -> dict[str, float | None]:
 
 def _arguments(call: dict) -> tuple[dict, dict]:
     """The arguments, and those of the calls that stand in place of some."""
-    return call["arguments"], {name: (one["name"], _arguments(one)) for name, one in call.get("nested", {}).items()}
+    return strict_form(call["arguments"]), {name: (one["name"], _arguments(one)) for name, one in call.get("nested", {}).items()}
 
 
 def _lenient_arguments(call: dict, synonyms: dict) -> tuple[dict, dict]:

@@ -7,6 +7,9 @@ class Missing(str):
     """Why there is no answer."""
 
 
+THINK, THOUGHT = "<think>", "</think>"  # around what a model says to itself, in the form of Qwen3, DeepSeek and others
+
+
 class Answer(str):
     """Text that remembers the ids it came from (lm-eval passes responses through untouched).
 
@@ -49,3 +52,12 @@ class Answer(str):
     def __reduce__(self) -> tuple:
         """A str's own pickling would lose the attributes on the way between processes."""
         return Answer, (str(self), self.ids, self.raw, self.calls, self.fault, self.cut, self.margin)
+
+
+def without_thoughts(answer: Answer | Missing) -> Answer | Missing:
+    """What follows a model's thoughts; Missing where these have not ended, for then it has not answered."""
+    if isinstance(answer, Missing) or (THOUGHT not in answer and not answer.startswith(THINK)):
+        return answer
+    if THOUGHT not in answer:
+        return Missing(f"thoughts: {THINK} has no end; give the model longer answers, or turn its thinking off")
+    return Answer(answer.rpartition(THOUGHT)[2].strip(), answer.ids, answer.raw, answer.calls, answer.fault, answer.cut, answer.margin)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from omnivision import __version__
 from omnivision.pairs.journal import Journal
-from omnivision.runs import RunLock
 
 from .answer import Answer
 from .models import Answers, Model, Source
@@ -23,13 +22,13 @@ def ask(model: Model | Source, prompts: Sequence[Prompt], batch_size: int, folde
         model: open; or a source, which is opened only where something is left to ask.
         prompts: the same one may come several times.
         batch_size: prompts at a time.
-        folder: of the journal, for a source; None keeps nothing.
+        folder: of the journal, for a source; the caller lets no other process in. None keeps nothing.
         processes: that open the source and share the batches.
         on_batch: called after each batch: how many prompts are answered, of how many.
         model_hash: a source's fingerprint, where the caller has it already.
 
     Raises:
-        ConfigError: another process works in the folder. Otherwise as the model.
+        As the model.
     """
     on_batch, different = on_batch or (lambda done, total: None), set(prompts)
     with _journal(model, folder, model_hash) as journal:
@@ -62,6 +61,5 @@ def _journal(model: Model | Source, folder: Path | None, model_hash: str | None)
         return
     settings = {"model": model_hash or model.fingerprint(), "blank": model.blank, "constrain": model.constrain, "dtype": model.dtype,
                 "device": model.device.partition(":")[0], "version": __version__}
-    folder.mkdir(parents=True, exist_ok=True)
-    with RunLock(folder), Journal(folder, "answers", settings) as journal:
+    with Journal(folder, "answers", settings) as journal:
         yield journal

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omnivision import __version__
+from omnivision.endpoint.settings import LIMITS
 
-from .answer import Answer, Missing
+from .answer import Answer, Missing, without_thoughts
 from .counterfactuals import CONDITIONS, TASK, changed
 from .models import Answers, Model, Source
 from .pictures import few_faults, look_at
@@ -58,8 +59,8 @@ class Case(NamedTuple):
     faults: Sequence[str] = ()
 
     def given(self, answers: Answers) -> list[Answer | Missing]:
-        """The answer to each of its questions."""
-        return [answers[prompt] if prompt else Missing(fault) for prompt, fault in zip(self.prompts, self.faults, strict=True)]
+        """The answer to each of its questions, without thoughts."""
+        return [without_thoughts(answers[prompt]) if prompt else Missing(fault) for prompt, fault in zip(self.prompts, self.faults, strict=True)]
 
 
 def cases_of(model: Model | Source, model_hash: str | None, data: dict[str, TaskData], settings: Settings, out: Path | None) -> list[Case]:
@@ -107,7 +108,9 @@ def with_prompts(cases: list[Case], pictures: str) -> list[Case]:
 
 
 def _about(model: Model | Source, model_hash: str | None, data: TaskData, settings: Settings, changes: dict[str, Any]) -> dict[str, Any]:
+    longest = next((model.request_fields[name] for name in LIMITS if model.request_fields.get(name)), data.max_new_tokens)
     said = {"split": settings.split, "blank": model.blank, "limit": settings.limit, "batch_size": settings.batch_size,
-            "max_new_tokens": data.benchmark.MAX_NEW_TOKENS, "pictures": settings.pictures, "dtype": model.dtype}
+            "max_new_tokens": longest, "pictures": settings.pictures, "dtype": model.dtype}
     said |= ({"constrain": True} if model.constrain else {}) | ({"prepared": model.prepared} if model.prepared else {})
+    said |= {"request_fields": model.request_fields} if model.request_fields else {}
     return {"model": model.name, "model_hash": model_hash, "data_hash": data.data_hash, "settings": said | changes, "version": __version__}

@@ -21,6 +21,7 @@ METRICS = ("relaxed_accuracy", "valid_rate")
 SUFFIXES = {"en": "\nAnswer the question with a single word.", "zh": "\n用一个词回答问题。"}  # "en" is ChartQA's own
 SLACK = 0.05
 SOURCES = ("human", "augmented")  # the hub says 0 and 1; both halves make the score
+LMMS_TYPES = {f"{half}_test": at for at, half in enumerate(SOURCES)}
 
 _CURRENCY = "$€£¥₹"
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -35,14 +36,14 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
             the published archive: test/test_human.json and test/test_augmented.json with `imgname, query, label`, and
             test/png/; ids human_0 ..., augmented_0 ...;
             the hub's: test-*.parquet, also in data/, with `image, query, label` (a list) and `human_or_machine` (0 is
-            human), or a data set with these columns; ids 0 ...;
+            human), or lmms-lab's, with `image, question, answer` and `type`; or a data set with these columns; ids 0 ...;
             a piece: one JSON list with `image, question, label, source` beside img/; ids augmented_0 ...
         task: unused; every loader has it.
 
     Raises:
         DataError: none of these is there, one half of the test set is missing, or a file is broken.
 
-    Source: vis-nlp/ChartQA, "ChartQA Dataset"; HuggingFaceM4/ChartQA.
+    Source: vis-nlp/ChartQA, "ChartQA Dataset"; HuggingFaceM4/ChartQA; lmms-lab/ChartQA.
     """
     halves = {half: folder / "test" / f"test_{half}.json" for half in SOURCES}
     if any(path.is_file() for path in halves.values()):
@@ -57,12 +58,19 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
 
 
 def _hub(files: list[str]) -> list[dict]:
-    found = [one for path in files for one in read_rows(path, ("image", "query", "label", "human_or_machine"))]
+    found = [one for path in files for one in read_rows(path, ("image", "query", "label", "human_or_machine"), _from_lmms)]
     if odd := [one["human_or_machine"] for one in found if one["human_or_machine"] not in (0, 1)]:
         what = f"{len(odd)} rows have a human_or_machine that is neither 0 nor 1, the first {odd[0]!r}"
         raise DataError(what, files[0], "Copy the file again.")
     return [_row(str(at), one["query"], one["label"], SOURCES[one["human_or_machine"]], None, str(at)) | {"pictures": [one["image"]]}
             for at, one in enumerate(found)]
+
+
+def _from_lmms(one: dict) -> dict:
+    """A row of lmms-lab/ChartQA with the names of HuggingFaceM4/ChartQA."""
+    if not {"question", "answer", "type"} <= one.keys():
+        return one
+    return {"image": one.get("image"), "query": one["question"], "label": one["answer"], "human_or_machine": LMMS_TYPES.get(one["type"], one["type"])}
 
 
 def _piece(folder: Path, path: Path) -> list[dict]:

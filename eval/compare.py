@@ -192,7 +192,7 @@ def _benchmark(runs: dict[str, dict], task: str) -> str | None:
 def _cell(one: dict | None, pair: dict | None) -> str:
     if one is None:
         return "–"
-    text = f"{figure(one['score'])} ± {figure(one['stderr'])}"
+    text = figure(None) if one["score"] is None else f"{figure(one['score'])} ± {figure(one['stderr'])}"
     if pair is None:
         return text
     sure = pair["low"] is not None and (pair["low"] > 0 or pair["high"] < 0)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from omnivision.data.raw import parse
 from omnivision.endpoint.flags import is_address
 from omnivision.errors import ConfigError, DataError
 
@@ -26,7 +27,7 @@ EXAMPLE = """examples:
 WIDTH, WIDEST = 140, 100_000  # of what is no terminal: at least, and at most
 HEADLINES = ("f1", "relaxed_accuracy", "judged", "accuracy", "right", "missing", "valid_rate")  # in the table already
 DTYPES = ("float32", "bfloat16", "float16", "int8")
-FOR_AN_ENDPOINT = ("model_name", "export", "key_variable", "concurrency", "timeout")
+FOR_AN_ENDPOINT = ("model_name", "export", "key_variable", "concurrency", "timeout", "request_fields")
 FOR_OPEN_WEIGHTS = ("batch_size", "processes", "dtype", "constrain")
 FOR_A_MODEL = ("limit", "blank", "split", "pictures", "counterfactuals", *FOR_OPEN_WEIGHTS, *FOR_AN_ENDPOINT)
 
@@ -79,8 +80,20 @@ def _model(options: argparse.Namespace) -> Any:
     if not options.model_name or options.out is None:
         raise ConfigError("An endpoint needs the model's name and a folder for its ledger", f"--model {options.model}", "Add --model-name NAME and --out DIR.")
     given = {name: getattr(options, name) for name in ("concurrency", "timeout") if getattr(options, name) is not None}
-    endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, **{"timeout": 120.0, **given})
+    fields = _fields(options.request_fields) if options.request_fields else {}
+    endpoint = Endpoint(options.model, options.model_name, key_variable=options.key_variable, extra=fields, **{"timeout": 120.0, **given})
     return Served(endpoint, options.out / "answers", options.blank, picture_settings(options.export) if options.export else None)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """What `--request-fields` says."""
+    try:
+        found = parse(text)
+        if not isinstance(found, dict):
+            raise ValueError(f"it is {text[:60]}")
+    except ValueError as error:
+        raise ConfigError(f"The fields are no JSON object: {error}", "--request-fields", """Give one such as '{"max_tokens": 2048}'.""") from error
+    return found
 
 
 @contextlib.contextmanager
@@ -191,15 +204,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", metavar="M", help="a checkpoint folder, an ONNX export, a hub id of any model that takes pictures, or the address of an endpoint")
     parser.add_argument("--predictions", type=Path, help="saved answers: a file, or a folder of one a split or subject")
     parser.add_argument("--grades", type=Path, help="MM-Vet's official grades file, for saved answers")
-    parser.add_argument("--data", required=True, type=Path, help="the benchmark's folder as published, or a data set; or the embedded world's folder")
-    parser.add_argument("--out", type=Path, help="folder for <task>/results.json and what a killed run goes on from")
+    parser.add_argument("--data", required=True, type=Path, help="the benchmark's folder as published, or a data set; the embedded world's folder; of actions also a file of rows")
+    parser.add_argument("--out", type=Path, help="folder for <task>/results.json and what a killed run resumes from")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each task")
     parser.add_argument("--batch-size", type=int, metavar="N", help="questions at a time (32)")
     parser.add_argument("--processes", type=int, metavar="N", help="that share the questions, one a GPU (1)")
     parser.add_argument("--dtype", choices=DTYPES, help="what the model computes in (as saved; float32 on a CPU); of an ONNX export what it is stored in")
     parser.add_argument("--pictures", choices=PICTURES, help="of MMMU's questions with several (first)")
     parser.add_argument("--blank", action="store_true", help="show a grey picture instead of every image (the blind row)")
-    parser.add_argument("--constrain", action="store_true", help="hold the answers of actions to the grammar of the functions")
+    parser.add_argument("--constrain", action="store_true", help="hold the answers of actions and clinc150 to the grammar of the functions")
     parser.add_argument("--counterfactuals", action="store_true", help="ask actions again about a grey picture, and about another request's")
     parser.add_argument("--split", help="of the embedded world: eval (seen styles, the default) or eval_held_out (the held-out style)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -209,5 +222,6 @@ def _parser() -> argparse.ArgumentParser:
     endpoint.add_argument("--key-variable", metavar="NAME", help="environment variable with the key")
     endpoint.add_argument("--concurrency", type=int, metavar="N", help="requests at once (4)")
     endpoint.add_argument("--timeout", type=float, metavar="S", help="of one request (120)")
+    endpoint.add_argument("--request-fields", metavar="JSON", help="an object that each request holds as well, such as {\"max_tokens\": 2048}; null takes a field out")
     add_judge_arguments(parser)
     return parser

@@ -38,8 +38,8 @@ def load(folder: Path, task: str = "mmmu") -> Questions:
     """The 900 questions of the validation split.
 
     Args:
-        folder: holds answer_dict_val.json ({id: question_type, ground_truth}), or the hub's <Subject>/validation-*.parquet (or is
-            a data set of all subjects) with `id, question, options` (a list written as text), `answer, question_type, image_1` ... `image_7`; with
+        folder: holds answer_dict_val.json ({id: question_type, ground_truth}), or the hub's <Subject>/validation-*.parquet (or
+            lmms-lab's data/validation-*.parquet, or is a data set of all subjects) with `id, question, options` (a list written as text), `answer, question_type, image_1` ... `image_7`; with
             both, the true answers are those of answer_dict_val.json.
         task: unused; every loader has it.
 
@@ -50,7 +50,7 @@ def load(folder: Path, task: str = "mmmu") -> Questions:
     Raises:
         DataError: neither is there, a subject is missing, or a file is broken.
     """
-    files = tables(folder, *(f"{subject}/validation-*.parquet" for subject in SUBJECTS))
+    files = tables(folder, *(f"{subject}/validation-*.parquet" for subject in SUBJECTS)) or tables(folder, "data/validation-*.parquet")
     needed = ("id", "question", "answer", "question_type")
     asked = {row["question_id"]: row for file in files for row in map(_from_hub, read_rows(file, needed))}
     if files and not (folder / ANSWERS).is_file():

@@ -7,10 +7,11 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from PIL import Image
@@ -55,6 +56,7 @@ class Model(ABC):
         makes_calls: whether its answers are read for calls: it has functional tokens, and its ids are known.
         dtype: what it computes in, where it was asked for one.
         prepared: how pictures are changed before a server gets them, None where they are not.
+        request_fields: what a server is sent beside the prompt.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Model(ABC):
     makes_calls: bool = False
     dtype: str | None = None
     prepared: dict[str, Any] | None = None
+    request_fields: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def answers(self, batches: Sequence[Sequence[Prompt]]) -> Iterator[Answers]:
@@ -123,6 +126,7 @@ class Source:
     device: str = "cpu"
     constrain: bool = False
     prepared: ClassVar[None] = None  # nothing is sent
+    request_fields: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     @property
     def makes_calls(self) -> bool:

@@ -1,4 +1,4 @@
-"""Saved answers: read from the files that official code writes, and matched with questions by id.
+"""Saved answers: read from the files that official code and other tools write, and matched with questions by id, or by order.
 
 What is wrong with a file is gathered and told at once: broken lines, ids twice, ids that no question has, answers to
 another question, the questions given instead of answers. Missing answers are not a fault: they are counted.
@@ -10,14 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omnivision.data.raw import writable
-from omnivision.data.records import parse, read_records
+from omnivision.data.raw import parse, writable
 from omnivision.errors import DataError
 
 from .questions import Questions
-
-ID_KEYS = ("question_id", "id")
-TEXT_KEYS = ("text", "response")
+from .saved_forms import ID_KEYS, ORDER, TEXT_KEYS, key_of, plain, records_of
 
 
 class Said(NamedTuple):
@@ -37,6 +34,7 @@ class Predictions(NamedTuple):
         mapping: whether the file is one object {id: text}.
         path: as given. files: what was read.
         model: the `model_id` of the records; None where they have none.
+        beside: split of POPE -> how many records are of it, and not of the one that is read.
     """
 
     said: dict[str, Said]
@@ -45,31 +43,33 @@ class Predictions(NamedTuple):
     path: Path
     files: tuple[Path, ...] = ()
     model: str | None = None
+    beside: dict[str, int] = {}
 
 
-def read_predictions(path: Path, files: list[Path] | None = None) -> Predictions:
-    """Reads answers: JSON lines or a JSON list of records with an id and a text, or one object {id: text}.
+def read_predictions(path: Path, files: list[Path] | None = None, split: str | None = None, splits: tuple[str, ...] = ()) -> Predictions:
+    """Reads answers: JSON lines, a JSON list or a table of records with an id and a text, or one object {id: text}.
 
     Args:
         path: the file, or the folder that `files` lie in.
         files: the files of a folder, in the order of the official code.
+        split: which of the `splits` is read, where records name theirs as `category`.
 
     Raises:
         DataError: no file, or nothing in it can be read.
     """
-    found, mapping = Predictions({}, {}, False, path, tuple(files or [path])), False
+    found, mapping = Predictions({}, {}, False, path, tuple(files or [path]), beside=Counter()), False
     for file in found.files:
         if not file.is_file():
-            raise DataError("The predictions file does not exist", str(file), "Mend --predictions.")
+            raise DataError("The predictions file does not exist", str(file), "Fix --predictions.")
         whole = _whole_object(file)
         mapping |= whole is not None
         if whole is not None:
             for key, text in whole.items():
                 _keep(found, key, text, f"{file}[{key}]", {})
         else:
-            _keep_records(found, file)
-    if not found.said and not found.faults:
-        raise DataError("The predictions file holds no answer", str(path), "Mend --predictions.")
+            _keep_records(found, file, split, splits)
+    if not found.said and not found.faults and not found.beside:
+        raise DataError("The predictions file holds no answer", str(path), "Fix --predictions.")
     named = [(writable(str(one.raw["model_id"])), one.source) for one in found.said.values() if one.raw.get("model_id") is not None]
     for model, source in named:
         if model != named[0][0]:
@@ -83,27 +83,37 @@ def _whole_object(file: Path) -> dict | None:
         whole = parse(file.read_bytes().decode("utf-8-sig"))
     except ValueError:
         return None
-    return whole if isinstance(whole, dict) and whole and not whole.keys() & set(ID_KEYS) else None
+    return whole if isinstance(whole, dict) and whole and not whole.keys() & set(ID_KEYS) and plain(whole) is whole else None
 
 
-def _keep_records(found: Predictions, file: Path) -> None:
-    for record in read_records(file):
+def _keep_records(found: Predictions, file: Path, split: str | None, splits: tuple[str, ...]) -> None:
+    place = 0
+    for record in records_of(file):
         if record.error is not None:
             _fault(found, "broken line", f"{record.source}: {record.error.what}")
             continue
-        raw = record.raw if isinstance(record.raw, dict) else {}
-        key = next((raw[name] for name in ID_KEYS if name in raw), None)
-        if isinstance(key, bool) or not isinstance(key, str | int):
-            _fault(found, "record without an id", record.source)
+        given = record.raw if isinstance(record.raw, dict) else {}
+        raw = plain(given)
+        if raw.get("category") in splits and raw["category"] != split:
+            found.beside[raw["category"]] += 1
+            continue
+        key, place = key_of(raw, place), place + 1
+        if key is None:
+            _fault(found, "record without an id", f"{record.source}, which {_has(given)}, not {' or '.join(ID_KEYS)}")
         else:
-            _keep(found, str(key), next((raw[name] for name in TEXT_KEYS if name in raw), None), record.source, raw)
+            _keep(found, key, next((raw[name] for name in TEXT_KEYS if name in raw), None), record.source, raw, given)
 
 
-def _keep(found: Predictions, key: str, text: Any, source: str, raw: dict) -> None:
+def _has(raw: dict[str, Any]) -> str:
+    return f"has {', '.join(map(str, raw)) or 'no key'}"
+
+
+def _keep(found: Predictions, key: str, text: Any, source: str, raw: dict[str, Any], given: dict[str, Any] | None = None) -> None:
     if key in found.said:
         _fault(found, "id twice", f"{key!r} at {source}")
     elif not isinstance(text, str):
-        _fault(found, "answer that is no text", f"{key!r} at {source}")
+        lacks = f", which {_has(given)}, not {', '.join(TEXT_KEYS[:-1])} or {TEXT_KEYS[-1]}" if given and not raw.keys() & set(TEXT_KEYS) else ""
+        _fault(found, "answer that is no text", f"{key!r} at {source}{lacks}")
     else:
         found.said[key] = Said(writable(text), source, raw)
 
@@ -134,10 +144,12 @@ def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | N
     if fitting and not predictions.said.keys() <= set(ids):  # LLaVA's ids of one split are every split's own: one answer may be missing
         by_alias |= predictions.said.keys() <= {*aliases, *questions.beside}
     ids = aliases if by_alias else ids
+    if next(iter(predictions.said), "").startswith(ORDER):
+        ids = _places(questions, predictions)
     known, answers = set(ids), [predictions.said.get(key) for key in ids]
     # other splits' ids are in the aliases' numbering: beside the questions' own they would hide unknown ids
     others = questions.beside if by_alias or not any(aliases) or not any(answers) else {}
-    beside = Counter(others[key] for key in predictions.said if key not in known and key in others)
+    beside = predictions.beside | Counter(others[key] for key in predictions.said if key not in known and key in others)
     unknown = [f"{key!r} at {one.source}" for key, one in predictions.said.items() if key not in known and key not in others]
     if not predictions.faults:  # these are told with everything else that is wrong
         _check_any(answers, beside, predictions, questions)
@@ -147,9 +159,16 @@ def match(questions: Questions, predictions: Predictions) -> tuple[list[Said | N
     return answers, {"answers": len(predictions.said), "beside": dict(beside)}, by_alias
 
 
+def _places(questions: Questions, predictions: Predictions) -> list[str]:
+    """Ids by order: only where every question is known, so that an answer out of its place is noticed."""
+    if not all("question" in row for row in questions.rows):
+        raise DataError("The predictions have no ids, and the questions have no text to compare", str(predictions.path), f"Add {' or '.join(ID_KEYS)}.")
+    return [f"{ORDER}{at}" for at in range(len(questions.rows))]
+
+
 def _check_any(answers: list[Said | None], beside: Counter, predictions: Predictions, questions: Questions) -> None:
     given = [(row, one) for row, one in zip(questions.rows, answers, strict=True) if one]
-    if not given and predictions.said:
+    if not given and (predictions.said or beside):
         others = ", ".join(f"{count} belong to {split}" for split, count in beside.items()) or f"the first id is {next(iter(predictions.said))!r}"
         raise DataError(f"The predictions answer none of the {len(answers)} questions: {others}, the first question is "
                         f"{questions.rows[0]['question_id']!r}", str(predictions.path), "They are of another split or benchmark.")
@@ -169,4 +188,4 @@ def _other_question(rows: list[dict], answers: list[Said | None]) -> list[str]:
 def _refuse(faults: dict[str, list[str]], path: Path) -> None:
     if faults:
         told = "; ".join(f"{kind}: {len(places)}, the first {places[0]}" for kind, places in faults.items())
-        raise DataError(f"The predictions have faults: {told}", str(path), "Mend the file; nothing was scored.")
+        raise DataError(f"The predictions have faults: {told}", str(path), "Fix the file; nothing was scored.")

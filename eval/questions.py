@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,20 +75,29 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
     return found
 
 
-def read_rows(path: Path | str, needed: Iterable[str]) -> list[dict]:
+def read_rows(path: Path | str, needed: Iterable[str], renamed: Callable[[dict], dict] = dict) -> list[dict]:
     """The rows of a JSON-lines file, a JSON list, a Parquet file or a data set, each with the keys it needs.
 
+    Args:
+        needed: keys. renamed: a row of another layout with these keys.
+
     Raises:
-        DataError: broken rows, counted, the first one named.
+        DataError: broken rows, counted, the first one named; or columns that no row has.
     """
-    rows, broken, needed = [], [], set(needed)
+    rows, broken, lacking, needed = [], [], [], set(needed)
     for record in read_records(path):
+        row = renamed(record.raw) if isinstance(record.raw, dict) else {}
         if record.error is not None:
             broken.append(f"{record.source}: {record.error.what}")
-        elif not isinstance(record.raw, dict) or not needed <= record.raw.keys():
-            broken.append(f"{record.source} lacks one of {', '.join(sorted(needed))}")
+        elif lacks := sorted(needed - row.keys()):
+            broken.append(f"{record.source} lacks {', '.join(lacks)}")
+            lacking.append((lacks, record.raw))
         else:
-            rows.append(record.raw)
+            rows.append(row)
+    if lacking and not rows and all(lacks == lacking[0][0] for lacks, _ in lacking):
+        lacks, there = lacking[0]
+        has = ", ".join(map(str, there)) if isinstance(there, dict) else type(there).__name__
+        raise DataError(f"The questions have no {', '.join(lacks)}; they have {has}", str(path), "This is another layout: give the published files, or rename the columns.")
     if broken or not rows:
         what = f"{len(broken)} rows of the questions are broken" if broken else "There is no question"
         raise DataError(what, broken[0] if broken else str(path), "Copy the file again.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from omnivision.errors import ConfigError, DataError
-from omnivision.runs import read_json, write_json, write_text
+from omnivision.errors import ConfigError, DataError, is_disk_full
+from omnivision.runs import RunLock, read_json, write_json, write_text
 
 from .answer import Missing
 from .bootstrap import standard_error, sum_by_image
@@ -74,7 +76,7 @@ def summary(benchmark: ModuleType, samples: list[dict], variant: str) -> dict:
     return {
         "n": len(samples), "missing": missing, "valid_rate": figures["valid_rate"],
         "score": None if missing > MISSING_LIMIT * len(samples) else score,
-        "stderr": standard_error(counts_IK, benchmark.headline), "metrics": figures,
+        "stderr": standard_error(counts_IK, benchmark.headline) if missing < len(samples) else None, "metrics": figures,
     }
 
 
@@ -115,8 +117,9 @@ def results_of(task: str, benchmark: ModuleType, samples: list[dict], about: dic
     }
 
 
-def claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
-    """Makes the folder of the results, or checks that what lies there is of the same model, questions and settings.
+@contextlib.contextmanager
+def claimed(out: Path, about: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Holds the folder of the results: it is made, or what lies there is of the same model, questions and settings, and no other process writes there.
 
     Args:
         out: the folder.
@@ -124,12 +127,21 @@ def claim(out: Path, about: dict[str, dict[str, Any]]) -> None:
             be written there. Saved answers settle nothing but `predictions_sha256`, and may be graded over the results of the run that gave them.
 
     Raises:
-        ConfigError: it cannot be made, or holds results of another model, of other questions or of other settings. DataError: broken results.
+        ConfigError: it cannot be made, is in use, or holds results of another model, of other questions or of other settings. DataError: broken results.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"The folder cannot be made: {error.strerror}", str(out), "Give another --out.") from error
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(RunLock(out))
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise ConfigError(f"The folder cannot be made or written: {error.strerror}", str(out), "Give another --out.") from error
+        _refuse_other_results(out, about)
+        yield
+
+
+def _refuse_other_results(out: Path, about: dict[str, dict[str, Any]]) -> None:
+    """Raises and arguments as `claimed`."""
     model = next(iter(about.values()))
     for file in sorted(out.glob("*/results.json")):
         there, mine = read(file), about.get(file.parent.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from argparse import Namespace
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
         "actions_blind" and "actions_swapped", and how far they fall under `counterfactuals` of "actions".
 
     Raises:
-        ConfigError: unknown task or split, no checkpoint, or settings that do not go with the tasks.
+        ConfigError: unknown task or split, no checkpoint, settings that do not go with the tasks, or `out_dir` is in use or another run's.
         DataError: missing or broken question files, or more than 1 % of a task's pictures; or pictures that cannot be swapped.
     """
     tasks = expand(tasks, MODULES, "that a model can answer")
@@ -50,19 +51,12 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
     out = Path(out_dir) if out_dir else None
     model_hash = model.fingerprint() if isinstance(model, Source) and out else None  # reads all weights
     cases = cases_of(model, model_hash, data, settings, out)
-    if out:
-        results.claim(out, {case.folder.name: case.about for case in cases})
-    cases = with_prompts(cases, settings.pictures)
-    answers = _answers(partial(ask, model, model_hash=model_hash), cases, settings, out and out / "answers", on_batch)
-    found, samples = {}, {}
-    for case in cases:
-        found[case.name], samples[case.name] = _graded(case, case.given(answers), settings, judge)
-    if settings.counterfactuals:
-        found[TASK]["counterfactuals"] = {name: falls(data[TASK].benchmark, samples[TASK], samples[f"{TASK}_{name}"]) for name in CONDITIONS}
-    if set(POPE_SPLITS) <= set(tasks):
-        found["pope"] = mean_of_pope(found, samples)
-    if out:
-        _write(cases, answers, found, samples, model)
+    with results.claimed(out, {case.folder.name: case.about for case in cases}) if out else contextlib.nullcontext():
+        cases = with_prompts(cases, settings.pictures)
+        answers = _answers(partial(ask, model, model_hash=model_hash), cases, settings, out and out / "answers", on_batch)
+        found, samples = _scored(cases, answers, settings, judge)
+        if out:
+            _write(cases, answers, found, samples, model)
     return found
 
 
@@ -92,23 +86,36 @@ def _answers(asked: Callable[..., Answers], cases: list[Case], settings: Setting
     return answers | asked(left, settings.batch_size, folder, settings.processes, on_batch) if left else answers
 
 
+def _scored(cases: list[Case], answers: Answers, settings: Settings, judge: Namespace | None) -> tuple[dict[str, dict], dict[str, list[dict]]]:
+    """Results, with means and falls, and samples, by the cases' names."""
+    found, samples = {}, {}
+    for case in cases:
+        found[case.name], samples[case.name] = _graded(case, case.given(answers), settings, judge)
+    if settings.counterfactuals:
+        benchmark = next(case.data.benchmark for case in cases if case.task == TASK)
+        found[TASK]["counterfactuals"] = {name: falls(benchmark, samples[TASK], samples[f"{TASK}_{name}"]) for name in CONDITIONS}
+    if set(POPE_SPLITS) <= found.keys():
+        found["pope"] = mean_of_pope(found, samples)
+    return found, samples
+
+
 def _graded(case: Case, given: list[Answer | Missing], settings: Settings, judge: Namespace | None) -> tuple[dict, list[dict]]:
     """A case's results and samples."""
     data = case.data
     samples, notes = grade_answers(data.benchmark, data.rows, given, judge, case.folder)
-    said = {} if data.notes is None else {"notes": data.notes | notes | _odd_answers(data, settings, given)}
+    said = {} if data.notes is None else {"notes": data.notes | notes | _odd_answers(data, settings, given, case.about["settings"]["max_new_tokens"])}
     more = CALLS[data.benchmark](samples) if data.benchmark in CALLS else {}
     return results.results_of(case.task, data.benchmark, samples, more | case.about | said), samples
 
 
-def _odd_answers(data: TaskData, settings: Settings, answers: list[Answer | Missing]) -> dict[str, str]:
+def _odd_answers(data: TaskData, settings: Settings, answers: list[Answer | Missing], longest: int) -> dict[str, str]:
     """What must be said of the answers beside the score."""
     several = sum(len(row["pictures"]) > 1 for row in data.rows)
     reasons = [str(one) for one in answers if isinstance(one, Missing)]
     given = [one for one in answers if isinstance(one, Answer)]
     cut, empty = sum(one.cut for one in given), sum(not one for one in given)
     notes = {"pictures": f"{settings.pictures} of several ({several} questions have several)"} if several else {}
-    notes |= {"cut off": f"{cut} answers were still going on after {data.benchmark.MAX_NEW_TOKENS} tokens"} if cut else {}
+    notes |= {"cut off": f"{cut} answers were still going on after {longest} tokens"} if cut else {}
     notes |= {"empty": f"{empty} answers say nothing"} if empty else {}
     return notes | ({"without an answer": f"{len(reasons)}; {'; '.join(dict.fromkeys(reasons[:3]))}"} if reasons else {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from argparse import Namespace
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from omnivision import __version__
 from omnivision.errors import ConfigError, DataError
 
-from . import mmmu, mmvet, results
+from . import mmmu, mmvet, pope, results
 from .benchmarks import POPE_SPLITS, REAL, expand
 from .grading import ask_judge
 from .pope_splits import mean_of_pope
@@ -52,7 +53,7 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
         1 % of the answers are missing.
 
     Raises:
-        ConfigError: an unknown task, grades missing or given for another benchmark, or `out` holds other results.
+        ConfigError: an unknown task, grades missing or given for another benchmark, or `out` is in use or holds other results.
         DataError: a missing or broken file, answers that do not fit the questions, or of several models.
     """
     tasks = expand(tasks, REAL, "whose saved answers can be scored")
@@ -62,23 +63,26 @@ def score_saved(tasks: list[str] | tuple[str, ...], predictions: Path, data: Pat
     read = {task: _read(task, predictions, data) for task in tasks}
     _check_one_model(read)
     _check_splits(read)
-    if out:
-        results.claim(out, {task: one.about for task, one in read.items()})
-    for task, one in read.items():
-        found[task], samples[task] = _score(task, one, grades, judge, out and out / task)
-        if out:
-            results.write(out / task, samples[task], found[task])
-    if set(POPE_SPLITS) <= set(tasks):
-        found["pope"] = mean_of_pope(found, samples)
-        if out:
-            results.write(out / "pope", [], found["pope"])
+    with results.claimed(out, {task: one.about for task, one in read.items()}) if out else contextlib.nullcontext():
+        for task, one in read.items():
+            found[task], samples[task] = _score(task, one, grades, judge, out and out / task)
+            if out:
+                results.write(out / task, samples[task], found[task])
+        if set(POPE_SPLITS) <= set(tasks):
+            found["pope"] = mean_of_pope(found, samples)
+            if out:
+                results.write(out / "pope", [], found["pope"])
     return found
 
 
 def _read(task: str, path: Path, data: Path) -> Read:
     benchmark = REAL[task]
     questions = benchmark.load(data, task)
-    predictions = mmmu.read_saved(path) if benchmark is mmmu and not _of_our_run(path, task).is_file() else read_predictions(_file_of(path, task))
+    if benchmark is mmmu and not _of_our_run(path, task).is_file():
+        predictions = mmmu.read_saved(path)
+    else:
+        split = task.removeprefix("pope_") if task in POPE_SPLITS else None
+        predictions = read_predictions(_file_of(path, task), split=split, splits=pope.SPLITS if split else ())
     answers, settings, by_alias = match(questions, predictions)
     settings |= {results.SAVED: hashlib.sha256(b"".join(file.read_bytes() for file in predictions.files)).hexdigest()}
     about = {"model": predictions.model or (path.name if path.is_dir() else path.stem), "data_hash": hashes(questions.files),
@@ -97,12 +101,12 @@ def _check_splits(read: dict[str, Read]) -> None:
     """In the official numbering every split of POPE counts from 1: one file would answer all of them.
 
     Raises:
-        DataError: several splits read one file that is not in LLaVA's numbering.
+        DataError: several splits read one file that is not in LLaVA's numbering, and whose records name no split.
     """
     splits = {task: one for task, one in read.items() if task in POPE_SPLITS}
     readers = Counter(one.predictions.path for one in splits.values())
     for one in splits.values():
-        if readers[one.predictions.path] > 1 and not one.by_alias:
+        if readers[one.predictions.path] > 1 and not one.by_alias and not one.predictions.beside:
             raise DataError(f"The ids count from 1 in each split, so that the file holds one split, and {readers[one.predictions.path]} are to be scored",
                             str(one.predictions.path), f"Name its split ({', '.join(POPE_SPLITS)}), or give a folder with a file a split.")
 
@@ -136,7 +140,7 @@ def _file_of(path: Path, task: str) -> Path:
     if _of_our_run(path, task).is_file():
         return _of_our_run(path, task)
     word = task.removeprefix("pope_")
-    fitting = [one for one in sorted(path.iterdir()) if one.is_file() and word in one.stem and one.suffix in (".json", ".jsonl")]
+    fitting = [one for one in sorted(path.iterdir()) if one.is_file() and word in one.stem and one.suffix in (".json", ".jsonl", ".csv", ".tsv")]
     if len(fitting) != 1:
         raise DataError(f"The predictions folder has {len(fitting)} files of `{word}`", str(path),
                         f"Keep one .jsonl with `{word}` in its name, or name the file.")

@@ -1,4 +1,4 @@
-"""The questions of a task, from the embedded world or from the real benchmark: whichever the data folder holds."""
+"""The questions of a task, from the embedded world, from the real benchmark or from one's own file: whichever the data are."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from omnivision.data.pictures import Packed
 from omnivision.errors import ConfigError, DataError
+from omnivision.runs import file_hash
 
 from . import world
 from .benchmarks import REAL, WORLD
+from .own_actions import longest_answer, read_requests
 from .prompts import Picture, Prompt
 from .questions import hashes
 
@@ -34,6 +36,7 @@ class TaskData(NamedTuple):
         benchmark: its module. rows: with `pictures`, the sources of what is shown.
         data_hash: of the question files. notes: to be said beside the score; None for the embedded world.
         remedy: where its pictures belong.
+        longest: tokens of its longest answer, where the benchmark's own bound may be too low.
     """
 
     benchmark: ModuleType
@@ -41,6 +44,12 @@ class TaskData(NamedTuple):
     data_hash: Any
     notes: dict[str, Any] | None
     remedy: str
+    longest: int = 0
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest answer."""
+        return max(self.benchmark.MAX_NEW_TOKENS, self.longest)
 
 
 def load_task(task: str, data: str | Path, split: str | None = None, limit: int | None = None) -> TaskData:
@@ -48,14 +57,16 @@ def load_task(task: str, data: str | Path, split: str | None = None, limit: int 
 
     Args:
         task: a name in WORLD or REAL.
-        data: the embedded world's folder; or the benchmark's folder or data set.
+        data: the embedded world's folder; the benchmark's folder or data set; for actions also a file of one's own.
         split: of the embedded world, "eval" (where None) or "eval_held_out".
         limit: only the first so many.
 
     Raises:
-        ConfigError: an unknown split, or one of a real benchmark.
+        ConfigError: an unknown split, or one of what is not the embedded world.
         DataError: missing or broken files.
     """
+    if task == "actions" and Path(data).is_file():
+        return _own_actions(Path(data), split, limit)
     if task not in REAL or world.is_world(data):
         split = split or world.SPLITS[0]
         rows = world.read_rows(data, task, split, limit)
@@ -70,6 +81,13 @@ def load_task(task: str, data: str | Path, split: str | None = None, limit: int 
     if lacking := [row["question_id"] for row in rows if not row["text"]]:
         raise DataError(f"The text of {len(lacking)} questions of {task} is not there, {lacking[0]} for example", str(data), WHERE[task.split("_")[0]])
     return TaskData(benchmark, rows, hashes(questions.files), questions.notes | part_of(task, len(rows)), WHERE[task.split("_")[0]])
+
+
+def _own_actions(file: Path, split: str | None, limit: int | None) -> TaskData:
+    if split:
+        raise ConfigError(f"A file has no split `{split}`", "--split", "Leave it out: splits are the embedded world's.")
+    rows = world.with_functions(read_requests(file, limit), file.parent)
+    return TaskData(WORLD["actions"], rows, file_hash(file), None, f"Put the pictures below {file.parent}.", longest_answer(rows))
 
 
 def part_of(task: str, asked: int) -> dict[str, str]:
@@ -88,4 +106,4 @@ def prompt_of(data: TaskData, row: dict, seen: dict[str | Packed, Picture | Data
     Args:
         row: with the pictures that are `shown`. seen: from `look_at`; each of them can be.
     """
-    return Prompt(data.benchmark.prompt(row), tuple(seen[one] for one in row["shown"]), data.benchmark.MAX_NEW_TOKENS)
+    return Prompt(data.benchmark.prompt(row), tuple(seen[one] for one in row["shown"]), data.max_new_tokens)

@@ -6,7 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from omnivision.constants import FUNCTION_FILE
 from omnivision.data.image import contained
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet
@@ -31,7 +30,7 @@ def question_file(data_dir: str | Path, task: str, split: str = "eval") -> Path:
     path = Path(data_dir) / split / f"{task}.jsonl"
     if not path.is_file():
         raise DataError("The question file does not exist", str(path),
-                        "Build the embedded world with `omnivision data world --out DIR`, or mend --data.")
+                        "Build the embedded world with `omnivision data world --out DIR`, or fix --data.")
     return path
 
 
@@ -68,12 +67,14 @@ def read_rows(data_dir: str | Path, task: str, split: str = "eval", limit: int |
         row["pictures"] = [str(contained(root, row["image"]))]
     if task == "open":
         _attach_truth(rows, root, path)
-    if task == "actions":
-        table = root / FUNCTION_FILE
-        functions = [one.to_tool() for one in FunctionSet.from_json(table).functions] if table.is_file() else []
-        for row in rows:
-            row["functions"] = functions
-    return rows
+    return with_functions(rows, root) if task == "actions" else rows
+
+
+def with_functions(rows: list[dict], folder: Path) -> list[dict]:
+    """Requests with the `functions` of the folder's table, of which grading takes the synonyms; none where there is no table."""
+    known = FunctionSet.beside(folder)
+    functions = [one.to_tool() for one in known.functions] if known else []
+    return [{**row, "functions": functions} for row in rows]
 
 
 def data_hash(data_dir: str | Path, task: str, split: str = "eval") -> str:

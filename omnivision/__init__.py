@@ -1,4 +1,4 @@
-"""Train, judge and ship sub-billion vision-language models for edge devices.
+"""Train, evaluate and export sub-billion vision-language models for edge devices.
 
 Importing this package registers the model with transformers' Auto classes:
 `AutoModelForImageTextToText.from_pretrained(folder)` and `AutoProcessor.from_pretrained(folder)` then know it.

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_IN_WORDS = ("No space left on device", "Disk quota exceeded", "File too large", "os error 28")  # libraries in Rust and C++ give no errno
+
 
 class OmniError(Exception):
     """An error that the command line prints as one paragraph.
@@ -58,3 +63,19 @@ class ResumableError(OmniError):
 def one_line(error: Exception) -> str:
     """The beginning of what another library says, or the error's name where it says nothing."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def says_disk_full(error: BaseException) -> bool:
+    """Whether this error itself is a disk or a quota that is full, or a file that may not grow."""
+    said = str(error)
+    fell_short = isinstance(error, OSError) and error.errno is None and " requested and " in said  # numpy, of a write
+    return getattr(error, "errno", None) in DISK_FULL or fell_short or any(words in said for words in DISK_FULL_IN_WORDS)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a full disk."""
+    while error is not None:
+        if says_disk_full(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

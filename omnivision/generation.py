@@ -112,16 +112,9 @@ def stop_ids(model: Any) -> set[int]:
     return {stops} if isinstance(stops, int) else set(stops or ())
 
 
-def generate_answers(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
-                     images: Sequence[ImagesInput], max_new_tokens: int, batch_size: int = 32, **options: Any) -> list[str]:
-    """The answers of generate_ids as text, without control tokens."""
-    ids = generate_ids(model, processor, questions, images, max_new_tokens, batch_size, **options)
-    return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)] if ids else []
-
-
 def generate_whole(model: OmniVisionForConditionalGeneration, processor: OmniVisionProcessor, questions: Sequence[Question],
                    images: Sequence[ImagesInput], max_new_tokens: int, **options: Any) -> list[str | None]:
-    """The same, with None for an answer that `max_new_tokens` cut."""
+    """The answers of generate_ids as text, without control tokens; None for one that `max_new_tokens` cut."""
     stops, found = stop_ids(model), generate_ids(model, processor, questions, images, max_new_tokens, **options)
     return [processor.tokenizer.decode(ids, skip_special_tokens=True).strip() if ids and ids[-1] in stops else None for ids in found]
 

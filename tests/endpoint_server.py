@@ -248,6 +248,17 @@ class Handler(BaseHTTPRequestHandler):
         """finish_reason length."""
         self.reply(200, completion("half an ans", finish="length"))
 
+    def do_as_thoughts(self, finish: str = "length") -> None:
+        """Thoughts, and no answer yet."""
+        self.reply(200, completion(None, finish=finish, reasoning_content="Let me look at"))
+
+    def do_as_newer(self, text: str = "yes") -> None:
+        """A service that has renamed max_tokens, with OpenAI's words."""
+        if "max_tokens" in self.body:
+            self.reply(400, {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."}})
+        else:
+            self.do_as_good(text)
+
     def do_as_error_inside(self) -> None:
         """An error with status 200."""
         self.reply(200, {"error": {"message": "the provider is busy", "code": 502}})

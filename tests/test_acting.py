@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 import time
+from functools import partial
 
 import pytest
 from function_parts import add_tokens, make_tokenizer
 
 from omnivision.acting.audit import Audit
-from omnivision.acting.executor import BEGUN, OUTCOMES, Executor
+from omnivision.acting.executor import BEGUN, Executor
 from omnivision.acting.policy import ASK, NEVER, READ_ONLY, Policy, Rule
 from omnivision.acting.program import Failed, Program, TimedOut
 from omnivision.errors import ConfigError, OmniError, ResumableError
-from omnivision.functions import Action, Function, FunctionSet, parse_calls, target_ids
+from omnivision.functions import Action, CallError, Calls, Function, FunctionSet, parse_calls, target_ids
 
 FIND = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
 SEND = {"type": "object", "properties": {"to": {"type": "string", "maxLength": 9}, "text": {"type": "string"}}, "required": ["to", "text"]}
@@ -99,7 +101,7 @@ def test_inner_calls_give_their_results_to_outer_ones(executor, tmp_path):
 ])
 def test_every_way_not_to_be_done_has_its_name(executor, tmp_path, rules, action, outcome, reason):
     deed = executor(rules).act(action)
-    assert deed.outcome == outcome in OUTCOMES and reason in deed.reason
+    assert deed.outcome == outcome and reason in deed.reason
     ran = outcome in ("failed", "timed out")
     assert [len(rule.run.calls) for name, rule in rules.items() if rule.run and name == action.name] in ([], [int(ran)])
     assert audit_of(tmp_path)[-1]["outcome"] == outcome and audit_of(tmp_path)[-1]["name"] == action.name
@@ -119,6 +121,41 @@ def test_once_an_inner_call_is_not_done_the_others_are_not_begun(executor, tmp_p
     outer = Action("send", {}, (0, 12), {"to": FIND_ANN, "text": Action("wipe", {}, (9, 11))})
     deed = executor({"find": Rule(READ_ONLY, Recorded(Failed("down"))), "wipe": Rule(READ_ONLY, wipe), "send": Rule(READ_ONLY, Recorded())}).act(outer)
     assert (deed.outcome, deed.nested["to"].outcome, deed.nested["text"].outcome) == ("not reached", "failed", "not reached") and wipe.calls == []
+
+
+CUT = CallError("unclosed", "no end token after the arguments", (9, 12), "find")
+
+
+@pytest.mark.parametrize("execute", [True, False])
+def test_of_an_answer_with_a_malformed_part_nothing_runs(executor, tmp_path, execute):
+    find = Recorded("a")
+    acting = executor({"find": Rule(READ_ONLY, find)}, execute=execute)
+    assert [deed.outcome for deed in acting.act_all(Calls([FIND_ANN], [CUT]))] == ["not reached"] and find.calls == []
+    assert list(acting.act_all(Calls([], [CUT]))) == []
+    malformed, unreached, again = audit_of(tmp_path)
+    assert malformed["outcome"] == again["outcome"] == "malformed" and malformed["reason"].startswith("unclosed: no end") and malformed["name"] == "find"
+    assert malformed["request"] == "Write to Ann." and unreached["reason"] == "a part of the answer is malformed"
+
+
+def test_once_a_call_is_not_done_those_behind_it_are_not_begun(executor, tmp_path):
+    find, wipe, nothing = Recorded("a"), Recorded(Failed("down")), Action("irrelevant", {}, (0, 1))
+    calls = Calls([FIND_ANN, nothing, FIND_ANN, Action("wipe", {}, (0, 1)), SEND_ANN, nothing])
+    rules = {"find": Rule(READ_ONLY, find), "wipe": Rule(READ_ONLY, wipe), "send": Rule(READ_ONLY, Recorded())}
+    deeds = list(executor(rules).act_all(calls))
+    assert [deed.outcome for deed in deeds] == ["done", "nothing to do", "done", "failed", "not reached", "not reached"] and len(find.calls) == 2
+    assert deeds[4].reason == "a call before it was not done" and deeds[4].nested["to"].outcome == "not reached"
+    assert [deed.outcome for deed in executor(rules, execute=False).act_all(calls)].count("dry run") == 4  # of which each is judged by itself
+
+
+@pytest.mark.parametrize("added", [2, object()])
+def test_what_a_function_does_to_its_arguments_is_its_own_affair(tmp_path, added):
+    """The audit tells the call that was made, and has its last line."""
+    functions = FunctionSet((Function("add", "Add.", {"type": "object", "properties": {"x": {"type": "array"}, "y": {"type": "array"}}}), Function("list", "List.")))
+    acting = Executor(functions, Policy({"add": Rule(READ_ONLY, lambda arguments, seconds: [one.append(added) for one in arguments.values()]),
+                                         "list": Rule(READ_ONLY, lambda arguments, seconds: [7])}, functions), execute=True, audit=Audit(tmp_path / "audit.jsonl", {}))
+    deed = acting.act(Action("add", {"x": [1]}, (0, 1), {"y": Action("list", {}, (0, 1))}))
+    assert deed.outcome == "done" and deed.action.arguments == {"x": [1]} and deed.nested["y"].result == [7]
+    assert [line["arguments"] for line in audit_of(tmp_path)[2:]] == [{"x": [1]}] * 2
 
 
 def test_with_nobody_to_ask_what_is_inside_does_not_run_either(executor):
@@ -251,12 +288,30 @@ def test_the_time_limit_ends_a_program_and_what_it_started(tmp_path):
     with pytest.raises(TimedOut, match="more than 3 s"):
         python(code, tmp_path)({}, 3)
     assert time.monotonic() - started < 30
-    child = int((tmp_path / "child").read_text())
+    assert _has_died(int((tmp_path / "child").read_text()))
+
+
+def test_what_a_program_leaves_running_ends_with_it(tmp_path):
+    """It would write past every limit, after the call is told to be done."""
+    started = time.monotonic()
+    assert Program(["sh", "-c", "(sleep 60; head -c 3000000 /dev/zero) & echo $! > child; echo ok"], tmp_path)({}, 20) == "ok"
+    assert time.monotonic() - started < 15 and _has_died(int((tmp_path / "child").read_text()))
+
+
+def test_a_program_is_done_where_nobody_waits_for_processes(tmp_path, request):
+    """Some supervisors start what they watch with SIGCHLD ignored."""
+    request.addfinalizer(partial(signal.signal, signal.SIGCHLD, signal.signal(signal.SIGCHLD, signal.SIG_IGN)))
+    assert Program(["echo", "ok"], tmp_path)({}, 20) == "ok"
+    with pytest.raises(TimedOut):
+        Program(["sleep", "30"], tmp_path)({}, 0.2)
+
+
+def _has_died(pid: int) -> bool:
     for _ in range(100):
-        if not _lives(child):
-            break
+        if not _lives(pid):
+            return True
         time.sleep(0.1)
-    assert not _lives(child)
+    return False
 
 
 def _lives(pid: int) -> bool:
@@ -279,6 +334,26 @@ def test_a_policy_file_names_programs_beside_it(tmp_path):
     file.write_text(json.dumps({"find": {"policy": "read-only", "run": ["./find.py"], "seconds": 20}, "wipe": {"policy": "never"}}), encoding="utf-8-sig")  # as Windows does
     policy = Policy.read(file, FUNCTIONS)
     assert policy["find"].run({"name": "ann"}, policy["find"].seconds) == "ann@b" and policy["wipe"].run is None and "send" not in policy
+
+
+def test_a_program_that_is_not_there_is_told_before_anything_is_asked(tmp_path, monkeypatch):
+    (tmp_path / "here").write_text("#!/bin/sh\n")
+    file = tmp_path / "policy.json"
+    monkeypatch.chdir(tmp_path)
+
+    def read(name: str, policy: str = "ask", file=file) -> Policy:
+        file.write_text(json.dumps({"find": {"policy": policy, "run": [name]}}))
+        return Policy.read(file, FUNCTIONS)
+
+    for name in ("./here", "here", "./none", "no-such-program", str(tmp_path), "/none/sh"):  # not to be executed; not on the PATH; not there; a folder
+        with pytest.raises(ConfigError, match=rf"there is no program '{name}'.*'find'.*\./NAME"):
+            read(name)
+    os.chmod("here", 0o700)
+    assert read("./here")["find"].run and read("sh")["find"].run and read("/bin/sh")["find"].run and read("./none", "never")["find"].run
+    (tmp_path / "below").mkdir()
+    assert read("./here", file=file.relative_to(tmp_path))["find"].run
+    with pytest.raises(ConfigError, match="no program './here'"):
+        read("./here", file=tmp_path / "below" / "policy.json")
 
 
 @pytest.mark.parametrize(("content", "word"), [

@@ -76,11 +76,12 @@ def disk_full() -> OSError:
 
 
 CASES = [
-    (ConfigError("bad key", "a.yaml", "Mend it."), 2, "bad key (a.yaml). Mend it."),
+    (ConfigError("bad key", "a.yaml", "Fix it."), 2, "bad key (a.yaml). Fix it."),
     (DataError("bad row", "rows.jsonl:3"), 3, "bad row (rows.jsonl:3)."),
     (PlanError("too big"), 4, "too big."),
     (DivergedError("nan"), 5, "nan."),
     (ResumableError("worker died"), 6, "worker died."),
+    (ResumableError("a server: \x1b]0;title\x07\x1b[2J"), 6, "a server: \\x1b]0;title\\x07\\x1b[2J."),
     (MemoryError(), 4, "Out of memory"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to"), 4, "Out of memory"),
     (disk_full(), 6, "The disk is full (runs/a/metrics.jsonl)"),

@@ -11,8 +11,9 @@ from functools import partial
 
 import pytest
 from model_parts import make_image, make_model, make_processor
+from transformers import AutoTokenizer
 
-from omnivision.functions import Function, FunctionSet, install_tokens
+from omnivision.functions import Function, FunctionSet, install_tokens, target_ids
 from omnivision_cli.main import main
 
 SIDE = {"type": "object", "properties": {"side": {"enum": ["left\u202e", "right\u202e"]}}, "required": ["side"]}
@@ -56,7 +57,7 @@ def test_a_dry_run_prints_calls_that_fit_and_leaves_nothing_behind(run, tmp_path
     assert told["request"] == "Turn."
     assert told["calls"] or told["errors"]
     for one in told["calls"]:
-        assert one["outcome"] in ("dry run", "nothing to do")
+        assert one["outcome"] in (("not reached",) if told["errors"] else ("dry run", "nothing to do"))
         assert one["name"] == "irrelevant" or one["arguments"]["side"] in SIDE["properties"]["side"]["enum"]
     assert code == (1 if told["errors"] else 0) and list(tmp_path.iterdir()) == []
 
@@ -80,6 +81,15 @@ def test_what_runs_is_in_the_audit(run, tmp_path):
     assert {line["request"] for line in lines} == {"Turn."}
 
 
+def test_an_answer_that_was_cut_runs_nothing_and_is_in_the_audit(run, folder, tmp_path, monkeypatch):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = target_ids({"name": "turn", "arguments": {"side": "left\u202e"}}, tokenizer, TURN)
+    monkeypatch.setattr("omnivision_cli.call.call_ids", lambda *given: whole + whole[:-2])
+    code, out, told = run("--execute", "--policy", policy(tmp_path))
+    assert code == 1 and "[not reached: a part of the answer is malformed]" in out and "malformed (unclosed)" in told
+    assert [json.loads(line)["outcome"] for line in (tmp_path / "call-audit.jsonl").read_text().splitlines()] == ["malformed", "not reached"]
+
+
 def test_nobody_at_the_terminal_says_no(run, tmp_path, monkeypatch):
     code, out, _ = run("--execute", "--policy", policy(tmp_path, "ask"))
     assert code == 1 and "[declined: there is nobody to ask]" in out and "[done" not in out
@@ -100,7 +110,7 @@ def test_a_person_at_the_terminal_is_shown_the_call(run, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(("words", "code", "word"), [
     (["--execute"], 2, "--execute needs --policy"), (["--max-new-tokens", "0"], 2, "at least 1"),
     (["--most-calls", "0"], 2, "at least 1"), (["--policy", "none.json"], 2, "not a readable policy"),
-    (["--functions", "none.json"], 2, "no function file"), (["--image", "none.png"], 3, "none.png"),
+    (["--functions", "none.json"], 2, "not a readable function file"), (["--image", "none.png"], 3, "none.png"),
     (["--audit", "file/below/a.jsonl"], 2, "file/below/a.jsonl"), (["--audit", "."], 2, "it is a folder")])
 def test_wrong_input_is_told_before_anything_loads(run, tmp_path, monkeypatch, words, code, word):
     monkeypatch.setattr("omnivision.model.checkpoints.load_checkpoint", lambda *given: pytest.fail("it loaded the model"))

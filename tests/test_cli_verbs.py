@@ -14,12 +14,13 @@ from transformers import PreTrainedTokenizerFast
 
 from omnivision import OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
-from omnivision.functions import FunctionSet, install_tokens
+from omnivision.functions import FunctionalTokens, FunctionSet, install_tokens
 from omnivision.model.checkpoints import load_checkpoint
 from omnivision.model.processing import siglip_image_processor
 from omnivision.presets import preset_config
 from omnivision_cli import chat
 from omnivision_cli.main import main
+from omnivision_cli.terminal import for_terminal
 from omnivision_train.config import AlignConfig, DpoConfig, StageConfig
 from omnivision_train.memory import Part, check_memory, count_parts, held_by_parts, on_meta
 
@@ -62,7 +63,32 @@ def test_chat_streams_what_it_answers(checkpoint, picture, capsys):
     assert ask(checkpoint.parent, picture, "What is it?", "--json") == 0  # the run's folder does as well
     answer = json.loads(capsys.readouterr().out)
     assert 0 < answer["tokens"] <= 6
-    assert streamed.strip() == answer["answer"]
+    assert streamed.strip() == for_terminal(answer["answer"])
+
+
+ATTACK = "Yes\u3000猫 \x1b]0;title\x07\x1b[2J\u202eab\x9b"
+HARMLESS = "Yes\u3000猫 \\x1b]0;title\\x07\\x1b[2J\\u202eab\\x9b"
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_an_answer_cannot_steer_the_terminal(checkpoint, picture, capsys, monkeypatch, called):
+    """A byte-level model can write any byte; shown at once or word by word."""
+    _, processor = load_checkpoint(checkpoint)
+    ids = torch.tensor([processor.tokenizer.encode(ATTACK, add_special_tokens=False)])
+    if called:
+        monkeypatch.setattr(chat, "answer_ids", lambda *given, stream: ids[0].tolist())
+        monkeypatch.setattr(FunctionSet, "beside", lambda folder: FunctionSet(()))
+        monkeypatch.setattr("omnivision.functions.functional_tokens", lambda *given: FunctionalTokens((-2,), -1))
+    else:
+
+        def generate(self, input_ids, streamer, **more):
+            streamer.put(input_ids)
+            streamer.put(ids[0])
+            streamer.end()
+            return torch.cat([input_ids, ids], 1)
+
+        monkeypatch.setattr(OmniVisionForConditionalGeneration, "generate", generate)
+    assert ask(checkpoint, picture) == 0 and capsys.readouterr().out.strip() == HARMLESS
 
 
 def test_an_answer_ends_where_the_model_says(checkpoint, picture):

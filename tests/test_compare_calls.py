@@ -149,6 +149,18 @@ def test_a_function_in_one_line():
     assert descriptions.line(FunctionSet.from_json([tool])["move"]) == "move(day: Monday|Friday, times?: integer|null): Move it."
 
 
+@pytest.mark.parametrize(("schema", "kind"), [
+    ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "string|null"), ({"$ref": "#/$defs/shade"}, "dark|light"), ({"const": "auto"}, "auto"),
+    ({"enum": [True, 1, None]}, "true|1|null"), ({"type": "array", "items": {"type": "integer"}}, "list[integer]"), ({"type": "array"}, "array"), ({}, "any"), (True, "any"),
+    ({"type": "object", "properties": {"x": {"type": "number"}, "y": {}}, "required": ["x"]}, "{x: number, y?: any}"), ({"allOf": [{"type": ["string", "null"]}, {"type": "string"}]}, "string"),
+    ({"$ref": "#/$defs/tree"}, "{kids?: list[{kids?: array}]}")])
+def test_a_description_says_what_the_schema_says(schema, kind):
+    """Functional tokens are held to all of it: an arm that is not told would lose for that."""
+    definitions = {"shade": {"enum": ["dark", "light"]}, "tree": {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}}}
+    tool = {"name": "f", "description": "Do it.", "parameters": {"type": "object", "properties": {"a": schema}, "$defs": definitions}}
+    assert descriptions.line(FunctionSet.from_json([tool])["f"]) == f"f(a?: {kind}): Do it."
+
+
 @pytest.mark.parametrize(("text", "fault"), [
     ('{"name": "rate_song", "arguments": {"name": "Bo", "stars": 3}}', None),
     (' {"arguments": {"stars": 3, "name": "Bo"}, "name": "rate_song"}', None),
@@ -158,6 +170,8 @@ def test_a_function_in_one_line():
     ('{"name": ["rate_song"], "arguments": {}}', "syntax"),
     ('{"name": "rate_song", "arguments": "none"}', "syntax"),
     ('{"name": "rate_song", "arguments": {"name": "Bo", "stars": 3}} and so', "syntax"),
+    ('{"name": "rate_song", "arguments": {"name": "Al", "name": "Bo", "stars": 3}}', "syntax"),
+    ('{"name": "rate_song", "arguments": {"name": "Bo", "stars": NaN}}', "syntax"),
     ("[" * 100000, "syntax"),
     ("rate_song", "syntax"),
 ])

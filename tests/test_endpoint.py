@@ -85,7 +85,8 @@ def test_what_does_not_pass_is_told_and_asked_in_the_next_run(ask, behaviour, ki
 
 @pytest.mark.parametrize(("behaviour", "kind"), [
     ("status:400", Kind.REJECTED), ("status:413", Kind.REJECTED), ("status:422", Kind.REJECTED), ("status:418", Kind.REJECTED),
-    ("refusal", Kind.REFUSED), ("filtered", Kind.REFUSED), ("length", Kind.CUT_OFF), ("huge", Kind.TOO_LARGE), ("endless", Kind.TOO_LARGE),
+    ("refusal", Kind.REFUSED), ("filtered", Kind.REFUSED), ("length", Kind.CUT_OFF), ("thoughts", Kind.THOUGHTS), ("thoughts:stop", Kind.THOUGHTS),
+    ('raw:{"choices": [{"message": {"content": ""}, "finish_reason": "length"}]}', Kind.THOUGHTS), ("huge", Kind.TOO_LARGE), ("endless", Kind.TOO_LARGE),
     ('raw:{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}', Kind.WRONG_SCHEMA)])
 def test_what_stays_as_it_is_is_asked_once(ask, behaviour, kind):
     run = ask(behaviour)
@@ -110,6 +111,33 @@ def test_what_the_server_says_is_told(ask):
     assert ask("status:400").outcome.detail == "about 400"
     run = ask("refusal", key="other")
     assert run.outcome.detail == "I cannot help with that"
+
+
+def test_the_newer_name_of_the_longest_answer_is_tried_once(ask):
+    run = ask("newer", "newer", max_tokens=7)
+    assert run.outcome.kind is Kind.ANSWERED and run.endings == ["rejected", "answered"]
+    first, second = (one["body"] for one in run.server.received)
+    assert first["max_tokens"] == second["max_completion_tokens"] == 7 and "max_tokens" not in second
+    run = ask("newer", max_tokens=7)
+    assert run.outcome.recorded and not run.server.received, "a later run asked again"
+    run = ask("newer", key="other", max_tokens=7, extra={"max_tokens": 9})
+    assert run.outcome.kind is Kind.REJECTED and len(run.server.received) == 1, "who names it means it"
+
+
+def test_a_service_with_the_newer_name_is_told_once(tmp_path):
+    with Server(lambda *_: "newer") as server:
+        for _ in range(2):
+            with Ledger(tmp_path / "l") as ledger, Client(Endpoint(server.url, "m", concurrency=1, **QUICK), ledger) as client:
+                found = list(client.ask_all((str(at), question(str(at))) for at in range(5)))
+                assert {one.kind for one in found} == {Kind.ANSWERED}
+        assert len(server.received) == 6
+
+
+def test_a_killed_run_that_was_told_the_newer_name_goes_on(ask, monkeypatch):
+    monkeypatch.setattr(Endpoint, "with_newer_limit", lambda self: None)
+    assert ask("newer").outcome.kind is Kind.REJECTED  # and no more
+    monkeypatch.undo()
+    assert ask("newer").outcome.kind is Kind.ANSWERED
 
 
 def test_a_redirect_is_not_followed(ask):

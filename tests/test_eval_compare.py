@@ -124,6 +124,17 @@ def test_a_split_without_any_answer_has_no_mean():
     assert main._tell_missing(found) == 3
 
 
+def test_a_score_that_is_not_there_has_no_error(tmp_path, capsys):
+    from omnivision_eval import mmvet, results
+
+    rows = [{"question_id": f"v1_{at}", "image": f"{at}.png", "text": "?", "label": "x", "grades": [], "capability": ["ocr"]} for at in range(4)]
+    one = results.results_of("mmvet", mmvet, results.samples_of(mmvet, rows, ["x"] * 4), {"model": "m"})
+    assert (one["missing"], one["score"], one["stderr"], one["by"]["capability"]["ocr"]["stderr"]) == (4, None, None, None)
+    results.write(tmp_path / "a" / "mmvet", [], one)
+    compare.main([str(tmp_path / "a")])
+    assert "±" not in next(line for line in capsys.readouterr().err.splitlines() if line.startswith("│ mmvet "))
+
+
 def many_runs(folder, count, models=("m",)):
     """Runs with a line a model."""
     from omnivision_eval import results

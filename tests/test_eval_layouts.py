@@ -7,7 +7,7 @@ import json
 import random
 
 import pytest
-from omnivision_eval import mmmu, mmvet, pope, scienceqa
+from omnivision_eval import chartqa, mmmu, mmvet, pope, scienceqa
 from omnivision_eval.saved import score_saved
 from PIL import Image
 from test_eval_saved import charts, refused, write  # noqa: F401 - charts is a fixture
@@ -45,6 +45,27 @@ def test_chartqa_from_the_hub(tmp_path):
     file = write(tmp_path / "a.jsonl", [{"question_id": 0, "text": "14.5"}, {"question_id": 1, "text": "bob"}])
     one = score_saved(["chartqa"], file, tmp_path)["chartqa"]
     assert one["score"] == 100 and {name: part["n"] for name, part in one["by"]["source"].items()} == {"human": 1, "augmented": 1}
+
+
+def test_chartqa_of_lmms_lab(tmp_path):
+    import datasets
+
+    (tmp_path / "data").mkdir()
+    table(tmp_path / "data", {"type": ["human_test", "augmented_test"], "question": ["How many?", "Who?"], "answer": ["14", "Ann"], "image": shown(2)}, image=datasets.Image())
+    first, second = chartqa.load(tmp_path).rows
+    assert (first["text"], first["label"], first["source"], second["source"]) == ("How many?", "14", "human", "augmented")
+    assert second["pictures"][0].read() == shown(2)[1]["bytes"] and [first["question_id"], second["question_id"]] == ["0", "1"]
+    (tmp_path / "other").mkdir()
+    table(tmp_path / "other", {"type": ["human"], "question": ["How many?"], "answer": ["14"], "image": shown(1)}, image=datasets.Image())
+    with pytest.raises(DataError, match="neither 0 nor 1, the first 'human'"):
+        chartqa.load(tmp_path / "other")
+
+
+def test_columns_of_another_layout_are_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    table(tmp_path / "data", {"ask": ["How many?"] * 2, "query": ["a", "b"]})
+    with pytest.raises(DataError, match="The questions have no human_or_machine, image, label; they have ask, query"):
+        chartqa.load(tmp_path)
 
 
 # --- MM-Vet
@@ -163,6 +184,15 @@ def test_mmmu_from_the_hub(tmp_path):
     row = mmmu.load(tmp_path / "hub").rows[0]
     assert mmmu.prompt(mmmu.load(tmp_path / "hub").rows[1]) == "How many?\nAnswer the question using a single word or phrase."
     assert mmmu.prompt(row) == "Which? <image 1>\n(A) x\n(B) y's\n\nAnswer with the option's letter from the given choices directly."
+
+
+def test_mmmu_of_lmms_lab_in_one_table(tmp_path):
+    (tmp_path / "data").mkdir()
+    columns = {"id": [f"validation_{subject}_1" for subject in mmmu.SUBJECTS], "question": ["Which?"] * 30, "options": ["['x', 'y']"] * 30,
+               "answer": ["B"] * 30, "question_type": ["multiple-choice"] * 30}
+    table(tmp_path / "data", columns).joinpath("test-00000-of-00001.parquet").rename(tmp_path / "data" / "validation-00000-of-00001.parquet")
+    rows = mmmu.load(tmp_path).rows
+    assert len(rows) == 30 and rows[0]["options"] == {"A": "x", "B": "y"} and rows[0]["label"] == "B"
 
 
 # --- ScienceQA

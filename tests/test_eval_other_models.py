@@ -213,6 +213,67 @@ def test_a_long_or_empty_answer_is_an_answer(behaviour, answer, server, pope, tm
     assert {json.loads(line)["answer"] for line in (tmp_path / "pope_random" / "samples.jsonl").read_text().splitlines()} == {answer}
 
 
+@pytest.mark.parametrize("behaviour", ["thoughts", "thoughts:stop", "good:<think>Let me look, no"])
+def test_thoughts_without_an_answer_are_missing(behaviour, server, pope, tmp_path):
+    server.choose = lambda question, number: behaviour if "cat" in question else "good:<think>Not there? No.</think>\n\nYes."
+    one = evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)["pope_random"]
+    samples = [json.loads(line) for line in (tmp_path / "pope_random" / "samples.jsonl").read_text().splitlines()]
+    lost = [sample for sample in samples if "cat" in sample["text"]]
+    assert {sample["answer"] for sample in lost} == {None} and one["missing"] == len(lost) > 0 and one["score"] is None
+    assert {sample["answer"] for sample in samples if sample not in lost} == {"Yes."} and "thoughts" in one["notes"]["without an answer"]
+
+
+def test_endings_that_are_final_say_what_to_do_and_are_no_reason_to_start_again(server, pope, tmp_path):
+    server.choose = lambda question, number: "status:400"
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="10 prompts in a row.*rejected: about 400.*--request-fields.*ledger.jsonl"):
+            evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)
+
+
+def test_a_service_with_the_newer_name_of_max_tokens_is_evaluated(server, pope, tmp_path):
+    server.choose = lambda question, number: "newer:Yes"
+    for _ in range(2):
+        assert evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path)["pope_random"]["missing"] == 0
+    asked = [one["body"] for one in server.received]
+    assert {one.get("max_completion_tokens") for one in asked} == {16, None} and len(asked) <= 18 + 4, "told once, four at a time"
+
+
+def test_fields_of_a_request_are_sent_and_told(server, pope, tmp_path, capsys):
+    server.choose = lambda question, number: "length"
+    fields = {"max_tokens": 2048, "temperature": None, "chat_template_kwargs": {"enable_thinking": False}}
+    command = ["pope_random", "--model", server.url, "--model-name", "tiny", "--data", str(pope), "--out", str(tmp_path / "out")]
+    assert main([*command, "--request-fields", json.dumps(fields)]) == 0
+    asked = len(server.received)
+    assert all(one["body"]["max_tokens"] == 2048 and "temperature" not in one["body"] and one["body"]["chat_template_kwargs"] for one in server.received)
+    found = json.loads((tmp_path / "out" / "pope_random" / "results.json").read_text())
+    assert found["settings"]["request_fields"] == fields and found["settings"]["max_new_tokens"] == 2048
+    assert found["notes"]["cut off"] == "18 answers were still going on after 2048 tokens"
+    with pytest.raises(ConfigError, match="another settings"):
+        main(command)
+    main([*command[:-1], str(tmp_path / "other")])
+    assert len(server.received) == 2 * asked
+    for wrong in ("{", "[1]", '{"max_tokens": 0}', '{"n": 2}'):
+        with pytest.raises(ConfigError, match="no JSON object|longest answer|may not hold n"):
+            main([*command, "--request-fields", wrong])
+
+
+def test_two_endpoints_do_not_write_into_one_folder(server, pope, tmp_path):
+    said = []
+
+    def choose(question, number):
+        if not said:
+            said.append("")
+            try:
+                evaluate(served(server, tmp_path, name="other"), pope, ["pope_random"], tmp_path / "out")
+            except ConfigError as error:
+                said[0] = error.what
+        return "good:Yes"
+
+    server.choose = choose
+    evaluate(served(server, tmp_path), pope, ["pope_random"], tmp_path / "out")
+    assert said[0].startswith("The folder is in use by process")
+
+
 def test_the_command_asks_an_endpoint(server, pope, tmp_path, capsys):
     server.choose = lambda question, number: "good:Yes"
     argv = ["pope_random", "--model", server.url, "--data", str(pope)]

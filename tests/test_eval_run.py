@@ -8,6 +8,7 @@ import torch
 from eval_world import FUNCTIONS, checkpoint, model, random_model, world, write_world  # noqa: F401 - fixtures are found by name
 from omnivision_eval import compare
 from omnivision_eval import main as eval_main
+from omnivision_eval import results
 from omnivision_eval.models import source_of
 from omnivision_eval.ours import Ours, check_image_reaches_model
 from omnivision_eval.run import Settings, evaluate
@@ -57,7 +58,7 @@ def test_blind_and_held_out_runs_stand_apart(world, model, tmp_path):
     evaluate(model, world, ["chartqa"], tmp_path)
     evaluate(Ours(model.model, model.processor, blank=True), world, ["chartqa"], tmp_path)
     evaluate(model, world, ["chartqa"], tmp_path, Settings(split="eval_held_out"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["chartqa", "chartqa_blind", "chartqa_held_out"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["chartqa", "chartqa_blind", "chartqa_held_out"]
     blind = {s["answer"] for s in lines(tmp_path / "chartqa_blind" / "samples.jsonl")}
     assert len(blind) == 1, "the same question about the same grey picture has one answer"
 
@@ -205,5 +206,23 @@ def test_results_of_another_run_are_not_overwritten(world, model, tmp_path):
     with pytest.raises(ConfigError, match="another model"):
         evaluate(other, world, ["pope_random"], tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be made"):
-        evaluate(model, world, ["chartqa"], tmp_path / "file")
+    for place in ("file", "file/below"):
+        with pytest.raises(ConfigError, match="cannot be made"):
+            evaluate(model, world, ["chartqa"], tmp_path / place)
+
+
+def test_no_second_run_writes_into_a_folder_until_the_first_has_written(world, model, checkpoint, tmp_path, monkeypatch):
+    said, write = [], results.write
+
+    def writing(folder, *more):
+        for one in (model, source_of(checkpoint)):
+            with pytest.raises(ConfigError, match="in use by process") as caught:
+                evaluate(one, world, ["pope_random"], tmp_path)
+            said.append(caught.value.where)
+        return write(folder, *more)
+
+    monkeypatch.setattr(results, "write", writing)
+    evaluate(model, world, ["chartqa"], tmp_path)
+    assert said == [str(tmp_path)] * 2
+    monkeypatch.undo()
+    evaluate(model, world, ["chartqa"], tmp_path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import zipfile
 
 import pytest
 from omnivision_eval import chartqa, mmmu, mmvet, pope, scienceqa
 from omnivision_eval.saved import score_saved
 
 from omnivision.errors import ConfigError, DataError
+from omnivision.runs import RunLock
 from omnivision_cli.main import main
 
 SPLITS = ("random", "popular", "adversarial")
@@ -127,6 +131,83 @@ def test_pope_standard_error_is_over_images(popes, tmp_path):
     assert one["stderr"] > 15  # over questions it would be about 11
 
 
+# --- other tools' files
+
+def by_lmms_eval(split, start=0):
+    return [{"doc_id": start + at, "doc": {"question_id": str(row["question_id"]), "question": row["text"], "answer": row["label"], "category": split},
+             "target": row["label"], "resps": [[row["label"]]], "filtered_resps": [row["label"]], "pope_f1_score": {"prediction": row["label"]}}
+            for at, row in enumerate(pope_questions(split))]
+
+
+def by_vlmevalkit(split, start=0):
+    return [{"index": start + at, "question": row["text"], "answer": row["label"].capitalize(), "category": split, "prediction": f"{row['label']}, I think"}
+            for at, row in enumerate(pope_questions(split))]
+
+
+def as_table(rows, separator=","):
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=separator)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["lmms-eval", "csv", "tsv"])
+def test_one_file_of_lmms_eval_or_vlmevalkit_holds_all_splits(popes, tmp_path, form):
+    rows = [row for at, split in enumerate(reversed(SPLITS)) for row in (by_lmms_eval if form == "lmms-eval" else by_vlmevalkit)(split, 20 * at)]
+    path = tmp_path / f"a.{'jsonl' if form == 'lmms-eval' else form}"
+    write(path, rows if form == "lmms-eval" else as_table(rows, "," if form == "csv" else "\t"))
+    found = score_saved(["pope"], path, popes)
+    assert {task: (one["score"], one["missing"]) for task, one in found.items()} == {**{f"pope_{split}": (100, 0) for split in SPLITS}, "pope": (100, 0)}
+    assert found["pope_random"]["settings"]["beside"] == {"popular": 20, "adversarial": 20}
+    write(path, rows[:20] if form == "lmms-eval" else as_table(rows[:20], "," if form == "csv" else "\t"))
+    assert "20 belong to adversarial" in refused("pope_random", path, popes)
+
+
+def test_answers_of_popes_own_code_are_in_the_order_of_the_questions(popes, tmp_path):
+    rows = [{"question": row["text"], "answer": row["label"]} for row in pope_questions("random")]
+    assert score_saved(["pope_random"], write(tmp_path / "a.json", "".join(json.dumps(row) + "\n" for row in rows)), popes)["pope_random"]["score"] == 100
+    with_ids = [{"question_id": at, **row} for at, row in enumerate(rows, 1)]
+    assert score_saved(["pope_random"], write(tmp_path / "b.jsonl", list(reversed(with_ids))), popes)["pope_random"]["score"] == 100
+    said = refused("pope_random", write(tmp_path / "c.jsonl", [rows[1], rows[0], *rows[2:]]), popes)
+    assert "answer to another question: 2, the first '1'" in said
+    assert "answer to another question: 15" in refused("pope_random", write(tmp_path / "d.jsonl", [*rows[:4], *rows[5:]]), popes)
+    gold = [{"question_id": at, "question": row["question"], "answer": row["answer"], "category": "random"} for at, row in enumerate(rows, 1)]
+    assert "answer that is no text: 20" in refused("pope_random", write(tmp_path / "e.jsonl", gold), popes), "the true answers are no model's"
+
+
+def test_charts_are_matched_by_order_where_records_have_no_ids(charts, tmp_path):
+    asked = [(f"How many {at}?", str(at + 1)) for _ in chartqa.SOURCES for at in range(150)]
+    rows = [{"doc_id": at, "doc": {"question": question, "answer": answer}, "filtered_resps": [[answer]]} for at, (question, answer) in enumerate(asked)]
+    one = score_saved(["chartqa"], write(tmp_path / "a.jsonl", rows[1:]), charts)["chartqa"]
+    assert (one["score"], one["missing"]) == (100, 1)
+
+
+def test_ids_that_pandas_has_made_fractions(popes, tmp_path):
+    rows = [row | {"question_id": float(row["question_id"])} for row in truth("random")]
+    assert score_saved(["pope_random"], write(tmp_path / "a.jsonl", rows), popes)["pope_random"]["score"] == 100
+    assert score_saved(["pope_random"], write(tmp_path / "a.csv", as_table(rows)), popes)["pope_random"]["score"] == 100
+
+
+@pytest.mark.parametrize(("record", "said"), [
+    ({"answer": "5", "annotation": "5"}, "record without an id: 1, the first FILE[0], which has answer, annotation, not question_id or id"),
+    ({"question_id": 1, "output": "5"}, "answer that is no text: 1, the first '1' at FILE[0], which has question_id, output, not text, response or prediction")])
+def test_keys_that_are_wanted_and_those_that_are_there_are_named(popes, tmp_path, record, said):
+    file = write(tmp_path / "a.json", [record])
+    assert said.replace("FILE", str(file)) in refused("pope_random", file, popes)
+
+
+def test_a_table_that_cannot_be_read_says_what_to_do(popes, tmp_path):
+    text = as_table(by_vlmevalkit("random"))
+    assert "more or fewer cells" in refused("pope_random", write(tmp_path / "a.csv", text.replace("\n1,", "\n1,x,", 1)), popes)
+    for name, workbook in (("a.xlsx", "x"), ("a", "xl/workbook.xml")):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr(workbook, "")
+        assert "an Excel table" in (said := refused("pope_random", tmp_path / name, popes)) and "to_csv" in said
+    (tmp_path / "b.zip").write_bytes(b"PK\x03\x04" + b"\0" * 100)
+    assert "packed (zip)" in refused("pope_random", tmp_path / "b.zip", popes)
+
+
 # --- faults and missing answers
 
 def test_every_fault_is_named_and_counted_at_once(popes, tmp_path):
@@ -240,6 +321,13 @@ def test_a_folder_belongs_to_the_saved_answers_of_one_model(charts, popes, tmp_p
     for _ in range(2):
         assert score_saved(["pope"], tmp_path / "a", popes, out=out)["pope"]["score"] == 100, "the folder's name is the model's"
     assert json.loads((out / "chartqa" / "results.json").read_text()) == first["chartqa"]
+
+
+def test_a_folder_that_another_run_writes_is_left_alone(charts, tmp_path):
+    file = write(tmp_path / "a.jsonl", chart_answers())
+    with RunLock(tmp_path / "out"), pytest.raises(ConfigError, match="in use by process"):
+        score_saved(["chartqa"], file, charts, out=tmp_path / "out")
+    assert score_saved(["chartqa"], file, charts, out=tmp_path / "out")["chartqa"]["missing"] == 0
 
 
 def test_a_piece_of_a_benchmark_is_called_one(charts, popes, tmp_path, capsys):

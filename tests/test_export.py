@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
-from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.errors import ConfigError, DataError, ResumableError, is_disk_full
 from omnivision.export import fp16, fp16_check, verify
+from omnivision.export.folder import whole_or_nothing
 from omnivision.export.fp16_limits import refuse_activations, scan_weights, watch_activations
 from omnivision.export.main import main
 from omnivision.export.model_card import add_card
@@ -222,10 +224,49 @@ def set_to(value):
     return lambda model: next(model.model.projector.parameters()).view(-1)[0].fill_(value)
 
 
-@pytest.mark.parametrize("value, message", [(float("nan"), "not finite"), (1e6, "beyond FP16")])
+@pytest.mark.parametrize("value, message", [(float("nan"), "not finite.*projector"), (1e6, "projector.*beyond FP16.*--keep-fp32")])
 def test_numbers_that_fp16_cannot_hold_are_named(tmp_path, value, message):
     checkpoint = save_checkpoint(tmp_path / "final", change=set_to(value))
-    refused(tmp_path / "out", DataError, rf"projector.*{message}", checkpoint, count=1)
+    refused(tmp_path / "out", DataError, message, checkpoint, count=1)
+
+
+def test_a_kept_layer_may_be_large_but_not_a_nan(tmp_path):
+    layer = {"projector.weight": torch.tensor([1e6])}
+    assert scan_weights(layer.items()).beyond and not scan_weights(layer.items(), ["projector"]).beyond
+    checkpoint = save_checkpoint(tmp_path / "final", change=set_to(float("inf")))
+    with pytest.raises(DataError, match="not finite.*before it diverged") as caught:
+        fp16.export_fp16(checkpoint, tmp_path / "out", count=1, keep=("model.projector",), scan_pictures=0)
+    assert "--keep-fp32" not in str(caught.value) and caught.value.where == str(checkpoint)
+
+
+def test_errors_name_the_folder_that_was_to_be(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(fp16, "verify_in_new_process", lambda folder: refuse(folder))
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(folder):
+        raise DataError(f"{folder.resolve()}/a is odd", str(folder))
+
+    with pytest.raises(DataError) as caught:
+        fp16.export_fp16(checkpoint, "phone", count=1, scan_pictures=0)
+    assert (caught.value.what, caught.value.where) == ("phone/a is odd", "phone")
+
+
+def test_a_folder_that_cannot_be_made_is_a_wrong_flag(checkpoint, tmp_path, in_process):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "phone", Path("/proc/nope/phone"), tmp_path / ("a" * 256)):
+        with pytest.raises(ConfigError, match="output folder cannot be made: "):
+            fp16.export_fp16(checkpoint, out)
+    fp16.export_fp16(checkpoint, tmp_path / ("a" * 255), count=1, scan_pictures=0)  # the longest name there is
+
+
+def test_a_disk_without_room_for_the_folder_is_full(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    with pytest.raises(ResumableError, match="disk is full"), whole_or_nothing(tmp_path / "a" / "b"):
+        pass
+    assert is_disk_full(RuntimeError("No device (os error 28)")) and not is_disk_full(ConfigError("a"))
 
 
 def test_large_activations_are_named(tmp_path):
@@ -413,7 +454,7 @@ def test_scans_count_by_hand():
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1e-9, 0.0], [-3.0, 65504.0]]))
     scan = scan_weights(layer.state_dict().items())
-    assert (scan.flushed_to_zero, scan.largest, scan.largest_tensor, scan.refused) == (1, 65504.0, "weight", [])
+    assert (scan.flushed_to_zero, scan.largest, scan.largest_tensor, scan.beyond) == (1, 65504.0, "weight", [])
     with watch_activations(layer) as largest:
         layer(torch.ones(1, 2))
         layer(torch.full((1, 2), float("nan")))

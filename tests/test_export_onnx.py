@@ -375,7 +375,7 @@ def test_broken_checkpoints_are_refused(checkpoint, tmp_path):
 
 
 def test_numbers_that_fp16_cannot_hold_are_refused(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(target, "scan_weights", lambda tensors: WeightScan(refused=["projector: 1e6 is beyond FP16's 65504"]))
+    monkeypatch.setattr(target, "scan_weights", lambda tensors: WeightScan(beyond=["projector: 1e6 is beyond FP16's 65504"]))
     refused(tmp_path / "out", DataError, "beyond FP16.*--quantize fp32", checkpoint, variants=["fp16"])
 
 

@@ -80,8 +80,8 @@ def test_a_shorter_data_file_is_mended(tmp_path, model, paths, left, inside):
     cache = FeatureCache(tmp_path, *model)
     cache.fill(paths[:4])
     cut(cache.records.data, left * cache.records.size + inside)
-    mended = FeatureCache(tmp_path, *model)
-    check(mended, model, [paths[5], *paths[:4]])  # another picture comes first into the gap
+    fixed = FeatureCache(tmp_path, *model)
+    check(fixed, model, [paths[5], *paths[:4]])  # another picture comes first into the gap
     check(FeatureCache(tmp_path, *model), model, paths)
 
 

@@ -215,6 +215,23 @@ def test_tokens_are_special_and_unknown_sets_are_refused(tokenizer, shop):
         functional_tokens(tokenizer, FunctionSet(shop.functions, "other"))
 
 
+def test_ids_stay_known_while_a_tokenizer_grows(shop):
+    tokenizer, other = make_tokenizer(), make_tokenizer()
+    larger = shop.extended([Function("later", "Comes later.")])
+    for _ in range(2):  # what is not there is looked for again
+        with pytest.raises(ConfigError, match="<nexa_0>"):
+            functional_tokens(tokenizer, shop)
+    first = install_tokens(make_model(400), tokenizer, shop).tokens
+    with pytest.raises(ConfigError, match="<nexa_3>"):
+        functional_tokens(tokenizer, larger)
+    tokenizer.add_tokens(["plain"])
+    grown = install_tokens(make_model(400), tokenizer, larger).tokens
+    assert functional_tokens(tokenizer, shop) == first and functional_tokens(tokenizer, larger) == grown
+    assert grown.functions == tuple(tokenizer.convert_tokens_to_ids(list(larger.tokens))) and grown.end == first.end
+    other.add_tokens(["shifts", "all"])
+    assert install_tokens(make_model(400), other, shop).tokens.functions == tuple(one + 2 for one in first.functions)
+
+
 # ---- calls ----
 
 

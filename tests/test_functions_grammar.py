@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omnivision.errors import ConfigError
-from omnivision.functions import Function, FunctionSet, functional_tokens, parse_calls, target_ids
+from omnivision.functions import Function, FunctionSet, format_call, functional_tokens, parse_calls, target_ids
 from omnivision.functions.constraint import CallConstraint
 from omnivision.functions.grammar import CALLS, TEXT_OR_CALLS
 
@@ -268,6 +268,22 @@ def test_modes_and_numbers_of_calls(tokenizer):
     assert tokens.functions[2] not in allowed(strict, nested[: -len(call)], width)
     with pytest.raises(ConfigError, match="calls, text_or_calls"):
         CallConstraint(tokenizer, FUNCTIONS, "json")
+    for mode, most in ((CALLS, 0), (TEXT_OR_CALLS, 0), (CALLS, -1)):
+        with pytest.raises(ConfigError, match=f"most_calls is {most} .*Give 1 or more"):
+            CallConstraint(tokenizer, FUNCTIONS, mode, most_calls=most)
+
+
+@pytest.mark.parametrize(("schema", "given_", "text"), [
+    ({"const": {"b": 1, "a": 2}}, {"a": 2, "b": 1}, "{'b': 1, 'a': 2}"), ({"enum": [1, 2.5]}, 1.0, "1"), ({"enum": [2.0]}, 2, "2.0"), ({"enum": [0, True]}, True, "True"),
+    ({"enum": [{"k": [1.0]}]}, {"k": [1]}, "{'k': [1.0]}"), ({"type": "array", "items": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/one"}]}}, [1.0, None], "[1, None]")])
+def test_what_a_schema_lists_is_written_as_it_lists_it(schema, given_, text):
+    function = Function("f", "F.", {"type": "object", "properties": {"a": schema}, "required": ["a"], "additionalProperties": schema, "$defs": {"one": {"enum": ["x", 1]}}})
+    functions = FunctionSet((function,))
+    tokenizer = add_tokens(make_tokenizer(), functions)
+    constraint = CallConstraint(tokenizer, functions)
+    for arguments, written in (({"a": given_}, f"(a={text})"), ({"a": given_, "b": given_}, f"(a={text}, **{{'b': {text}}})")):
+        assert format_call("f", arguments, functions) == written
+        assert accepts(constraint, target_ids({"name": "f", "arguments": arguments}, tokenizer, functions), len(tokenizer), tokenizer.eos_token_id)
 
 
 def test_whole_numbers_are_among_the_numbers_once():

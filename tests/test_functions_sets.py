@@ -8,6 +8,8 @@ import subprocess
 import sys
 import typing
 from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
 from typing import Literal, NotRequired, TypedDict
 
 import pytest
@@ -55,6 +57,47 @@ def test_typed_dictionaries_and_dataclasses_are_objects_of_their_fields():
         assert [kind for kind, _ in function.faults({"parcel": wrong})] == ["schema"]
 
 
+class Shade(Enum):
+    DARK = "dark"
+    LIGHT = 2
+
+
+def test_members_of_an_enum_are_their_values(tmp_path):
+    def paint(one: Literal[Shade.DARK, "grey"], other: Shade = Shade.LIGHT, more: list[Shade] | None = None):
+        """Paint it."""
+
+    functions = FunctionSet.from_callables(paint)
+    functions.save(tmp_path)
+    assert FunctionSet.load(tmp_path)["paint"].parameters["properties"] == {
+        "one": {"enum": ["dark", "grey"]}, "other": {"enum": ["dark", 2], "default": 2}, "more": {"anyOf": [{"type": "array", "items": {"enum": ["dark", 2]}}, {"type": "null"}]}}
+
+
+@pytest.mark.parametrize("hint", [Literal[b"a"], Enum("Days", {"first": date(2026, 1, 1)}), Enum("Odd", {"none": float("nan")})])
+def test_what_json_cannot_hold_is_no_listed_value(hint):
+    def wait(until: hint):
+        """Wait."""
+
+    wait.__annotations__["until"] = hint
+    with pytest.raises(ConfigError, match="has no JSON form.*function wait, parameter 'until'"):
+        FunctionSet.from_callables(wait)
+
+
+def test_restructured_text_tells_of_arguments():
+    def count(things: str, most: int = 3):
+        """Count things
+        of a kind.
+        :param str things: what is
+            counted
+        :param most: where to stop.
+        :return: the number
+        """
+
+    function = FunctionSet.from_callables(count)["count"]
+    assert function.description == "Count things of a kind."
+    assert function.parameters["properties"] == {"things": {"type": "string", "description": "what is counted"},
+                                                 "most": {"type": "integer", "description": "where to stop.", "default": 3}}
+
+
 def test_hints_that_cannot_be_read_name_the_function():
     def grow(tree: Tree):
         """Grow."""
@@ -82,10 +125,56 @@ def test_type_names_of_python_are_read_as_json_schemas():
         FunctionSet.from_json([{"name": "f", "parameters": {"type": "dict", "properties": {"a": {"type": "datetime"}}}}])
 
 
+LAMP = {"type": "object", "properties": {"room": {"type": "string"}, "level": {"type": ["integer", "null"]}}, "required": ["room"]}
+IN_CAPITALS = {"type": "OBJECT", "properties": {"room": {"type": "STRING"}, "level": {"type": "INTEGER", "nullable": True}}, "required": ["room"]}
+
+
+@pytest.mark.parametrize("source", [
+    {"tools": [{"name": "lamp", "description": "Switch it on.", "inputSchema": LAMP}], "nextCursor": None},  # an MCP server's tools/list
+    [{"name": "lamp", "description": "Switch it on.", "input_schema": LAMP}],  # Anthropic
+    [{"name": "lamp", "description": "Switch it on.", "parameters": IN_CAPITALS}],  # Gemini
+    {"tools": [{"type": "function", "function": {"name": "lamp", "description": "Switch it on.", "parameters": LAMP}}]}])
+def test_lists_of_other_servers_are_read_as_they_are(source):
+    assert FunctionSet.from_json(source).functions[0] == Function("lamp", "Switch it on.", LAMP)
+
+
+@pytest.mark.parametrize(("schema", "in_json"), [
+    ({"type": "string", "nullable": True}, {"type": ["string", "null"]}), ({"type": ["string", "null"], "nullable": True}, {"type": ["string", "null"]}),
+    ({"type": "string", "enum": ["a"], "nullable": True}, {"type": ["string", "null"], "enum": ["a", None]}), ({"enum": ["a", None], "nullable": True}, {"enum": ["a", None]}),
+    ({"$ref": "#/$defs/d", "nullable": True, "description": "It."}, {"description": "It.", "anyOf": [{"$ref": "#/$defs/d", "description": "It."}, {"type": "null"}]}),
+    ({"type": "string", "nullable": False}, {"type": "string"}), ({"nullable": True}, {}),
+    ({"type": "object", "properties": {"nullable": {"type": "BOOLEAN"}}}, {"type": "object", "properties": {"nullable": {"type": "boolean"}}})])
+def test_what_may_be_null_is_said_in_json_schemas_words(schema, in_json):
+    parameters = {"type": "object", "properties": {"a": schema}, "$defs": {"d": {"type": "string"}}}
+    function = FunctionSet.from_json([{"name": "f", "parameters": parameters}])["f"]
+    assert function.parameters["properties"]["a"] == in_json
+    assert (function.faults({"a": None}) == []) is (schema.get("nullable") is True)
+
+
+def test_what_a_function_gives_back_is_kept(tmp_path):
+    tools = [{"name": "find", "parameters": LAMP, "returns": {"type": "dict"}}, {"name": "look"}]
+    functions = FunctionSet.from_json(tools)
+    functions.save(tmp_path)
+    assert FunctionSet.load(tmp_path) == functions and [one.returns for one in functions.functions] == [{"type": "object"}, None, None]
+    with pytest.raises(ConfigError, match="'returns' is 'a text', no schema.*'look'"):
+        FunctionSet.from_json([{"name": "look", "returns": "a text"}])
+
+
+def test_a_list_that_does_not_name_irrelevant_extends_a_trained_set():
+    a, b, c, irrelevant = (Function(name, name) for name in ("a", "b", "c", "irrelevant"))
+    trained = FunctionSet((a, b))
+    longer = FunctionSet((a, b, c)).keeping(trained)
+    assert [one.name for one in longer.functions] == ["a", "b", "irrelevant", "c"] and longer.keeping(longer) == longer
+    assert FunctionSet((a, b, irrelevant, c)).keeping(trained).functions == (a, b, irrelevant, c)
+    assert FunctionSet((a, b)).keeping(FunctionSet((irrelevant, a))).tokens == ("<nexa_0>", "<nexa_1>", "<nexa_2>")
+    with pytest.raises(ConfigError, match="<nexa_1> was 'b' and is now 'c'"):
+        FunctionSet((a, c)).keeping(trained)
+
+
 def test_a_set_that_moves_a_trained_function_is_refused():
     shop = make_shop()
     larger = shop.extended([Function("later", "Comes later.")])
-    larger.check_keeps(shop)
+    assert larger.keeping(shop) == larger
     first = larger.functions
     for functions, prefix, words in (
         ((first[3], *first[:3]), "nexa", "<nexa_0> was 'order' and is now 'later'"),
@@ -93,7 +182,7 @@ def test_a_set_that_moves_a_trained_function_is_refused():
         (first, "act", "prefix 'act' after 'nexa'"),
     ):
         with pytest.raises(ConfigError, match=words):
-            FunctionSet(functions, prefix).check_keeps(larger)
+            FunctionSet(functions, prefix).keeping(larger)
 
 
 @pytest.mark.parametrize("where", ["pattern", "patternProperties"])
@@ -158,7 +247,7 @@ def test_arguments_behind_a_reference_are_refused(key):
         Function("f", "Do it.", schema)
 
 
-@pytest.mark.parametrize("key", ["input_schema", "inputSchema", "params", "arguments", "args"])
+@pytest.mark.parametrize("key", ["params", "arguments", "args"])
 def test_other_names_of_the_schema_are_no_function_without_arguments(tmp_path, key):
     (tmp_path / "functions.json").write_text(json.dumps([{"name": "f", "description": "Do it.", key: {"type": "object", "properties": {"a": {"type": "string"}}}}]))
     with pytest.raises(ConfigError, match=f"{key}.*parameters"):

@@ -100,7 +100,7 @@ def test_a_full_cache_decodes_and_says_so_once(tmp_path, capsys):
     assert said.count("is full") == 1 and "decoded whenever they are seen" in said
     squashed(cache)[0].write_bytes(b"damaged")
     cache.open(tmp_path / "0.png"), cache.open(tmp_path / "1.png")
-    assert {path.stat().st_size for path in squashed(cache)} == {cache.bytes} and cache.used() == 2 * cache.bytes  # mended in its place
+    assert {path.stat().st_size for path in squashed(cache)} == {cache.bytes} and cache.used() == 2 * cache.bytes  # fixed in its place
     other = ResizedCache(tmp_path / "cache", 10, most_gib=2.5 * cache.bytes / 2**30)
     other.open(tmp_path / "3.png")
     assert other.used() == 2 * cache.bytes + other.bytes  # all sizes count

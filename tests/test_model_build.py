@@ -11,7 +11,7 @@ from model_parts import CONTROL, SHAPE, make_config, make_image, make_tokenizer,
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, OPTConfig, OPTForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from omnivision.errors import ConfigError, DataError
-from omnivision.generation import generate_answers
+from omnivision.generation import generate_ids
 from omnivision.model.build import build_model, load_tokenizer
 
 
@@ -53,11 +53,11 @@ def test_parts_keep_their_weights_and_the_projector_is_new(sources):
 def test_a_built_model_answers_saves_and_loads(sources, tmp_path):
     folder = sources[0]
     model, processor = build_model("tiny", str(folder / "vision"), str(folder / "language"))
-    answer = generate_answers(model, processor, ["How many?"], [make_image(1)], 5)
+    answer = generate_ids(model, processor, ["How many?"], [make_image(1)], 5)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = AutoModelForImageTextToText.from_pretrained(tmp_path)
-    assert generate_answers(again, processor, ["How many?"], [make_image(1)], 5) == answer
+    assert generate_ids(again, processor, ["How many?"], [make_image(1)], 5) == answer
 
 
 def test_projector_settings_come_from_the_config(sources):
@@ -70,7 +70,7 @@ def test_projector_settings_come_from_the_config(sources):
 def test_random_parts_and_a_tokenizer_of_ones_own():
     model, processor = build_model(make_config(), tokenizer=make_tokenizer())
     assert model.model.vision_tower.embeddings.position_ids.tolist() == [list(range(81))]
-    assert generate_answers(model, processor, ["two"], [make_image(0)], 3) is not None
+    assert generate_ids(model, processor, ["two"], [make_image(0)], 3) is not None
     assert build_model(make_config())[1] is None
     with pytest.raises(ConfigError, match="tokens but the config only 100 rows"):
         build_model(make_config(text_config={**make_config().text_config.to_dict(), "vocab_size": 100}), tokenizer=make_tokenizer())

@@ -14,7 +14,7 @@ from omnivision.data.rows import read_rows
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.requests.checks import Checks, with_tokens
-from omnivision.requests.composed import nestable, returns_of
+from omnivision.requests.composed import nestable
 from omnivision.requests.grounding import number_said, text_said
 from omnivision.requests.main import parser, run
 from omnivision.requests.negatives import negative_rows
@@ -213,17 +213,33 @@ def test_refused_negatives_are_made_up_for(table):
 
 
 def test_only_what_fits_is_nested():
-    functions = FunctionSet.from_json(TOOLS)
-    found = {(outer.name, argument, inner.name) for outer, argument, inner in nestable(functions, {"current_volume": {"type": "integer"}})}
+    found = {(outer.name, argument, inner.name) for outer, argument, inner in nestable(FunctionSet.from_json(TOOLS))}
     assert found == {("send_message", "to", "find_contact"), ("send_message", "text", "find_contact")}  # the level has bounds, which a result may not keep
+
+
+@pytest.mark.parametrize("wanted", [{"type": "string", "format": "date"}, {"anyOf": [{"type": "string", "format": "date"}, {"type": "null"}]},
+                                    {"allOf": [{"type": "string"}, {"format": "date"}]}, {"type": "string", "minLength": 3}])
+def test_no_result_stands_where_a_format_is_wanted(wanted):
+    outer = {"type": "object", "properties": {"when": wanted, "why": {"anyOf": [{"type": "string", "description": "Why."}, {"type": "null"}]}}}
+    functions = FunctionSet((Function("plan", "Plan it.", outer), Function("find", "Find a text.")))
+    assert [(one.name, argument, inner.name) for one, argument, inner in nestable(functions)] == [("plan", "why", "find")]
 
 
 @pytest.mark.parametrize("key", ["$defs", "definitions"])
 def test_what_is_given_back_may_refer_to_its_own_definitions(table, key):
     returns = {"$ref": f"#/{key}/number", key: {"number": {"type": "str"}}}
     (table / "functions.json").write_text(json.dumps([*TOOLS[:1], {**TOOLS[3], "returns": returns}]))
-    found = nestable(FunctionSet.from_json(table / "functions.json"), returns_of(table / "functions.json"))
-    assert {(outer.name, argument, inner.name) for outer, argument, inner in found} == {("send_message", name, "current_volume") for name in ("to", "text")}
+    functions = FunctionSet.from_json(table / "functions.json")
+    functions.save(table)  # a checkpoint's table knows it too
+    for found in (nestable(functions), nestable(FunctionSet.load(table))):
+        assert {(outer.name, argument, inner.name) for outer, argument, inner in found} == {("send_message", name, "current_volume") for name in ("to", "text")}
+
+
+def test_kinds_of_which_there_are_too_few_are_told(table, capsys):
+    (table / "functions.json").write_text(json.dumps(TOOLS[2:3]))  # nothing gives anything back
+    words = ["--functions", str(table / "functions.json"), "--out", str(table / "rows.jsonl"), "--per-function", "10", "--nested", "0.5"]
+    assert main(["data", "requests", *words]) == 0 and "fewer nested ones than wanted: 0 of 5" in capsys.readouterr().out
+    assert json.loads((table / "rows.report.json").read_text())["short_kinds"] == {"train": {"nested": {"got": 0, "wanted": 5}}}
 
 
 def test_a_teacher_on_the_command_line(table):

@@ -87,8 +87,8 @@ def test_a_teacher_that_is_not_there_ends_the_run_and_leaves_the_rows_of_an_earl
     with serve(Writer(), lambda question, number: behaviour) as server, pytest.raises(ResumableError, match="have no answer"):
         run(parser().parse_args([*words, "--teacher", server.url]))
     assert (tmp_path / "rows.jsonl").read_text() == "kept\n"
-    with serve(Writer(), port=server.server_port) as mended:
-        report = run(parser().parse_args([*words, "--teacher", mended.url]))
+    with serve(Writer(), port=server.server_port) as fixed:
+        report = run(parser().parse_args([*words, "--teacher", fixed.url]))
     assert report["rows"]["train"] == 3 * len(TOOLS) and report["questions_failed"] == {}
 
 

@@ -72,6 +72,37 @@ def test_multiples_are_drawn_as_they_are_written(schema, kind):
     assert {type(one) for one in drawn} == {kind} and all(len(repr(one)) <= 5 for one in drawn)
 
 
+LOOKS = {"date": r"\d{4}-\d\d-\d\d", "duration": r"PT\d+M", "ipv6": r"2001:db8::[0-9a-f]{1,4}", "idn-email": r"\w+@example\.com", "uri-reference": r"https://\S+"}
+
+
+@pytest.mark.parametrize("named", LOOKS)
+@pytest.mark.parametrize("wrap", [lambda one: one, lambda one: {"anyOf": [one, {"type": "null"}]}, lambda one: {"allOf": [one]},
+                                  lambda one: {"oneOf": [{"$ref": "#/$defs/one"}, {"type": "null"}]}])
+def test_a_format_is_kept_wherever_it_stands(named, wrap):
+    """pydantic writes an Optional[date] as anyOf."""
+    one = {"type": "string", "format": named}
+    function = Function("plan", "Plan it.", {"type": "object", "properties": {"x": wrap(one)}, "required": ["x"], "$defs": {"one": one}})
+    drawn = {Drawing(function, random.Random(seed)).arguments()["x"] for seed in range(20)} - {None}
+    assert drawn and all(re.fullmatch(LOOKS[named], value) for value in drawn)
+
+
+def test_what_an_option_shows_is_drawn():
+    either = [{"type": "string", "examples": ["a-1", "b-2"]}, {"type": "number", "multipleOf": 0.5, "minimum": 0, "maximum": 9}, {"type": "null"}]
+    function = Function("plan", "Plan it.", {"type": "object", "properties": {"x": {"type": "array", "items": {"anyOf": either}, "minItems": 1}}, "required": ["x"]})
+    drawn = [one for seed in range(60) for one in Drawing(function, random.Random(seed)).arguments()["x"]]
+    numbers = [one for one in drawn if isinstance(one, float)]
+    assert {one for one in drawn if isinstance(one, str)} == {"a-1", "b-2"} and len(numbers) > 10 and all(one * 2 == int(one * 2) for one in numbers)
+
+
+@pytest.mark.parametrize("text", [{"format": "iban"}, {"format": "date", "maxLength": 4}])
+def test_a_format_that_cannot_be_made_is_not_made_up(text):
+    schema = {"type": "object", "properties": {"x": {"type": "string", **text}}, "required": ["x"]}
+    with pytest.raises(Undrawable, match="format"):
+        Drawing(Function("pay", "Pay it.", schema), random.Random(0)).arguments()
+    shown = {**schema, "properties": {"x": {"type": "string", "format": "iban", "examples": ["DE02 1203"]}}}
+    assert Drawing(Function("pay", "Pay it.", shown), random.Random(0)).arguments() == {"x": "DE02 1203"}
+
+
 def test_seed_decides_all_and_a_larger_set_keeps_its_rows(tickets):
     assert template_rows(tickets, 5, 1) == template_rows(tickets, 5, 1) != template_rows(tickets, 5, 2)
     larger = FunctionSet((Function("sing", "Sing a song."), *tickets.functions))
@@ -91,6 +122,16 @@ def test_descriptions_become_deeds_or_things(description, deed):
     ("get_number_of_rooms", (True, "获取房间数量")), ("books_search", (True, "搜索书籍")), ("weather.forecast", (False, "天气预报")), ("orders", (False, "订单"))])
 def test_names_in_chinese(name, said):
     assert deeds(Function(name, "Whatever it does."), "zh") == [said]
+
+
+@pytest.mark.parametrize(("name", "description", "said"), [
+    ("set-thermostat.v2", "Set the thermostat to a degree.", {(True, "set the thermostat to a degree"), (True, "set thermostat")}),
+    ("climate.v1beta1.set_mode", "", {(True, "set mode")}), ("math.hypot", "", {(False, "math hypot")}), ("temperature.c_to_f", "", {(False, "c to f")}),
+    ("v2", "", {(False, "v 2")}),
+    ("shift", "Shifts the schedule.", {(True, "shift the schedule"), (True, "shift")}), ("weather", "Weather of a city.", {(False, "weather of a city"), (False, "weather")}),
+    ("weather_news", "Weather for the week.", {(False, "weather for the week"), (False, "weather news")}), ("nothing", "Do nothing.", {(True, "do nothing"), (False, "nothing")})])
+def test_a_function_is_asked_for_by_what_it_does(name, description, said):
+    assert set(deeds(Function(name, description), "en")) == said
 
 
 @pytest.mark.parametrize("name", ["find_wug", "wug", "get_nearby", "calculate_area_of_wug"])

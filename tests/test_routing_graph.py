@@ -31,9 +31,9 @@ def test_each_worker_is_a_function_of_one_query(tmp_path):
 
 def test_a_worker_added_at_the_end_moves_nobody(tmp_path):
     before, after = read(tmp_path).functions(), read(tmp_path, [*TWO, worker("chat", HERE)]).functions()
-    after.check_keeps(before)
+    assert after.keeping(before) == after
     with pytest.raises(ConfigError, match="was 'law' and is now 'plain'"):
-        read(tmp_path, TWO[::-1]).functions().check_keeps(before)
+        read(tmp_path, TWO[::-1]).functions().keeping(before)
 
 
 def test_who_stands_in_for_whom(tmp_path):

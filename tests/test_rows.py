@@ -53,7 +53,7 @@ BROKEN = {
 def test_a_broken_line_is_named(tmp_path, line):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(GOOD) + "\n\n" + line + "\n")
-    with pytest.raises(DataError, match=rf"cannot be read.*{file}:3\)\. Mend or remove the line"):
+    with pytest.raises(DataError, match=rf"cannot be read.*{file}:3\)\. Fix or remove the line"):
         read_rows(file)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from omnivision.constants import FUNCTION_FILE, IGNORE_INDEX
+from omnivision.constants import IGNORE_INDEX
 from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
@@ -123,8 +123,9 @@ def functions(config: FunctionsConfig) -> Path:
         model, processor = stages.open_model(config, stage)
         function_set = FunctionSet.from_json(config.functions)
         run_data.note_file(run, config.functions)
-        if (Path(config.start) / FUNCTION_FILE).is_file():  # more functions for a trained set: its own stay where they are
-            function_set.check_keeps(FunctionSet.load(config.start))
+        trained = FunctionSet.beside(config.start)
+        if trained is not None:  # more functions for a trained set: its own stay where they are
+            function_set = function_set.keeping(trained)
         tokens = install_tokens(model, processor.tokenizer, function_set).tokens
         token_ids = (*tokens.functions, tokens.end)
         if config.lora_rank:

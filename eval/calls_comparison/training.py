@@ -90,4 +90,4 @@ def command(words: list[str], log: Path) -> None:
         code = subprocess.run([sys.executable, "-m", "omnivision_cli", *words], stdout=said, stderr=said, env=environment, check=False).returncode
     if code:
         tail = " ".join(log.read_text("utf-8").strip().splitlines()[-3:])
-        raise ResumableError(f"`omnivision {' '.join(words)}` ended with code {code}: {tail}", str(log), "Mend the cause and start again.")
+        raise ResumableError(f"`omnivision {' '.join(words)}` ended with code {code}: {tail}", str(log), "Fix the cause and start again.")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from omnivision.acting.audit import Audit
 from omnivision.acting.policy import ASK, NEVER, Policy, Rule
 from omnivision.acting.program import Failed, TimedOut
 from omnivision.errors import OmniError, ResumableError
-from omnivision.functions.calls import Action
+from omnivision.functions.calls import Action, Calls
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
 from omnivision.functions.literals import literal
 
@@ -20,9 +21,9 @@ NOTHING = "nothing to do"  # `irrelevant`
 NOT_ALLOWED = "not allowed"  # no rule, or the rule says never, or nothing is known that would do it
 DECLINED = "declined"  # a person was to be asked, and did not say yes
 INVALID = "invalid"  # unknown to the set, or the arguments do not fit, those that inner calls gave too
-NOT_REACHED = "not reached"  # a call inside it was not done, or the call around it does not run
+NOT_REACHED = "not reached"  # a call inside or before it was not done, the call around it does not run, or a part of the answer is malformed
 BEGUN = "begun"  # in the audit only, before a call runs
-OUTCOMES = (DONE, FAILED, TIMED_OUT, DRY_RUN, NOTHING, NOT_ALLOWED, DECLINED, INVALID, NOT_REACHED)
+MALFORMED = "malformed"  # in the audit only: a part of an answer that is no call
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class Executor:
         self.functions, self.rules, self.execute, self.ask, self.audit = functions, policy, execute, ask, audit
         self.ran: list[str] = []  # names of what has been started
 
+    def act_all(self, calls: Calls) -> Iterator[Deed]:
+        """Run the calls of one answer in their order: none where a part of it is malformed, and no more once one is not done.
+
+        Raises:
+            As act.
+        """
+        for error in calls.errors:
+            self._write({"name": error.name, "span": list(error.span), "outcome": MALFORMED, "reason": f"{error.kind}: {error.message}"})
+        hindered = "a part of the answer is malformed" if calls.errors else ""
+        for action in calls:
+            deed = self._unreached(action, hindered) if hindered else self.act(action)
+            yield deed
+            if self.execute and deed.outcome not in (DONE, NOTHING):
+                hindered = hindered or "a call before it was not done"
+
     def act(self, action: Action) -> Deed:
         """Run one call and the calls inside it, as far as the policy allows.
 
@@ -91,8 +107,7 @@ class Executor:
 
     def _barred(self, action: Action, rule: Rule | None) -> tuple[str, str] | None:
         """Why a call would not be run whatever the calls inside it gave, if so."""
-        function = next((one for one in self.functions.functions if one.name == action.name), None)
-        if function is None:
+        if action.name not in self.functions:
             return INVALID, "the set has no such function"
         if action.name == IRRELEVANT:
             return NOTHING, ""
@@ -102,12 +117,12 @@ class Executor:
             return NOT_ALLOWED, "the rule names nothing to run"
         if self.execute and rule.policy == ASK and self.ask is None:
             return DECLINED, "there is nobody to ask"
-        faults = function.faults(action.arguments, [*action.nested])
+        faults = self.functions[action.name].faults(action.arguments, [*action.nested])
         return (INVALID, faults[0][1]) if faults else None
 
-    def _unreached(self, action: Action) -> Deed:
+    def _unreached(self, action: Action, reason: str = "the call around it does not run") -> Deed:
         nested = {name: self._unreached(one) for name, one in action.nested.items()}
-        return self._noted(Deed(action, NOT_REACHED, reason="the call around it does not run", nested=nested))
+        return self._noted(Deed(action, NOT_REACHED, reason=reason, nested=nested))
 
     def _stopped(self, action: Action, nested: dict[str, Deed]) -> tuple[str, str] | None:
         """Why a call is not run now that the calls inside it are over, if so."""
@@ -139,17 +154,20 @@ class Executor:
         return self._noted(Deed(action, outcome, rule.policy, result if outcome == DONE else None, reason, time.monotonic() - started, nested))
 
     def _noted(self, deed: Deed) -> Deed:
+        self._write(deed.to_dict())
+        return deed
+
+    def _write(self, entry: dict) -> None:
         try:
             if self.audit:
-                self.audit.write(deed.to_dict())
+                self.audit.write(entry)
         except ResumableError as error:
             if not self.ran:
                 raise
             raise OmniError(f"{', '.join(self.ran)} HAS run, and the audit takes no more: {error.what}", error.where,
                             "Do not start the same command again: nothing more has run, and the audit says what had begun.") from error
-        return deed
 
 
 def _complete(action: Action, nested: dict[str, Deed]) -> dict:
-    """The arguments with the results of the calls inside."""
-    return {**action.arguments, **{name: deed.result for name, deed in nested.items()}}
+    """The arguments with the results of the calls inside, as values of their own: what a function does to them is not in the audit's."""
+    return copy.deepcopy({**action.arguments, **{name: deed.result for name, deed in nested.items()}})

@@ -7,14 +7,16 @@ A policy file is JSON; a function that it does not name never runs:
 from __future__ import annotations
 
 import difflib
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from omnivision.acting.program import Program
-from omnivision.data.raw import parse
 from omnivision.errors import ConfigError
 from omnivision.functions.function_set import IRRELEVANT, FunctionSet
+from omnivision.functions.json_file import read_json_file
 
 READ_ONLY = "read-only"  # changes nothing outside: runs unasked
 ASK = "ask"  # runs when a person has said yes to this very call
@@ -68,14 +70,10 @@ class Policy(dict):
         """Read a policy file; programs are started in its folder.
 
         Raises:
-            ConfigError: no such file, not JSON, or a rule that is none.
+            ConfigError: no such file, not JSON, a rule that is none, or one whose program is not there.
         """
         file = Path(file)
-        try:
-            content = parse(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            what = f"not a readable policy file: {error}"
-            raise ConfigError(what, str(file), "Give a JSON object with one rule for each function.") from error
+        content = read_json_file(file, "policy file", "Give a JSON object with one rule for each function.")
         if not isinstance(content, dict):
             raise ConfigError("the policy is no JSON object", str(file), "Give one rule for each function, by name.")
         return cls({name: _rule(rule, file.parent, f"{file}, {name!r}") for name, rule in content.items()}, functions)
@@ -90,4 +88,6 @@ def _rule(content: object, folder: Path, where: str) -> Rule:
     words = content.get("run")
     if words is not None and not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
         raise ConfigError(f"'run' is {words!r}", where, "Give the program and its arguments as a list of texts; there is no shell.")
+    if words and content["policy"] != NEVER and not shutil.which(os.path.join(folder, words[0]) if "/" in words[0] else words[0]):
+        raise ConfigError(f"there is no program {words[0]!r} that may be executed", where, "Name one on the PATH, or a path from the policy file's folder: ./NAME.")
     return Rule(content["policy"], Program(words, folder) if words else None, content.get("seconds", SECONDS))

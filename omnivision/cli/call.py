@@ -12,6 +12,7 @@ from pathlib import Path
 from omnivision.data.flags import output_file
 from omnivision.errors import ConfigError
 from omnivision_cli.failures import INTERRUPTED
+from omnivision_cli.terminal import for_terminal
 
 EXAMPLE = 'example: omnivision call --model runs/quickstart/functions/final --image photo.jpg "Throw this away."'
 
@@ -38,23 +39,23 @@ def main(argv: list[str]) -> int:
     audit = Audit(options.audit, about) if options.audit else None
     executor = Executor(functions, policy, execute=options.execute, ask=_ask(functions), audit=audit)
     deeds = []
-    for call in calls:
-        deeds.append(_acted(executor, call))
+    for deed in _acted(executor, calls):
+        deeds.append(deed)
         if not options.json:
-            print(_line(deeds[-1], functions), flush=True)  # at once: should the next one's audit fail, this one has been told
+            print(_line(deed, functions), flush=True)  # at once: should the next one's audit fail, this one has been told
     errors = [{"kind": error.kind, "message": error.message, "span": list(error.span), "name": error.name} for error in calls.errors]
     if options.json:
         print(json.dumps({**about, "calls": [deed.to_dict() for deed in deeds], "errors": errors}, ensure_ascii=False))
     else:
         for error in errors:
-            print(f"malformed ({error['kind']}): {error['message']}", file=sys.stderr)
+            print(for_terminal(f"malformed ({error['kind']}): {error['message']}"), file=sys.stderr)
     return 0 if deeds and not errors and all(deed.outcome in ("done", "dry run", "nothing to do") for deed in deeds) else 1
 
 
-def _acted(executor, call):
-    """What became of a call; whoever stops us learns what has begun to run."""
+def _acted(executor, calls):
+    """What became of each call; whoever stops us learns what has begun to run."""
     try:
-        return executor.act(call)
+        yield from executor.act_all(calls)
     except (KeyboardInterrupt, SystemExit) as stop:
         if executor.ran:
             with contextlib.suppress(OSError):  # a terminal that was closed
@@ -116,9 +117,7 @@ def read_functions(file: str | None, folder):
     if file is None:
         return own
     given = FunctionSet.from_json(file)
-    if own is not None:
-        given.check_keeps(own)
-    return given
+    return given if own is None else given.keeping(own)
 
 
 def call_ids(model, processor, functions, picture, options: argparse.Namespace) -> list[int]:
@@ -135,7 +134,7 @@ def call_ids(model, processor, functions, picture, options: argparse.Namespace) 
 def _line(deed, functions) -> str:
     from omnivision.functions.literals import literal
 
-    reason = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in deed.reason)  # a program's words, for a terminal
+    reason = for_terminal(deed.reason).replace("\n", " ")
     result = f"  {literal(deed.result, 'result')}" if deed.outcome == "done" else ""
     return f"{_shown(deed.action, functions)}  [{deed.outcome}{': ' if reason else ''}{reason}]{result}"
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 from omnivision_cli.call import check_request
+from omnivision_cli.terminal import for_terminal
 
 EXAMPLE = 'example: omnivision chat --model runs/quickstart/sft/final --image photo.jpg "How many cups are there?"'
 
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
     if calls:
         print("chat: the answer holds calls of functions; `omnivision call` reads them", file=sys.stderr)
     if functions and not options.json:
-        print(text)
+        print(for_terminal(text))
     if options.json:
         print(json.dumps({"model": options.model, "image": options.image, "question": options.question, "answer": text,
                           "tokens": len(ids), "seconds": round(time.perf_counter() - started, 3)}, ensure_ascii=False))
@@ -74,7 +75,6 @@ def answer_ids(model, processor, picture, question: str, max_new_tokens: int, st
         The generated ids, without the prompt and the end of the turn.
     """
     import torch
-    from transformers import TextStreamer
 
     from omnivision.constants import TURN_END
     from omnivision.generation import stop_ids
@@ -83,10 +83,21 @@ def answer_ids(model, processor, picture, question: str, max_new_tokens: int, st
     messages = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
     inputs = processor.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     ends = sorted(stop_ids(model)) or [tokenizer.convert_tokens_to_ids(TURN_END)]
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+    streamer = _streamer(tokenizer) if stream else None
     with torch.inference_mode():
         output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer,
                                 eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     sys.stdout.flush()
     ids = output[0, inputs["input_ids"].shape[1]:].tolist()
     return [one for one in ids if one not in ends]
+
+
+def _streamer(tokenizer):
+    """Prints an answer word by word."""
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text(for_terminal(text), stream_end)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Prints the report; 0 where nothing is wrong, else 1."""
-    parser = argparse.ArgumentParser(prog="omnivision doctor", description="The environment, and what to mend.",
+    parser = argparse.ArgumentParser(prog="omnivision doctor", description="The environment, and what to fix.",
                                      epilog="example: omnivision doctor --json")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         width = max(len(check.name) for check in checks)
         for check in checks:
             print(f"{MARKS[check.status]:>7}  {check.name:<{width}}  {check.value}" + (f"  -> {check.remedy}" if check.remedy else ""))
-        print(f"\n{len(problems)} problem(s)" if problems else "\nNothing to mend.")
+        print(f"\n{len(problems)} problem(s)" if problems else "\nNothing to fix.")
     return 1 if problems else 0
 
 

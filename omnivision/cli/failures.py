@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from omnivision_cli.terminal import for_terminal
+
 UNEXPECTED, USAGE, OUT_OF_MEMORY, RESUMABLE, INTERRUPTED, TERMINATED = 1, 2, 4, 6, 130, 143
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-# Libraries in Rust and C++ report these two without an errno or a type of their own.
-DISK_FULL_TEXT = ("No space left on device", "Disk quota exceeded", "os error 28")
 NO_MEMORY_TEXT = ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
 
 
@@ -44,7 +42,7 @@ def describe(error: BaseException) -> Failure:
 
 def report(failure: Failure, as_json: bool) -> int:
     """Prints the failure (stderr; with `as_json` also one object on stdout) and returns its exit code."""
-    print(f"omnivision: {failure.paragraph()}", file=sys.stderr)
+    print(f"omnivision: {for_terminal(failure.paragraph())}", file=sys.stderr)
     if as_json:
         body = {"type": failure.kind, "what": failure.what, "where": failure.where,
                 "remedy": failure.remedy, "exit_code": failure.exit_code}
@@ -68,11 +66,13 @@ def _known(error: BaseException) -> Failure | None:
     if library is not None and isinstance(error, library.OmniError):
         return Failure(kind, error.what, error.where, error.remedy, error.exit_code)
     if isinstance(error, KeyboardInterrupt):
-        return Failure(kind, "Interrupted", "", "A run that has a folder goes on from its last checkpoint.", INTERRUPTED)
-    if getattr(error, "errno", None) in DISK_FULL or any(mark in text for mark in DISK_FULL_TEXT):
+        return Failure(kind, "Interrupted", "", "A run that has a folder resumes from its last checkpoint.", INTERRUPTED)
+    if library is not None and library.says_disk_full(error):
         where = str(getattr(error, "filename", None) or "")
         return Failure(kind, "The disk is full", where,
                        "Free some space (df -h shows where) or choose another --out, then run the same command again.", RESUMABLE)
+    if isinstance(error, PermissionError) and error.filename:
+        return Failure(kind, "Access is denied", str(error.filename), "Run the command as its owner, or change the rights of the file or folder.", USAGE)
     if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or any(mark in text for mark in NO_MEMORY_TEXT):
         return Failure(kind, f"Out of memory: {' '.join(text.split())[:300] or 'the system refused an allocation'}", "",
                        "Use a smaller batch, a smaller preset or more accumulation; `omnivision plan` shows what a stage needs.", OUT_OF_MEMORY)

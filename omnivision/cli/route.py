@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from omnivision_cli.call import check_request
+from omnivision_cli.terminal import for_terminal
 
 EXAMPLE = 'example: omnivision route --model runs/router/functions/final --graph graph.json "May my landlord keep the deposit?"'
 
@@ -36,8 +37,8 @@ def main(argv: list[str]) -> int:
         print(json.dumps({**about, **found.to_dict()}, ensure_ascii=False))
     else:
         for number, step in enumerate(found.steps, 1):
-            print(_shown(_told(number, step)), file=sys.stderr)
-        print(_shown(found.answer))
+            print(for_terminal(_told(number, step)), file=sys.stderr)
+        print(for_terminal(found.answer))
     return 0
 
 
@@ -65,8 +66,3 @@ def _told(number: int, step) -> str:
 
     asked = ", ".join(f"{one.worker} {one.outcome}{f' ({one.detail})' if one.detail else ''}" for one in step.replies)
     return f"step {number}: {step.worker}({literal(step.query, 'query')})  [{asked}; {step.seconds:.1f} s]".replace("\n", " ")
-
-
-def _shown(text: str) -> str:
-    """A worker's words for a terminal: lines stay, what a terminal would act on is escaped."""
-    return "".join(one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text)

@@ -51,7 +51,7 @@ def run_logged(words: list[str], log: Path, stage: str, tick: Callable[[float], 
         raise
     if process.exitcode:
         tail = " ".join(log.read_text().strip().splitlines()[-3:])
-        raise ResumableError(f"The stage `{stage}` ended with code {process.exitcode}: {tail}", str(log), "Mend the cause and start again.")
+        raise ResumableError(f"The stage `{stage}` ended with code {process.exitcode}: {tail}", str(log), "Fix the cause and start again.")
 
 
 def _work(words: list[str], log: str) -> None:

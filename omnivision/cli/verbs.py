@@ -31,7 +31,7 @@ VERBS: dict[str, Verb | dict[str, Verb]] = {
     "route": Verb("an answer through the worker that a router chooses", "omnivision_cli.route:main"),
     "plan": Verb("parameters and training memory before anything loads", "omnivision_cli.plan:main"),
     "config": Verb("show: a resolved configuration; schema: every key", "omnivision_cli.config:main"),
-    "doctor": Verb("the environment, and what to mend", "omnivision_cli.doctor:main"),
+    "doctor": Verb("the environment, and what to fix", "omnivision_cli.doctor:main"),
 }
 
 
@@ -54,7 +54,7 @@ def help_text() -> str:
     return "\n".join([
         "usage: omnivision [--debug] VERB ...",
         "",
-        "Train, judge and ship sub-billion vision-language models for edge devices.",
+        "Train, evaluate and export sub-billion vision-language models for edge devices.",
         "",
         "verbs:",
         *lines,

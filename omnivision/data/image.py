@@ -85,7 +85,7 @@ def contained(root: str | os.PathLike, name: str) -> Path:
         top = _real_folder(os.path.join(os.getcwd(), root))
         path = _real_file(os.path.join(top, name))
     except (OSError, ValueError, RuntimeError) as error:  # too long; a null byte or half a surrogate pair; a ring of links
-        raise MissingImage(f"No file can have this name: {_said(error)}", where, "Mend the row.") from error
+        raise MissingImage(f"No file can have this name: {_said(error)}", where, "Fix the row.") from error
     if not path.startswith(os.path.join(top, "")) or path == top:
         raise OutsideImage("The image lies outside of the data root", where)
     return Path(path)

@@ -26,7 +26,7 @@ def broken(what: str, source: str) -> Record:
 
 def bad_row(what: object, source: str) -> DataError:
     """What is said of such a record, in letters that every file and terminal takes."""
-    return DataError(f"The row cannot be read: {printable(str(what))}", source, "Mend or remove the line.")
+    return DataError(f"The row cannot be read: {printable(str(what))}", source, "Fix or remove the line.")
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def read_records(path: str | Path) -> Iterator[Record]:
         return read_table(str(path))
     if head[257:262] == b"ustar":
         return read_shard(path)
-    if (found := _of_another_kind(head)) is not None:
+    if (found := _of_another_kind(path, head)) is not None:
         raise DataError(f"The data file cannot be read: it is {found[0]}", str(path), found[1])
     start = head.removeprefix(BOM).lstrip()[:1]
     if start == b"[" or (start == b"{" and _is_one_object(path)):
@@ -55,16 +56,36 @@ def read_records(path: str | Path) -> Iterator[Record]:
     return _lines(path)
 
 
-def _of_another_kind(head: bytes) -> tuple[str, str] | None:
+def separator_of(head: bytes) -> str | None:
+    """What stands between the cells of a table of text (CSV); None for another file.
+
+    Args:
+        head: how the file begins.
+    """
+    table = CSV.match(head.removeprefix(BOM).lstrip())
+    return table and table[1][:1].decode()
+
+
+def _of_another_kind(path: Path, head: bytes) -> tuple[str, str] | None:
     """What a file that holds no records for us is, and what to do with it."""
+    if head.startswith(b"PK") and (path.suffix == ".xlsx" or _holds_a_sheet(path)):
+        return "an Excel table", "Save it there as CSV UTF-8; or pandas.read_excel(OLD).to_csv(NEW, index=False), which needs openpyxl."
     for start, name in PACKED.items():
         if head.startswith(start):
             return f"packed ({name})", "Unpack it and give what was in it."
     if head.startswith(UTF16):
         return "UTF-16 text, not UTF-8", "Convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW."
-    if table := CSV.match(head.removeprefix(BOM).lstrip()):
-        return "a table of text (CSV), not JSON", f"Convert it: datasets.Dataset.from_csv(OLD, sep={table[1][:1].decode()!r}).to_json(NEW)."
+    if separator := separator_of(head):
+        return "a table of text (CSV), not JSON", f"Convert it: datasets.Dataset.from_csv(OLD, sep={separator!r}).to_json(NEW)."
     return None
+
+
+def _holds_a_sheet(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as packed:
+            return "xl/workbook.xml" in packed.namelist()
+    except zipfile.BadZipFile:
+        return False
 
 
 def _lines(path: Path) -> Iterator[Record]:
@@ -121,7 +142,7 @@ def _list(path: Path) -> Iterator[Record]:
     except UnicodeDecodeError as error:
         raise DataError("The data file cannot be read", str(path), f"It is not UTF-8 text (byte {error.start}).") from error
     except ValueError as error:
-        raise DataError(f"The data file is no JSON: {error}", str(path), "Mend it, or write one row a line: then only broken lines are lost.") from error
+        raise DataError(f"The data file is no JSON: {error}", str(path), "Fix it, or write one row a line: then only broken lines are lost.") from error
     if isinstance(found, dict):  # by id, as ScienceQA and MM-Vet have it
         found = [{"id": key, **value} if isinstance(value, dict) else value for key, value in found.items()]
     return _in_turn(found, str(path))

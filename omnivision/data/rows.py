@@ -78,7 +78,7 @@ def load_rows(path: str | Path, limit: int | None = None, urls: str | None = Non
         if len(loaded.rows) == limit:
             break
     if not loaded.rows and loaded.bad:
-        raise DataError(f"None of {len(loaded.bad)} rows can be read; the first: {loaded.bad[0].what}", loaded.bad[0].where, "Mend the file.")
+        raise DataError(f"None of {len(loaded.bad)} rows can be read; the first: {loaded.bad[0].what}", loaded.bad[0].where, "Fix the file.")
     if not loaded.rows:
         raise DataError("The data file holds no rows", str(path), "Give a file with one row a line, or another of the known kinds.")
     return loaded

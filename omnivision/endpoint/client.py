@@ -17,7 +17,7 @@ from omnivision.endpoint.ledger import Ledger
 from omnivision.endpoint.lines import Request
 from omnivision.endpoint.outcomes import ATTEMPTS, Billed, Kind, Outcome
 from omnivision.endpoint.secret import Secret
-from omnivision.endpoint.settings import Endpoint
+from omnivision.endpoint.settings import LIMITS, Endpoint
 from omnivision.endpoint.wire import Wire
 from omnivision.errors import ConfigError, DataError, OmniError, ResumableError
 
@@ -32,6 +32,11 @@ class _Question:
     bound: tuple[int, int]
     schema: Schema | None
     stop: threading.Event
+
+
+def _question(endpoint: Endpoint, key: str, messages: list, schema: Schema | None, stop: threading.Event) -> _Question:
+    body = endpoint.body(key, messages)
+    return _Question(key, body, hashlib.sha256(body).hexdigest(), endpoint.bound(messages), schema, stop)
 
 
 class Client:
@@ -49,6 +54,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, ledger: Ledger, *, clock: Callable[[], float] = time.monotonic,
                  sleep: Callable[[float], object] | None = None, seed: int = 0) -> None:
         self.endpoint, self.ledger = endpoint, ledger
+        self._sent = endpoint  # until the server says that it knows only the newer name of max_tokens
         self._secret = Secret(endpoint.key_variable)
         self._wire = Wire(endpoint, self._secret)
         ledger.guard(self._secret.hide_all)
@@ -138,18 +144,28 @@ class Client:
     def _ask(self, key: str, messages: list, schema: Schema | None, stop: threading.Event) -> Outcome:
         if not isinstance(key, str) or not key:
             raise DataError(f"A question's key is {key!r}", str(self.ledger.path), "Give a text that names the question.")
-        body = self.endpoint.body(key, messages)
-        question = _Question(key, body, hashlib.sha256(body).hexdigest(), self.endpoint.bound(messages), schema, stop)
         with self._claimed(key):
-            known = self._recorded(question)
-            if known:
-                return known
-            for number in range(1, self.endpoint.attempts + 1):
-                outcome = self._attempt(question)
-                if outcome.final or number == self.endpoint.attempts or not self._again(outcome):
-                    break
-                self._rest(pace.delay(self.endpoint.backoff, number, outcome.retry_after, f"{self._seed}/{key!a}/{outcome.attempt}"), stop)
+            asked = partial(_question, key=key, messages=messages, schema=schema, stop=stop)
+            question, newer = asked(self._sent), self._sent.with_newer_limit()
+            last = self.ledger.last_request(key)
+            if newer and last and last.body_hash != question.body_hash and last.body_hash == (other := asked(newer)).body_hash:
+                question, newer = other, None  # what an earlier run has found out
+            outcome = self._known_or_asked(question)
+            if newer and outcome.kind is Kind.REJECTED and LIMITS[1] in outcome.detail:
+                self._sent = newer
+                outcome = self._known_or_asked(asked(newer))
             return outcome
+
+    def _known_or_asked(self, question: _Question) -> Outcome:
+        known = self._recorded(question)
+        if known:
+            return known
+        for number in range(1, self.endpoint.attempts + 1):
+            outcome = self._attempt(question)
+            if outcome.final or number == self.endpoint.attempts or not self._again(outcome):
+                break
+            self._rest(pace.delay(self.endpoint.backoff, number, outcome.retry_after, f"{self._seed}/{question.key!a}/{outcome.attempt}"), question.stop)
+        return outcome
 
     @contextmanager
     def _claimed(self, key: str) -> Iterator[None]:

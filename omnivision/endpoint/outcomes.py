@@ -9,6 +9,7 @@ start. `billed` says whether the server did the work: "open" ones are listed by 
 | answered     | 200, a chat completion with text that the caller's schema accepts        | 1        | yes   | yes    |
 | refused      | `message.refusal` is set, or finish_reason is content_filter             | 1        | yes   | yes    |
 | cut_off      | finish_reason is length: max_tokens was too small                        | 1        | yes   | yes    |
+| thoughts     | no text, but thoughts (reasoning_content), or max_tokens before any text | 1        | yes   | yes    |
 | empty        | a completion without text; now and then a server's hiccup                | 2        | yes   | yes    |
 | wrong_schema | the caller's schema said no, or tokens were counted for no completion    | 1        | yes   | yes    |
 | too_large    | more than max_response_bytes                                             | 1        | yes   | open   |
@@ -27,7 +28,7 @@ start. `billed` says whether the server did the work: "open" ones are listed by 
 | interrupted  | we ourselves gave up while it was under way (second Ctrl-C, our own bug) | 1        | no    | open   |
 
 Answers at temperature 0 do not change by asking again, and each is paid: hence one try for wrong schemas and two for empty ones.
-Who is misdirected may find a mended server at the next start. A redirect is not followed, since the key would travel along.
+Who is misdirected may find a fixed server at the next start. A redirect is not followed, since the key would travel along.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Kind(Enum):
     ANSWERED = "answered", 1, True, Billed.YES
     REFUSED = "refused", 1, True, Billed.YES
     CUT_OFF = "cut_off", 1, True, Billed.YES
+    THOUGHTS = "thoughts", 1, True, Billed.YES
     EMPTY = "empty", 2, True, Billed.YES
     WRONG_SCHEMA = "wrong_schema", 1, True, Billed.YES
     TOO_LARGE = "too_large", 1, True, Billed.OPEN

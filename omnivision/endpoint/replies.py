@@ -13,6 +13,7 @@ from omnivision.endpoint.wire import Reply
 
 LONGEST_DETAIL = 500  # characters
 NOBODY_THERE = (404, 405, 410)  # whatever is asked: no such model, a wrong address
+THOUGHTS = ("reasoning_content", "reasoning")  # where servers put them, apart from the text
 NEAR_THE_END = 6  # characters: a broken escape (\u12) is noticed where it begins
 
 
@@ -85,12 +86,15 @@ def _choice(data: dict) -> Outcome:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict) or not isinstance(message.get("content"), (str, type(None))):
         return Outcome(Kind.MISDIRECTED, detail="no chat completion: choices[0].message.content is missing or no text")
-    return _ending(message.get("content") or "", message.get("refusal"), choice.get("finish_reason"))
+    thoughts = any(message.get(name) for name in THOUGHTS)
+    return _ending(message.get("content") or "", message.get("refusal"), choice.get("finish_reason"), thoughts)
 
 
-def _ending(text: str, refusal: object, finish: object) -> Outcome:
+def _ending(text: str, refusal: object, finish: object, thoughts: bool) -> Outcome:
     if refusal or finish == "content_filter":
         return Outcome(Kind.REFUSED, text=text, detail=_said(refusal or "finish_reason is content_filter"))
+    if not text.strip() and (thoughts or finish == "length"):
+        return Outcome(Kind.THOUGHTS, text=text, detail=f"no text{' but thoughts' if thoughts else ''}; finish_reason is {_said(finish)}: raise max_tokens")
     if finish == "length":
         return Outcome(Kind.CUT_OFF, text=text, detail="finish_reason is length: raise max_tokens")
     if not text.strip():

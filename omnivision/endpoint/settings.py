@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from urllib.parse import urlsplit
 
 from omnivision.endpoint.messages import prompt_bound
@@ -16,7 +16,7 @@ ABOVE_ZERO = ("timeout", "requests_per_minute")
 NOT_NEGATIVE = ("max_cost", "price_in", "price_out", "backoff")
 PATIENCE = 10  # failures in a row, or two for each request under way if that is more
 OURS = ("model", "messages", "stream", "n")  # a stream could not be read, and further answers would be paid and dropped
-LIMITS = ("max_tokens", "max_completion_tokens")  # names of the longest answer
+LIMITS = ("max_tokens", "max_completion_tokens")  # names of the longest answer, the older one first
 OPTIONAL = ("requests_per_minute", "max_cost", "price_in", "price_out")
 
 
@@ -110,6 +110,12 @@ class Endpoint:
         """The longest answer by every name that is sent: some servers refuse `max_tokens`, others do not know the newer one."""
         sent = {"max_tokens": self.max_tokens, **self.extra}
         return [sent[name] for name in LIMITS if sent.get(name) is not None]
+
+    def with_newer_limit(self) -> Endpoint | None:
+        """The same with the newer name of the longest answer; None where `extra` says which."""
+        if self.extra.keys() & set(LIMITS):
+            return None
+        return replace(self, extra={**self.extra, LIMITS[0]: None, LIMITS[1]: self.max_tokens})
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float:
         """What so many tokens cost; 0 without prices."""

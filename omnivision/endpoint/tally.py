@@ -36,7 +36,7 @@ class Tally:
         self._in_a_row = 0 if outcome.kind.final else self._in_a_row + 1
         self._last = self._last if outcome.kind is Kind.ANSWERED else f"{outcome.kind.value}, {outcome.detail}"
         if self._in_a_row >= self.patience:
-            raise ResumableError(f"{self._in_a_row} questions in a row have no answer, the last: {self._last}", self.name, f"Mend the teacher. {AGAIN}")
+            raise ResumableError(f"{self._in_a_row} questions in a row have no answer, the last: {self._last}", self.name, f"Fix the teacher. {AGAIN}")
 
     def check(self) -> None:
         """At the end, before anything is written.
@@ -57,5 +57,5 @@ def nothing_answered(asked: int, left: int, last: str, name: str) -> OmniError:
     """What to raise where a teacher has answered nothing: a later start may find it, unless all of its endings are final."""
     what = f"The teacher has answered none of {asked} questions, the last: {last[:300]}; nothing is written"
     if left:
-        return ResumableError(what, name, f"Mend the teacher. {AGAIN}")
+        return ResumableError(what, name, f"Fix the teacher. {AGAIN}")
     return ConfigError(what, name, "Correct the teacher or what it is asked; what it has rejected is asked again only without the work folder.")

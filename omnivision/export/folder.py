@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -11,13 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from omnivision.errors import ConfigError, DataError, ResumableError
+from omnivision.errors import ConfigError, DataError, OmniError, ResumableError, is_disk_full
 from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
 from omnivision.runs import file_hash
 
 MANIFEST = "export.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FULL_IN_WORDS = ("No space left on device", "File too large", "Disk quota exceeded")
 
 
 @contextmanager
@@ -28,40 +25,47 @@ def whole_or_nothing(out: Path, source: Path | None = None) -> Iterator[Path]:
         out: the new folder. source: what is read for it: to write into it would change it.
 
     Raises:
-        ConfigError: `out` exists, or lies in `source`. ResumableError: the disk is full.
+        ConfigError: `out` exists, lies in `source` or cannot be made. ResumableError: the disk is full.
     """
     if source is not None and out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"the output folder lies in {source}, which it would change", str(out), "Choose another --out.")
-    if out.exists() or out.is_symlink():  # a link that leads nowhere is in the way too
-        raise ConfigError(
-            "the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten."
-        )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    folder = _working_folder(out)
     try:
         yield folder
         folder.chmod(0o755)
         os.rename(folder, out)
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        raise ResumableError(
-            f"the disk is full ({shutil.disk_usage(out.parent).free:,} bytes were free)", str(out.parent), "Make room and export again."
-        ) from error
+        if is_disk_full(error):
+            raise _full(out) from error
+        if isinstance(error, OmniError):
+            raise _of_out(error, folder, out) from error
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a disk, a quota or a file that may not grow; safetensors says so in words only."""
-    while error is not None:
-        said = str(error)
-        if getattr(error, "errno", None) in FULL or any(words in said for words in FULL_IN_WORDS):
-            return True
-        if isinstance(error, OSError) and error.errno is None and " requested and " in said:  # numpy, of a write that fell short
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _working_folder(out: Path) -> Path:
+    """A new folder beside `out`, whose name is short: that of `out` may be as long as names can be."""
+    try:
+        if out.exists() or out.is_symlink():  # a link that leads nowhere is in the way too
+            raise ConfigError("the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".export.", suffix=".part", dir=out.parent))
+    except OSError as error:
+        if is_disk_full(error):
+            raise _full(out) from error
+        raise ConfigError(f"the output folder cannot be made: {error.strerror}", str(out), "Choose another --out.") from error
+
+
+def _of_out(error: OmniError, folder: Path, out: Path) -> OmniError:
+    """The error with the name that the reader knows: the working folder is gone when it is read."""
+    told = (error.what, error.where, error.remedy)
+    return type(error)(*(text.replace(str(folder.resolve()), str(out)).replace(str(folder), str(out)) for text in told))
+
+
+def _full(out: Path) -> ResumableError:
+    free = shutil.disk_usage(next(place for place in out.absolute().parents if place.exists())).free
+    return ResumableError(f"the disk is full ({free:,} bytes were free)", str(out.parent), "Make room and export again.")
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:

@@ -15,7 +15,7 @@ from omnivision.errors import ConfigError
 from omnivision.export.checkpoint import Checkpoint, open_checkpoint
 from omnivision.export.folder import count_bytes, hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_check import FORMAT, check_gate
-from omnivision.export.fp16_limits import is_kept, refuse_activations, refuse_weights, scan_weights, watch_activations
+from omnivision.export.fp16_limits import is_kept, refuse_activations, refuse_beyond, refuse_not_finite, scan_weights, watch_activations
 from omnivision.export.model_card import add_card
 from omnivision.export.reference import gather_questions, next_token, plain_questions, write_reference
 from omnivision.export.safetensors_file import Planned, write_safetensors
@@ -77,7 +77,8 @@ def export_fp16(
         model, processor = checkpoint.running_model(), checkpoint.processor
         _check_layers(model, keep)
         weights = scan_weights(checkpoint.tensors(), keep)
-        refuse_weights(weights, str(source))
+        refuse_not_finite(weights, str(source))
+        refuse_beyond(weights, str(source))
         pictures = {one.image for one in asked if one.image is not None}
         more = plain_questions(Path(drawn) / "more", scan_pictures)[len(pictures):]  # the first ones may have been asked about already
         with watch_activations(model) as largest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from omnivision.errors import DataError
 
 FP16_LARGEST = 65504.0
 KEEP_THEM = "Keep those layers in fp32 (--keep-fp32), or take a checkpoint from before it diverged."
+FROM_BEFORE = "Take a checkpoint from before it diverged: another type does not fix them."
 ACTIVATION_LIMIT = FP16_LARGEST / 2  # room for sums inside a layer and for other pictures
 
 
@@ -22,34 +24,41 @@ class WeightScan:
     largest: float = 0.0
     largest_tensor: str = ""
     flushed_to_zero: int = 0  # values below 2^-25 in size, which FP16 rounds to 0
-    refused: list[str] = field(default_factory=list)  # "name: why"
+    not_finite: list[str] = field(default_factory=list)  # "name: how many"
+    beyond: list[str] = field(default_factory=list)  # "name: how far"
 
 
 def scan_weights(tensors: Iterable[tuple[str, torch.Tensor]], kept: Collection[str] = ()) -> WeightScan:
-    """Look at every floating-point tensor by its name, but for those of layers that stay in fp32."""
+    """Look at every floating-point tensor by its name; those of layers that stay in fp32 must be finite and no more."""
     scan = WeightScan()
     for name, tensor in tensors:
-        if is_kept(name, kept) or not tensor.is_floating_point() or tensor.numel() == 0:
+        if not tensor.is_floating_point() or tensor.numel() == 0:
             continue
         largest = float(torch.stack(tensor.aminmax()).abs().max())
-        if not bool(torch.isfinite(tensor).all()):
-            scan.refused.append(f"{name}: {int((~torch.isfinite(tensor)).sum())} values are not finite")
-        elif largest > FP16_LARGEST:
-            scan.refused.append(f"{name}: {largest:.4g} is beyond FP16's {FP16_LARGEST:.0f}")
+        if not math.isfinite(largest):  # of a NaN aminmax gives NaN
+            scan.not_finite.append(f"{name}: {int((~torch.isfinite(tensor)).sum())} values")
+            continue
+        if is_kept(name, kept):
+            continue
+        if largest > FP16_LARGEST:
+            scan.beyond.append(f"{name}: {largest:.4g} is beyond FP16's {FP16_LARGEST:.0f}")
         elif largest > scan.largest:
             scan.largest, scan.largest_tensor = largest, name
         scan.flushed_to_zero += int(((tensor != 0) & (tensor.half() == 0)).sum())
     return scan
 
 
-def refuse_weights(scan: WeightScan, where: str, remedy: str = KEEP_THEM) -> None:
+def refuse_not_finite(scan: WeightScan, where: str) -> None:
+    """Raises DataError where tensors hold numbers that are not finite."""
+    if scan.not_finite:
+        what = f"{len(scan.not_finite)} tensors hold numbers that are not finite: {'; '.join(scan.not_finite[:3])}"
+        raise DataError(what, where, FROM_BEFORE)
+
+
+def refuse_beyond(scan: WeightScan, where: str, remedy: str = KEEP_THEM) -> None:
     """Raises DataError where tensors do not fit FP16."""
-    if scan.refused:
-        raise DataError(
-            f"{len(scan.refused)} tensors do not fit FP16: {'; '.join(scan.refused[:3])}",
-            where,
-            remedy,
-        )
+    if scan.beyond:
+        raise DataError(f"{len(scan.beyond)} tensors do not fit FP16: {'; '.join(scan.beyond[:3])}", where, remedy)
 
 
 @contextmanager

@@ -89,9 +89,9 @@ def _read_row(number: int, line: str, file: Path, root: Path) -> Question:
         row = json.loads(line)
         text, image = row["text"], row.get("image")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError("not a JSON line with a text", where, "Mend or remove the line.") from error
+        raise DataError("not a JSON line with a text", where, "Fix or remove the line.") from error
     if not isinstance(text, str) or not isinstance(image, str | None):
-        raise DataError("text and image must be strings", where, "Mend or remove the line.")
+        raise DataError("text and image must be strings", where, "Fix or remove the line.")
     if image is None:
         return Question(text, None)
     path = (root / image).resolve()

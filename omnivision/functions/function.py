@@ -22,23 +22,25 @@ class Function:
         name: unique in its set.
         description: what it does; the row of its token starts from these words.
         parameters: JSON schema of the arguments (an object), properties in their written order.
+        returns: JSON schema of what it gives back, where that is known.
 
     Raises:
         ConfigError: the schema is not one, or refers to something outside itself (a reference
             would be fetched from the network while a model's output is being checked) or to nothing,
-            or its arguments stand elsewhere than under 'properties' (the function would have none).
+            or its arguments stand elsewhere than under 'properties' (the function would have none); or `returns` is none.
     """
 
     name: str
     description: str
     parameters: dict = field(default_factory=lambda: {"type": "object", "properties": {}})
+    returns: dict | None = None
 
     def __post_init__(self) -> None:
         where = f"function {self.name!r}"
         try:
             jsonschema.Draft202012Validator.check_schema(self.parameters)
         except jsonschema.SchemaError as error:
-            raise ConfigError(f"not a JSON schema: {error.message}", where, "Mend 'parameters'.") from error
+            raise ConfigError(f"not a JSON schema: {error.message}", where, "Fix 'parameters'.") from error
         for part in walk(self.parameters):
             for reference in (part[key] for key in ("$ref", "$dynamicRef") if key in part):
                 if not reference.startswith("#"):
@@ -49,6 +51,8 @@ class Function:
         strays = [key for key, value in self.parameters.items() if isinstance(value, dict) and key not in WITH_OBJECTS and not key.startswith("x-")]
         if strays and "properties" not in self.parameters:
             raise ConfigError(f"{strays[0]!r} stands in 'parameters', not under 'properties'", where, 'Write "parameters": {"type": "object", "properties": {...}}.')
+        if self.returns is not None and not isinstance(self.returns, dict):
+            raise ConfigError(f"'returns' is {self.returns!r}, no schema", where, 'Write one such as {"type": "string"}, or leave it out.')
         behind = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in self.parameters]
         if behind and "properties" not in self.parameters:
             raise ConfigError(f"the arguments stand behind {behind[0]!r}, not under 'properties'", where, "Write the object's properties at the top of 'parameters'.")
@@ -104,4 +108,4 @@ class Function:
     def to_tool(self) -> dict:
         """The OpenAI tool form."""
         body = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": body}
+        return {"type": "function", "function": body if self.returns is None else {**body, "returns": self.returns}}

@@ -6,15 +6,18 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from omnivision.constants import FUNCTION_FILE, FUNCTION_PREFIX
-from omnivision.data.raw import parse
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions.function import Function
+from omnivision.functions.json_file import read_json_file
 from omnivision.functions.schema import callable_schema
 from omnivision.functions.type_names import in_json_words
 
+LIST = "Give tools in OpenAI's format, as a JSON list."
+PARAMETERS = ("parameters", "inputSchema", "input_schema")  # OpenAI, MCP, Anthropic
 IRRELEVANT = "irrelevant"  # the answer to a request that no function of the set serves (Octopus v2)
 
 
@@ -23,7 +26,7 @@ class FunctionSet:
     """Functions in the order of their tokens: function i is <prefix_i>, the end is <prefix_end>.
 
     The function `irrelevant` is always there; it is added last unless the set has it already, so
-    the position of every function is kept by save, load and `extended`.
+    the position of every function is kept by save, load, `extended` and `keeping`.
     """
 
     functions: tuple[Function, ...]
@@ -44,12 +47,12 @@ class FunctionSet:
 
     @classmethod
     def from_json(cls, source: str | Path | list | dict, prefix: str | None = None) -> FunctionSet:
-        """Read tools in OpenAI's format.
+        """Read tools in OpenAI's format, or in that of an MCP server, Anthropic or Gemini.
 
         Args:
-            source: a file, a list of tools, or {"prefix": ..., "functions": [tools]}. A tool is
-                {"type": "function", "function": {name, description, parameters}} or its inside.
-                Type names of Python are taken too: dict, list, tuple, str, int, float, bool, None, any.
+            source: a file, a list of tools, {"prefix": ..., "functions": [tools]} or {"tools": [tools]}. A tool is
+                {"type": "function", "function": {name, description, parameters}} or its inside; `inputSchema` and
+                `input_schema` are other names of `parameters`. What schemas may say in other words: see type_names.
             prefix: overrides the file's.
 
         Raises:
@@ -58,12 +61,12 @@ class FunctionSet:
         where = "function list"
         if isinstance(source, (str, Path)):
             where = str(source)
-            source = _read_json(Path(source))
+            source = read_json_file(Path(source), "function file", LIST)
         if isinstance(source, dict):
             prefix = prefix or source.get("prefix")
-            source = source.get("functions")
+            source = source.get("functions", source.get("tools"))
         if not isinstance(source, list):
-            raise ConfigError("not a list of functions", where, "Give tools in OpenAI's format, as a JSON list.")
+            raise ConfigError("not a list of functions", where, LIST)
         functions = [_read_tool(tool, f"{where}, entry {index}") for index, tool in enumerate(source)]
         return cls(tuple(functions), prefix or FUNCTION_PREFIX)
 
@@ -83,19 +86,22 @@ class FunctionSet:
         """A larger set; the functions that are here keep their tokens, the new ones follow."""
         return FunctionSet(self.functions + tuple(more), self.prefix)
 
-    def check_keeps(self, earlier: FunctionSet) -> None:
-        """Make sure that no function of an earlier set has moved: a token that was trained for one would mean another.
+    def keeping(self, earlier: FunctionSet) -> FunctionSet:
+        """These functions with the tokens of an earlier set, new ones behind; `irrelevant`, which no list has to name, stays where it was.
 
         Raises:
-            ConfigError: another prefix, or another function in the place of one of the earlier set.
+            ConfigError: another prefix, or another function in the place of one of the earlier set: a token that was trained for one would mean another.
         """
         if self.prefix != earlier.prefix:
             raise ConfigError(f"prefix {self.prefix!r} after {earlier.prefix!r}", "function set", "Keep the prefix of the trained set.")
-        for index, function in enumerate(earlier.functions):
-            now = self.functions[index].name if index < len(self) else None
-            if now != function.name:
-                what = f"{earlier.tokens[index]} was {function.name!r} and is now {now!r}"
+        own, kept = iter([function for function in self.functions if function.name != IRRELEVANT]), []
+        for token, function in zip(earlier.tokens, earlier.functions):
+            now = self[IRRELEVANT] if function.name == IRRELEVANT else next(own, None)
+            if now is None or now.name != function.name:
+                what = f"{token} was {function.name!r} and is now {now and now.name!r}"
                 raise ConfigError(what, "function set", "Keep the trained functions in their order and put new ones behind them.")
+            kept.append(now)
+        return FunctionSet((*kept, *own), self.prefix)
 
     @classmethod
     def beside(cls, folder: str | Path) -> FunctionSet | None:
@@ -123,13 +129,18 @@ class FunctionSet:
         """The functional token of a function."""
         return f"<{self.prefix}_{self.position(name)}>"
 
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {function.name: index for index, function in enumerate(self.functions)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._positions
+
     def position(self, name: str) -> int:
         """Place of a function in the set."""
-        for index, function in enumerate(self.functions):
-            if function.name == name:
-                return index
-        known = ", ".join(function.name for function in self.functions)
-        raise DataError(f"no function named {name!r}", "function set", f"Known: {known}.")
+        if name not in self:
+            raise DataError(f"no function named {name!r}", "function set", f"Known: {', '.join(self._positions)}.")
+        return self._positions[name]
 
     def __getitem__(self, name: str) -> Function:
         return self.functions[self.position(name)]
@@ -145,22 +156,14 @@ class FunctionSet:
         return f"<{self.prefix}_end>"
 
 
-def _read_json(file: Path) -> object:
-    try:
-        return parse(file.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise ConfigError("no function file", str(file), "Give a JSON list of tools in OpenAI's format.") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"not a readable JSON file: {error}", str(file), "Mend or replace the file.") from error
-
-
 def _read_tool(tool: object, where: str) -> Function:
     body = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(body, dict) or not isinstance(body.get("name"), str) or not body["name"]:
         raise ConfigError("a function without a name", where, 'Use {"name", "description", "parameters"}.')
-    elsewhere = [key for key in ("input_schema", "inputSchema", "params", "arguments", "args") if body.get(key)]
-    if elsewhere and not body.get("parameters"):
-        raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
     # OpenAI allows a function without parameters to leave the schema out or null.
-    parameters = body.get("parameters") or {"type": "object", "properties": {}}
-    return Function(body["name"], str(body.get("description") or body["name"]), in_json_words(parameters))
+    parameters = next((body[key] for key in PARAMETERS if body.get(key)), None)
+    elsewhere = [key for key in ("params", "arguments", "args") if body.get(key)]
+    if elsewhere and not parameters:
+        raise ConfigError(f"the schema stands under {elsewhere[0]!r}", f"{where}: {body['name']!r}", "Call it 'parameters', as OpenAI's tools do.")
+    parameters = in_json_words(parameters or {"type": "object", "properties": {}})
+    return Function(body["name"], str(body.get("description") or body["name"]), parameters, in_json_words(body.get("returns")))

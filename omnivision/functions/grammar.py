@@ -41,10 +41,12 @@ def call_grammar(function_set: FunctionSet, tokens: FunctionalTokens, mode: str 
         lead: what the tokenizer puts before a text that it encodes: a space (SentencePiece), or nothing.
 
     Raises:
-        ConfigError: an unknown mode, or a schema that refers to nothing but itself.
+        ConfigError: an unknown mode, fewer than one call, or a schema that refers to nothing but itself.
     """
     if mode not in MODES:
         raise ConfigError(f"no mode {mode!r}", "grammar of calls", f"Use one of: {', '.join(MODES)}.")
+    if most_calls is not None and most_calls < 1:
+        raise ConfigError(f"most_calls is {most_calls}", "grammar of calls", "Give 1 or more, or None for no bound.")
     rules = Rules()
     groups: dict[str, list[int]] = {}  # numbers of the functions that share a schema
     for number, function in enumerate(function_set.functions):

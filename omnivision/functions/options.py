@@ -1,6 +1,6 @@
 """A schema as a list of plain ones: references followed, allOf joined, anyOf and oneOf told apart.
 
-A plain schema says nothing but type, enum, bounds, patterns, properties and items. What else a schema says
+A plain schema says nothing but type, enum, bounds, patterns, properties, items and HINTS. What else a schema says
 (LEFT_OUT) is not part of the result: a value of the schema fits one of the options, not the other way round.
 """
 
@@ -22,7 +22,8 @@ LEFT_OUT = frozenset(("not", "if", "then", "else", "patternProperties", "propert
 TYPES = ("string", "integer", "number", "boolean", "null", "array", "object")
 _BOUNDS: dict[str, Callable] = {"minimum": max, "exclusiveMinimum": max, "minLength": max, "minItems": max,
                                 "maximum": min, "exclusiveMaximum": min, "maxLength": min, "maxItems": min}
-_KEPT = (*_BOUNDS, "type", "enum", "pattern", "properties", "required", "additionalProperties", "items", "prefixItems")
+HINTS = ("format", "multipleOf", "examples", "default", "description")  # what values look like: for whoever makes some; of several parts the outermost tells
+_KEPT = (*_BOUNDS, "type", "enum", "pattern", "properties", "required", "additionalProperties", "items", "prefixItems", *HINTS)
 
 
 class Impossible(Exception):
@@ -42,7 +43,7 @@ def options(schema: dict | bool, function: Function, left_out: set[str], depth: 
     if isinstance(schema, bool):
         return [{}] if schema else []
     if depth > MAX_DEPTH:
-        raise ConfigError("a definition refers to nothing but itself", f"function {function.name!r}", "Mend its schema.")
+        raise ConfigError("a definition refers to nothing but itself", f"function {function.name!r}", "Fix its schema.")
     left_out |= LEFT_OUT & schema.keys()
     found = [_plain(schema)]
     referred = [resolve(schema[key], function.parameters, f"function {function.name!r}") for key in ("$ref",) if key in schema]
@@ -98,6 +99,8 @@ def _both(a: dict, b: dict) -> dict:
             found[key] = list(dict.fromkeys([*a[key], *b[key]]))
         elif key in ("items", "additionalProperties"):
             found[key] = {"allOf": [a[key], b[key]]}
+        elif key in HINTS:
+            found[key] = a[key]
     if not found.get("type", TYPES) or not found.get("enum", TYPES):
         raise Impossible
     if "properties" in a or "properties" in b:

@@ -6,11 +6,13 @@ import dataclasses
 import enum
 import inspect
 import math
+import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions.literals import literal
 
 _SIMPLE = {
     str: {"type": "string"},
@@ -23,6 +25,8 @@ _SIMPLE = {
     typing.Any: {},
 }
 _ARGUMENTS = ("Args:", "Arguments:", "Parameters:")  # headings in a docstring
+_FIELD = re.compile(r":\w+(?: [^:]*)?:")  # ":param x:", ":return:", as reStructuredText begins lines
+_PARAM = re.compile(r"^[ \t]*:(?:param|parameter|arg|argument) (?:[^:\n]* )?(\w+):(.*(?:\n[ \t]+(?!:).*)*)", re.MULTILINE)
 
 
 def callable_schema(function: Callable) -> tuple[str, dict]:
@@ -30,7 +34,7 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
 
     Args:
         function: every parameter needs a type hint; the docstring's first paragraph says what the
-            function does, an "Args:" section (lines "name: text") says what each argument is.
+            function does, an "Args:" section (lines "name: text") or ":param name: text" says what each argument is.
 
     Returns:
         The description and the JSON schema of the arguments, in the order of the signature.
@@ -55,10 +59,11 @@ def callable_schema(function: Callable) -> tuple[str, dict]:
         schema = hint_schema(hints[name], f"{where}, parameter '{name}'")
         if name in about:
             schema = {**schema, "description": about[name]}
+        default = parameter.default.value if isinstance(parameter.default, enum.Enum) else parameter.default
         if parameter.default is parameter.empty:
             required.append(name)
-        elif isinstance(parameter.default, (str, int)) or isinstance(parameter.default, float) and math.isfinite(parameter.default):
-            schema = {**schema, "default": getattr(parameter.default, "value", parameter.default)}
+        elif isinstance(default, (str, int)) or isinstance(default, float) and math.isfinite(default):
+            schema = {**schema, "default": default}
         properties[name] = schema
     return description, {"type": "object", "properties": properties, "required": required}
 
@@ -80,9 +85,9 @@ def hint_schema(hint: object, where: str, inside: tuple[type, ...] = ()) -> dict
     if origin is dict and inner[0] is str:
         return {"type": "object", "additionalProperties": hint_schema(inner[1], where, inside)}
     if origin is typing.Literal:
-        return {"enum": list(inner)}
+        return {"enum": _listed(inner, where)}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return {"enum": [member.value for member in hint]}
+        return {"enum": _listed(hint, where)}
     if origin in (typing.Union, types.UnionType):
         return {"anyOf": [hint_schema(one, where, inside) for one in inner]}
     if typing.is_typeddict(hint) or dataclasses.is_dataclass(hint):
@@ -92,6 +97,21 @@ def hint_schema(hint: object, where: str, inside: tuple[type, ...] = ()) -> dict
         where,
         "Use str, int, float, bool, list[...], dict[str, ...], Literal, Enum, TypedDict, a dataclass or a union of them.",
     )
+
+
+def _listed(values: Iterable, where: str) -> list:
+    """Values of a Literal or an Enum; a member stands for its value.
+
+    Raises:
+        ConfigError: JSON cannot hold one.
+    """
+    found = [one.value if isinstance(one, enum.Enum) else one for one in values]
+    for one in found:
+        try:
+            literal(one, where)
+        except DataError as error:
+            raise ConfigError(f"{one!r} has no JSON form", where, "List texts, numbers, truth values or None.") from error
+    return found
 
 
 def _class_schema(kind: type, where: str, inside: tuple[type, ...]) -> dict:
@@ -123,14 +143,14 @@ def _hints(of: object, where: str) -> dict[str, object]:
 
 
 def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """First paragraph, up to a heading, on one line, and the entries of the "Args:" section."""
+    """First paragraph, up to a heading or field, on one line, and what is said of each argument."""
     lines = text.splitlines()
     summary = []
     for line in lines:
-        if line.strip() in ("", *_ARGUMENTS, "Returns:", "Yields:", "Raises:"):
+        if line.strip() in ("", *_ARGUMENTS, "Returns:", "Yields:", "Raises:") or _FIELD.match(line.strip()):
             break
         summary.append(line.strip())
-    about: dict[str, str] = {}
+    about = {name: " ".join(told.split()) for name, told in _PARAM.findall(text)}
     inside, margin, current = False, None, None
     for line in lines:
         indent = len(line) - len(line.lstrip())

@@ -49,7 +49,7 @@ def resolve(reference: str, root: dict, where: str) -> dict | bool:
         elif isinstance(found, dict) and step in found:
             found = found[step]
         else:
-            raise ConfigError(f"reference {reference!r} leads nowhere", where, f"There is no {step!r}; mend the schema.")
+            raise ConfigError(f"reference {reference!r} leads nowhere", where, f"There is no {step!r}; fix the schema.")
     if not isinstance(found, (dict, bool)):
         raise ConfigError(f"reference {reference!r} names no schema", where, "Refer to a definition as #/$defs/NAME.")
     return found

@@ -246,5 +246,5 @@ def _their_preprocessing(source: str, image_size: int) -> SiglipImageProcessorPi
             raise ValueError(f"Pictures are made {found.size['height']} px wide, and the tower's are {image_size}.")
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"The tower's preprocessing cannot be taken: {one_line(error)}", f"vision: {source}",
-                          "Mend its preprocessor_config.json, or use another SigLIP tower.") from error
+                          "Fix its preprocessor_config.json, or use another SigLIP tower.") from error
     return found

@@ -3,11 +3,11 @@
     omnivision data pairs --model DIR --data FILE --image-root DIR --out pairs.jsonl
     omnivision data pairs ... --teacher https://api.openai.com/v1 --teacher-model NAME --max-cost 5 --price-in 0.4 --price-out 1.6
 
-An answer that is right gives no pair; one that cannot be mended by a minimal edit gives none either; all are counted. What was
+An answer that is right gives no pair; one that cannot be fixed by a minimal edit gives none either; all are counted. What was
 answered and asked stands beside the pairs, in `pairs.work/`, what became of it in `pairs.report.json`: a run that was killed goes on
 there, and other gates ask nobody again.
 
-Short answers are rarely mended by a small edit: "No" for "Yes" is another answer. Such pairs move a model's readiness to say
+Short answers are rarely fixed by a small edit: "No" for "Yes" is another answer. Such pairs move a model's readiness to say
 "Yes" and teach nothing about pictures, see docs/benchmarks.md.
 """
 

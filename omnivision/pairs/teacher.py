@@ -75,13 +75,13 @@ class Oracle:
             image = str(task.row.images[0])
             if image not in self.truths:
                 raise DataError(f"The truth of {image} is not known", task.row.source, "Give the world that the data was built in.")
-            mended = correct(self.truths[image], task.question, task.answer, task.reference)
-            if mended is None or not mended.answer.strip():
+            fixed = correct(self.truths[image], task.question, task.answer, task.reference)
+            if fixed is None or not fixed.answer.strip():
                 yield task, Verdict(UNMENDED)
-            elif mended.answer == task.answer:
+            elif fixed.answer == task.answer:
                 yield task, Verdict(RIGHT)
             else:
-                yield task, Verdict(CORRECTED, mended.answer, tuple(mended.wrong))
+                yield task, Verdict(CORRECTED, fixed.answer, tuple(fixed.wrong))
 
     def agrees(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Verdict]]:
         for task in tasks:

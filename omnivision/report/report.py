@@ -133,5 +133,5 @@ def read_metrics(file: str | Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise DataError("not a JSON line", f"{file}:{number}", "Mend or remove the line.") from error
+                raise DataError("not a JSON line", f"{file}:{number}", "Fix or remove the line.") from error
     return [row for row in rows if isinstance(row, dict)]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
 from omnivision.functions.options import TYPES, options
-from omnivision.functions.type_names import in_json_words
 from omnivision.requests.drawing import Drawing, Undrawable
 from omnivision.requests.sentences import fill, frames, given_in_words
 from omnivision.requests.wording import deeds, infinitive, labels
@@ -20,6 +16,7 @@ from omnivision.requests.words import words_of
 
 TRIES = 12  # for each row
 THIRD = 0.25  # of the parallel requests have three calls
+ANY_VALUE = frozenset(("type", "examples", "default", "description"))  # what a schema may say that takes any value of its types
 TEXT = {"type": "string"}  # what a function gives back that looks something up and does not say what
 # Verbs of functions that give something back, for those that do not say so.
 GIVES = frozenset("calculate check compute convert determine estimate fetch find generate get identify list look lookup query read retrieve return "
@@ -33,8 +30,11 @@ def parallel_rows(rows: Sequence[dict], count: int, seed: int, split: str) -> It
     for row in rows:
         by_language[row["language"]].append(row)
     pools = [pool for pool in by_language.values() if len(pool) >= 3]
-    for number in range(count if pools else 0):
-        pool = pools[number % len(pools)]
+    made = 0
+    for attempt in range(TRIES * count if pools else 0):
+        if made == count:
+            return
+        pool = pools[attempt % len(pools)]
         language = pool[0]["language"]
         chosen = rng.sample(pool, 3 if rng.random() < THIRD else 2)
         calls = [call for row in chosen for call in row["calls"]]
@@ -44,7 +44,8 @@ def parallel_rows(rows: Sequence[dict], count: int, seed: int, split: str) -> It
         joints = said["parallel"] + (said.get("two", []) if len(chosen) == 2 else [])
         for row in chosen[1:]:
             request = fill(rng.choice(joints), {"first": request, "second": _part(row["request"])})
-        yield {"id": f"{split}/parallel/{number}", "request": request + ("。" if language == "zh" else "."), "language": language, "calls": calls}
+        yield {"id": f"{split}/parallel/{made}", "request": request + ("。" if language == "zh" else "."), "language": language, "calls": calls}
+        made += 1
 
 
 def _part(request: str) -> str:
@@ -53,14 +54,10 @@ def _part(request: str) -> str:
     return f"{first.lower() if first.istitle() and first != 'I' else first} {rest}".strip()
 
 
-def nested_rows(function_set: FunctionSet, returns: Mapping[str, dict], count: int, seed: int, split: str, languages: Sequence[str]) -> Iterator[dict]:
-    """Requests whose call has an argument that another function gives.
-
-    Args:
-        returns: schema of what a function gives back, by name, where its table says so. Others as of template_rows.
-    """
+def nested_rows(function_set: FunctionSet, count: int, seed: int, split: str, languages: Sequence[str]) -> Iterator[dict]:
+    """Requests whose call has an argument that another function gives. Args as of template_rows."""
     rng = random.Random(f"{seed}/{split}/nested")
-    fitting = nestable(function_set, returns)
+    fitting = nestable(function_set)
     made = 0
     for attempt in range(TRIES * count if fitting else 0):
         if made == count:
@@ -75,15 +72,15 @@ def nested_rows(function_set: FunctionSet, returns: Mapping[str, dict], count: i
         made += 1
 
 
-def nestable(function_set: FunctionSet, returns: Mapping[str, dict]) -> list[tuple[Function, str, Function]]:
+def nestable(function_set: FunctionSet) -> list[tuple[Function, str, Function]]:
     """(outer, argument, inner): the argument's types hold what the inner function gives."""
-    inner = [(one, given) for one in function_set.functions if (given := _types_given(one, returns))]
+    inner = [(one, given) for one in function_set.functions if (given := _types_given(one))]
     return [(outer, name, one) for outer in function_set.functions if outer.name != IRRELEVANT for name in outer.argument_names
             for wanted in [_types_wanted(outer, name)] for one, given in inner if one is not outer and given <= wanted]
 
 
-def _types_given(function: Function, returns: Mapping[str, dict]) -> set[str]:
-    said = returns.get(function.name)
+def _types_given(function: Function) -> set[str]:
+    said = function.returns
     if said is None:
         verbs = {infinitive(word) for word in (*words_of(function.name), *words_of(function.description)[:1])}
         said = TEXT if verbs & GIVES else None
@@ -92,10 +89,8 @@ def _types_given(function: Function, returns: Mapping[str, dict]) -> set[str]:
 
 def _types_wanted(function: Function, name: str) -> set[str]:
     """The types of which an argument takes any value."""
-    schema = function.parameters["properties"][name]
-    if isinstance(schema, dict) and "format" in schema:
-        return set()
-    return {kind for option in options(schema, function, set()) if set(option) <= {"type"} for kind in option.get("type", TYPES)}
+    found = options(function.parameters["properties"][name], function, set())
+    return {kind for option in found if set(option) <= ANY_VALUE for kind in option.get("type", TYPES)}
 
 
 def _types(schema: dict, function: Function) -> set[str]:
@@ -119,23 +114,6 @@ def _said(function: Function, arguments: dict, rng: random.Random, language: str
     is_deed, words = rng.choice([one for one in found if one[0]] or found)
     plain, given = given_in_words(function, arguments, rng, language, split)
     return words + plain if is_deed else f"{'get' if language == 'en' else '获取'} {words}{plain}", given
-
-
-def returns_of(file: Path) -> dict[str, dict]:
-    """What functions give back, by name: the schema under `returns` in a function table.
-
-    Raises:
-        ConfigError: it is no schema.
-    """
-    content = json.loads(file.read_text(encoding="utf-8-sig"))
-    tools = [tool.get("function", tool) for tool in (content["functions"] if isinstance(content, dict) else content)]
-    found = {tool["name"]: tool["returns"] for tool in tools if "returns" in tool}
-    for name, schema in found.items():
-        if not isinstance(schema, dict):
-            raise ConfigError(f"`returns` of {name!r} is no schema", str(file), 'Write one such as {"type": "string"}.')
-        found[name] = in_json_words(schema)
-        _giving(name, found[name])  # refuses what is no schema
-    return found
 
 
 def _giving(name: str, returned: dict) -> Function:

@@ -15,19 +15,20 @@ from fractions import Fraction
 
 from omnivision.functions import Function
 from omnivision.functions.options import TYPES, options
-from omnivision.functions.subschemas import resolve
 from omnivision.functions.validator import exact
 from omnivision.functions.values import bounds
 from omnivision.requests.patterns import text_of_pattern
 from omnivision.requests.words import ANY, kind_of, number_range, word_list, words_of
 
 TRAIN, HELD_OUT = "train", "held_out"
-HELD_OUT_SHARE = 5  # of so many open values one is kept for the held-out split
+HELD_OUT_ONE_IN = 5  # of so many open values one is kept for the held-out split
 TRIES = 40
 FOR_A_SIDE = 60  # draws of an open value until it may be the other split's: one in five is held out, so that a wide range misses it once in 600,000
 DEEPEST = 4  # objects in objects; deeper ones get only what they require
 WIDE = 20  # numbers of a smaller range are shared by the splits
 ENOUGH = 5  # examples of a schema; with fewer the word lists help
+FORMATS = frozenset(("date", "time", "date-time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uuid",
+                     "uri", "url", "iri", "uri-reference", "iri-reference"))  # of which texts are made
 LEFT_OUT_SHARE = 0.5  # how often an optional argument is left out
 QUOTED = re.compile(r"['\"‘“]([^'\"‘’“”]{1,40})['\"’”]")
 
@@ -38,7 +39,7 @@ class Undrawable(Exception):
 
 def side(value: object) -> str:
     """The split that an open value belongs to: the same in every run, for every function."""
-    return HELD_OUT if zlib.crc32(json.dumps(value, sort_keys=True).encode()) % HELD_OUT_SHARE == 0 else TRAIN
+    return HELD_OUT if zlib.crc32(json.dumps(value, sort_keys=True).encode()) % HELD_OUT_ONE_IN == 0 else TRAIN
 
 
 @contextmanager
@@ -106,10 +107,9 @@ class Drawing:
         Raises:
             Undrawable: there is none.
         """
-        hints = self._hints(schema)
         for attempt in range(FOR_A_SIDE + TRIES):
             option = self.rng.choice(self._options(schema))
-            found, is_open = self._one(option, hints, name, depth)
+            found, is_open = self._one(option, name, depth)
             if self.function.fits(found, schema) and (not is_open or attempt >= FOR_A_SIDE or side(found) == self.split):
                 return found
         raise Undrawable(f"no value was found for {name!r}: {json.dumps(schema, ensure_ascii=False):.120}")
@@ -120,14 +120,7 @@ class Drawing:
             raise Undrawable("the schema allows no value")
         return found
 
-    def _hints(self, schema: dict | bool) -> dict:
-        """What a schema says beside its constraints, the definition that it refers to included."""
-        if not isinstance(schema, dict):
-            return {}
-        referred = resolve(schema["$ref"], self.function.parameters, self.function.name) if "$ref" in schema else {}
-        return {**(referred if isinstance(referred, dict) else {}), **schema}
-
-    def _one(self, option: dict, hints: dict, name: str, depth: int) -> tuple[object, bool]:
+    def _one(self, option: dict, name: str, depth: int) -> tuple[object, bool]:
         """A value, and whether it is an open one, of which the splits have their own."""
         if "enum" in option:
             return self.rng.choice(option["enum"]), False
@@ -141,9 +134,9 @@ class Drawing:
             return self.rng.random() < 0.5, False
         if kind in ("integer", "number"):
             low, high = self._range(option, name, whole=kind == "integer")
-            return self._number(low, high, hints.get("multipleOf"), whole=kind == "integer"), kind == "number" or high - low >= WIDE
+            return self._number(low, high, option.get("multipleOf"), whole=kind == "integer"), kind == "number" or high - low >= WIDE
         if kind == "string":
-            return self._text(option, hints, name), True
+            return self._text(option, name), True
         return (self._array if kind == "array" else self._object)(option, depth, name=name), False
 
     def _range(self, option: dict, name: str, whole: bool) -> tuple[float, float]:
@@ -174,30 +167,35 @@ class Drawing:
             raise Undrawable(f"there is no number from {first} to {last}")
         return self.rng.randint(first, last)
 
-    def _text(self, option: dict, hints: dict, name: str) -> str:
+    def _text(self, option: dict, name: str) -> str:
         least, most = int(option.get("minLength", 0)), option.get("maxLength")
         if "pattern" in option:
             return text_of_pattern(option["pattern"], least, most, self.rng)
-        made = self._formatted(hints.get("format") or _format_told(hints.get("description", ""), name))
-        pool = [made] if made else self._pool(hints, name)
+        named = option.get("format") or _format_told(option.get("description", ""), name)
+        pool = [self._formatted(named)] if named in FORMATS else self._pool(option, name)
         fitting = [one for one in pool if least <= len(one) and (most is None or len(one) <= most)]
         sided = [one for one in fitting if side(one) == self.split] or fitting
         if sided:
             return self.rng.choice(sided)
+        if "format" in option:
+            raise Undrawable(f"no text of the format {option['format']!r} can be made for {name!r}")
         letters = "abcdefghijklmnopqrstuvwxyz"
         return "".join(self.rng.choice(letters) for _ in range(max(least, min(8, 8 if most is None else int(most)))))
 
-    def _pool(self, hints: dict, name: str) -> list[str]:
-        """Texts for an argument: what its schema shows, and the words of its kind where it shows few."""
-        shown = [*hints.get("examples", ()), hints.get("default"), *QUOTED.findall(hints.get("description", ""))]
+    def _pool(self, option: dict, name: str) -> list[str]:
+        """Texts for an argument: what its schema shows, and the words of its kind where it shows few; no word of a list has a format."""
+        shown = [*option.get("examples", ()), option.get("default")] + ([] if "format" in option else QUOTED.findall(option.get("description", "")))
         shown = list(dict.fromkeys(one for one in shown if isinstance(one, str) and one.strip()))
-        about = f"{hints.get('description', '')} {' '.join(words_of(self.function.name))} {self.function.description}"
+        if "format" in option:
+            return shown
+        about = f"{option.get('description', '')} {' '.join(words_of(self.function.name))} {self.function.description}"
         kind = kind_of(name, about)
         if len(shown) >= ENOUGH or shown and kind == ANY:
             return shown
         return shown + word_list(kind, self.language)
 
-    def _formatted(self, named: str | None) -> str | None:
+    def _formatted(self, named: str) -> str:
+        """A text of one of FORMATS."""
         rng = self.rng
         day = date(2022, 1, 1) + timedelta(days=rng.randrange(1500))
         clock = f"{rng.randrange(24):02}:{rng.randrange(0, 60, 5):02}"
@@ -209,18 +207,22 @@ class Drawing:
                 return f"{clock}:00"
             case "date-time":
                 return f"{day.isoformat()}T{clock}:00Z"
-            case "email":
+            case "duration":
+                return f"PT{rng.randrange(5, 125, 5)}M"
+            case "email" | "idn-email":
                 return f"{someone}{rng.randrange(10, 99)}@example.com"
-            case "uri" | "url":
-                return f"https://example.com/{rng.choice(word_list(ANY, 'en'))}/{rng.randrange(100)}"
-            case "hostname":
+            case "hostname" | "idn-hostname":
                 return f"{rng.choice(word_list(ANY, 'en'))}{rng.randrange(10)}.example.com"
             case "ipv4":
                 return f"192.0.2.{rng.randrange(1, 255)}"
+            case "ipv6":
+                return f"2001:db8::{rng.randrange(1, 65536):x}"
             case "uuid":
                 digits = f"{rng.getrandbits(128):032x}"
                 return "-".join((digits[:8], digits[8:12], f"4{digits[13:16]}", f"8{digits[17:20]}", digits[20:]))
-        return None
+            case _:  # an address; a relative one is a whole one too
+                return f"https://example.com/{rng.choice(word_list(ANY, 'en'))}/{rng.randrange(100)}"
+
 
     def _array(self, option: dict, depth: int, name: str) -> list:
         first, least, most = option.get("prefixItems", []), int(option.get("minItems", 0)), option.get("maxItems")

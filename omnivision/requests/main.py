@@ -26,7 +26,7 @@ from omnivision.functions.function_set import IRRELEVANT
 from omnivision.pairs.factory import lines
 from omnivision.requests import prompts
 from omnivision.requests.checks import Checks
-from omnivision.requests.composed import nested_rows, parallel_rows, returns_of
+from omnivision.requests.composed import nested_rows, parallel_rows
 from omnivision.requests.drawing import HELD_OUT, TRAIN
 from omnivision.requests.negatives import negative_rows
 from omnivision.requests.report import report_of, short_of, table
@@ -37,7 +37,7 @@ from omnivision.requests.user_templates import Sentences
 from omnivision.requests.words import LANGUAGES
 from omnivision.runs import RunLock, write_json, write_text
 
-HELD_OUT_SHARE = 5  # a held-out split has one row for so many of training, unless told
+ROWS_FOR_HELD_OUT = 5  # of training, for each held-out one, unless told
 LONGEST_REPLY = 4096  # tokens: ten requests with their arguments
 SPARE = 1.2  # rows made for each that is wanted, where some will be refused
 
@@ -63,17 +63,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     sentences = Sentences.read(Path(options.templates), function_set) if options.templates else NONE
     wanted = {TRAIN: options.per_function}
     if options.held_out:
-        wanted = {HELD_OUT: options.held_out_per_function or -(-options.per_function // HELD_OUT_SHARE), **wanted}
+        wanted = {HELD_OUT: options.held_out_per_function or -(-options.per_function // ROWS_FOR_HELD_OUT), **wanted}
     work = options.out.with_suffix(".work")
     work.mkdir(parents=True, exist_ok=True)
     sieve = Sieve(Checks(function_set))
     with RunLock(work):
         with open_teacher(options, function_set, sieve, work) as teacher:
-            for split, number in wanted.items():
-                make(options, function_set, sieve, split, number, teacher or sentences)
+            kinds = {split: make(options, function_set, sieve, split, number, teacher or sentences) for split, number in wanted.items()}
             if teacher:
                 teacher.tally.check()
-            report = {**report_of(function_set, sieve, wanted, options.languages), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
+            report = {**report_of(function_set, sieve, wanted, kinds, options.languages), "seed": options.seed, "shared_sentences": sentences.shared(), **told_by(teacher)}
         for split, file in ((TRAIN, options.out), (HELD_OUT, options.held_out)):
             if file:
                 write_text(file, lines(shuffled(sieve.kept[split], options.seed)))
@@ -105,8 +104,8 @@ def shuffled(rows: list[dict], seed: int) -> list[dict]:
     return random.Random(f"{seed}/order").sample(rows, len(rows))
 
 
-def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, split: str, number: int, writer: Teacher | Sentences) -> None:
-    """The rows of one split: single calls first, then what is made in their proportion."""
+def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, split: str, number: int, writer: Teacher | Sentences) -> dict[str, int]:
+    """The rows of one split: single calls first, then what is made in their proportion; returns how many of each kind that should be."""
     languages, seed = options.languages, options.seed
     if isinstance(writer, Teacher):
         names = [function.name for function in function_set.functions if function.name != IRRELEVANT]
@@ -123,8 +122,8 @@ def make(options: argparse.Namespace, function_set: FunctionSet, sieve: Sieve, s
         left_out = FunctionSet.from_json(options.left_out) if options.left_out else None
         sieve.take_all(negative_rows(function_set, round(SPARE * negatives), seed, split, languages, left_out), split, "negative", most=negatives)
     sieve.take_all(parallel_rows(singles, round(SPARE * parallel), seed, split), split, "parallel", most=parallel)
-    calls = nested_rows(function_set, returns_of(Path(options.functions)), round(SPARE * nested), seed, split, languages)
-    sieve.take_all(calls, split, "nested", most=nested)
+    sieve.take_all(nested_rows(function_set, round(SPARE * nested), seed, split, languages), split, "nested", most=nested)
+    return {"negative": negatives, "parallel": parallel, "nested": nested}
 
 
 def shares(number: int, languages: list[str], first: int) -> dict[str, int]:

@@ -12,17 +12,19 @@ from omnivision.requests.sieve import Sieve
 ON_SCREEN = 20  # functions that the table names
 
 
-def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int], languages: list[str]) -> dict[str, Any]:
+def report_of(function_set: FunctionSet, sieve: Sieve, wanted: dict[str, int], kinds: dict[str, dict[str, int]], languages: list[str]) -> dict[str, Any]:
     """The report.
 
     Args:
-        wanted: rows of each function by split. languages: that were asked for.
+        wanted: rows of each function by split. kinds: rows of each other kind by split. languages: that were asked for.
     """
     splits = {split: _counts(sieve.kept[split]) for split in wanted}
     short = {split: {name: {"got": wanted[split] - missing, "wanted": wanted[split]}
                      for name, missing in short_of(function_set, sieve, split, wanted[split]).items()} for split in wanted}
+    short_kinds = {split: {kind: {"got": got, "wanted": number} for kind, number in kinds[split].items() if (got := splits[split]["kinds"].get(kind, 0)) < number}
+                   for split in wanted}
     without = {split: {language: names for language in languages if (names := _without(function_set, sieve.kept[split], language))} for split in wanted}
-    return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "without": without, "refused": dict(sieve.refused),
+    return {"rows": {split: len(sieve.kept[split]) for split in wanted}, "splits": splits, "short": short, "short_kinds": short_kinds, "without": without, "refused": dict(sieve.refused),
             "examples_of_refused": dict(sieve.examples)}
 
 
@@ -54,6 +56,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"{split}: {report['rows'][split]} rows; {_list(counts['kinds'])}; {_list(counts['languages'])}")
         short = report["short"][split]
         shown = [f"{name} {one['got']} of {one['wanted']}" for name, one in list(short.items())[:ON_SCREEN]]
+        for kind, one in report["short_kinds"][split].items():
+            lines.append(f"  fewer {kind} ones than wanted: {one['got']} of {one['wanted']}")
         for language, names in report["without"][split].items():
             more = f" and {len(names) - ON_SCREEN} more" if len(names) > ON_SCREEN else ""
             lines.append(f"  no row in {language}, where the model will refuse them: {', '.join(names[:ON_SCREEN])}{more} (give sentences with --templates)")

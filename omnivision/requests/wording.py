@@ -12,6 +12,8 @@ from omnivision.requests.language import CHINESE
 from omnivision.requests.words import tables, words_of
 
 LONGEST_LABEL = 6  # words
+VERSION = re.compile(r"[vV]?\d+(?:(?:alpha|beta|rc)\d*)?")  # as a part of a function's name: says nothing of what it does
+ARTICLES = frozenset(("a", "an", "the", "my", "your", "all", "every"))
 # What descriptions begin with before they come to the point.
 ABOUT_ITSELF = re.compile(r"^(?:(?:this|an?|the)\s+)?(?:function|tool|method|api|utility)\s+(?:is used\s+|used\s+)?(?:(?:to|that|which|for)\s+)?", re.IGNORECASE)
 # Where the part of a description that names its arguments begins.
@@ -29,20 +31,27 @@ def deeds(function: Function, language: str) -> list[tuple[bool, str]]:
         Undrawable: neither gives one that is Chinese throughout.
     """
     sentence = ABOUT_ITSELF.sub("", FIRST_SENTENCE.split(function.description.strip(), maxsplit=1)[0].strip()).strip(" .。")
-    last = words_of(function.name.rpartition(".")[2])
-    name = " ".join(last if len(last) > 1 else words_of(function.name))
+    parts = [words_of(part) for part in function.name.split(".") if not VERSION.fullmatch(part)] or [words_of(function.name)]
+    name = " ".join(parts[-1] if len(parts[-1]) > 1 else [word for part in parts for word in part])
     if CHINESE.search(sentence):
         return [(True, sentence)]
     if language == "zh":
         return [_chinese_deed(name)]
     wordings = dict.fromkeys(one for one in (ARGUMENTS_TOLD.sub("", sentence), sentence, name) if one)
-    return list(dict.fromkeys(_deed(one) for one in wordings))
+    verb = _shared_verb(name, sentence)
+    return list(dict.fromkeys(_deed(one, verb) for one in wordings))
 
 
-def _deed(sentence: str) -> tuple[bool, str]:
+def _shared_verb(name: str, sentence: str) -> str | None:
+    """The word with which name and description begin, where an article behind it shows a verb: shift, "Shifts the schedule"."""
+    first, (said, following) = name.partition(" ")[0], [*sentence.lower().split(), "", ""][:2]
+    return first if said in (first, f"{first}s") and following in ARTICLES else None
+
+
+def _deed(sentence: str, verb: str | None) -> tuple[bool, str]:
     first, _, rest = sentence.partition(" ")
-    plain = infinitive(first.lower())
-    if is_verb(plain) and not rest.startswith("of "):
+    plain = verb if verb and first.lower() in (verb, f"{verb}s") else infinitive(first.lower())
+    if (plain == verb or is_verb(plain)) and not rest.startswith("of "):
         return True, f"{plain} {rest}".strip()
     keeps = any(letter.isupper() for letter in first[1:])  # DNA, eBay
     return False, sentence if keeps else sentence[:1].lower() + sentence[1:]
@@ -56,7 +65,7 @@ def is_verb(word: str) -> bool:
 # Verbs with which descriptions and names begin, besides those that have a Chinese word.
 VERBS = frozenset("access activate adjust allocate answer apply arrange ask assess assign build call cancel capture change classify clean collect "
                   "combine compile complete compose conduct confirm connect control cook count crop decode define deliver describe design detect display "
-                  "divide download draw edit email enable encode enter evaluate execute explain explore export extract filter fix forecast format give "
+                  "divide do download draw edit email enable encode enter evaluate execute explain explore export extract filter fix forecast format give "
                   "grade guess help hire import improve increase install invest invite join launch learn lock log make manage map mark measure merge "
                   "modify monitor move multiply name notify obtain offer organize paint parse pay perform place plan plot post prepare print process "
                   "prove purchase query rank rate read recommend record recycle redesign reduce register remind rename rent repair replace request "

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from omnivision.config_files import load_tree
-from omnivision.data.raw import parse
 from omnivision.errors import ConfigError
 from omnivision.functions import Function, FunctionSet
 from omnivision.functions.function_set import IRRELEVANT
+from omnivision.functions.json_file import read_json_file
 from omnivision.routing.worker import Worker
 
 END = Function(IRRELEVANT, "No worker fits the request, or nothing is left to do.")
@@ -124,10 +124,7 @@ def _worker(entry: dict, file: Path, number: int) -> Worker:
 
 
 def _read_json(file: Path) -> dict:
-    try:
-        tree = parse(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"not a readable graph: {error}", str(file), "Give a JSON object with workers and edges.") from error
+    tree = read_json_file(file, "graph", "Give a JSON object with workers and edges.")
     if not isinstance(tree, dict):
         raise ConfigError("the graph is no JSON object", str(file), "Give one with workers and edges.")
     return tree

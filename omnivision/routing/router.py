@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from omnivision.constants import FUNCTION_FILE
 from omnivision.errors import ConfigError
 from omnivision.functions import FunctionSet, functional_tokens, parse_calls
 from omnivision.functions.constraint import CallConstraint
@@ -78,10 +77,10 @@ def router_functions(graph: Graph, folder: Path) -> FunctionSet:
     Raises:
         ConfigError: a checkpoint without functions, a function that has moved, or a worker that the checkpoint has no token for.
     """
-    if not (folder / FUNCTION_FILE).is_file():
+    trained = FunctionSet.beside(folder)
+    if trained is None:
         raise ConfigError("The model has no functions", str(folder), "Train the stage functions on the graph's function set first.")
-    functions, trained = graph.functions(), FunctionSet.load(folder)
-    functions.check_keeps(trained)
+    functions = graph.functions().keeping(trained)
     if len(functions) > len(trained):
         new = functions.functions[len(trained)].name
         raise ConfigError(f"The router has no token for the worker {new!r}", f"{graph.source}: workers",

@@ -1,4 +1,4 @@
-"""The oracle: a teacher who knows the truth of a picture, mends answers word by word, and grades them.
+"""The oracle: a teacher who knows the truth of a picture, fixes answers word by word, and grades them.
 
 It never writes an answer of its own: it edits the model's, only where it is false, so that a preference pair differs
 in nothing but the mistake.
@@ -78,7 +78,7 @@ def judge(truth: object, question: str | QA, answer: str, reference: str | None 
 
 
 def correct_short(reference: str, answer: str) -> Correction | None:
-    """Mend a short answer against the one true answer: equal (numbers by value, text without case) or replaced.
+    """Fix a short answer against the one true answer: equal (numbers by value, text without case) or replaced.
 
     None where the answer has no word or more than a few.
     """
@@ -134,7 +134,7 @@ def _without_sign(answer: str) -> str:
 
 
 def _mentions(asked: Asked, answer: str) -> bool:
-    """Whether the answer is of the kind asked for at all (then it is mended word by word or not at all)."""
+    """Whether the answer is of the kind asked for at all (then it is fixed word by word or not at all)."""
     if asked.form in ("list", "beside", "colored"):
         return any(name in answer.lower() for name in names_table(asked.language))
     return bool(pattern_for(asked.form, asked.language).search(answer))

@@ -1,4 +1,4 @@
-"""How the oracle reads lists and descriptions: which objects they claim, which claims are false, how to mend them."""
+"""How the oracle reads lists and descriptions: which objects they claim, which claims are false, how to fix them."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def _sft(rng: random.Random, task: Task) -> Recipe:
 
 
 def _dpo(rng: random.Random, task: Task) -> Recipe:
-    """Short questions and open ones, a row each: both are answered wrongly in ways an oracle can mend."""
+    """Short questions and open ones, a row each: both are answered wrongly in ways an oracle can fix."""
     language = _language(rng)
     scene = _train_scene(rng)
     asked = scene_questions(scene, rng, language, PAIR_QUESTIONS) + open_questions(scene, rng, language, PAIR_OPEN)

@@ -180,7 +180,7 @@ def _compare_embeddings(folder: Path, text: Path, picture: Path, settings: dict,
 def check_gate(result: dict, folder: str | Path) -> None:
     """Raises DataError where a file is further from fp32 than its type's limit."""
     for quantization, found in result["quantizations"].items():
-        limit, reasons, remedy = LIMITS[quantization], [], "Export in a finer type, or train the model with projector_gelu tanh."
+        limit, reasons, remedy = LIMITS[quantization], [], "Export in a finer type, or train it with `projector_gelu: tanh`."
         if found["prompts_equal"] < found["questions"]:
             reasons.append(f"{found['questions'] - found['prompts_equal']} of {found['questions']} prompts are other tokens")
             remedy = "Give the checkpoint the project's chat template and its own tokenizer again, or use omnivision export onnx."

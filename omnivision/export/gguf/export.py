@@ -139,7 +139,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint, pictures: dict[str, str],
         grammar = gbnf(functions, tokens)
         if grammar.never:
             raise DataError(f"No arguments can be written for {', '.join(grammar.never)}: a device could never call it", str(source / FUNCTION_FILE),
-                            "Mend its schema, or leave it out of the set.")
+                            "Fix its schema, or leave it out of the set.")
         (folder / GRAMMAR_FILE).write_text(grammar.text, encoding="utf-8")
         tokenizer.save_pretrained(folder / TOKENIZER)  # calls are read from ids
     return parts

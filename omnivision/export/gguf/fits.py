@@ -16,7 +16,7 @@ def refuse_what_does_not_fit(config: OmniVisionConfig, where: str) -> None:
     """Raises ConfigError where a part of the model has no counterpart in stock llama.cpp's qwen2 and lfm2 graphs."""
     reasons = [*_language(config), *_projector(config), *_tower(config)]
     if reasons:
-        remedy = "Export it with `omnivision export fp16` or `onnx`, or train one with projector_layout block and a Qwen2 language model."
+        remedy = "Export it with `omnivision export fp16` or `onnx`, or train one with `projector: block` and a Qwen2 language model."
         raise ConfigError(f"stock llama.cpp cannot run this model: {'; '.join(reasons)}", where, remedy)
 
 

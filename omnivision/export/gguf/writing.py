@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from omnivision.errors import DataError
-from omnivision.export.fp16_limits import FP16_LARGEST
+from omnivision.export.fp16_limits import FP16_LARGEST, FROM_BEFORE, KEEP_THEM
 from omnivision.export.gguf.packages import gguf, quantized
 
 
@@ -62,9 +62,10 @@ def _packed(one: Planned) -> np.ndarray:
         raise DataError(f"{one.name} has shape {values.shape}, expected {one.shape}", "checkpoint", "Copy or train it again.")
     largest = float(np.abs(values).max(initial=0.0))
     kinds = gguf().GGMLQuantizationType
-    if not np.isfinite(largest) or (one.kind != kinds.F32 and largest > FP16_LARGEST):
-        what = f"{one.name}: {'numbers that are not finite' if not np.isfinite(largest) else f'{largest:.4g} is beyond FP16'}"
-        raise DataError(what, "checkpoint", "Take a checkpoint from before it diverged, or keep that layer with --keep-fp32.")
+    if not np.isfinite(largest):
+        raise DataError(f"{one.name} holds numbers that are not finite", "checkpoint", FROM_BEFORE)
+    if one.kind != kinds.F32 and largest > FP16_LARGEST:
+        raise DataError(f"{one.name}: {largest:.4g} is beyond FP16", "checkpoint", KEEP_THEM)
     if one.kind == kinds.F32:
         return values
     if one.kind == kinds.F16:

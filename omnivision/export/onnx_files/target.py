@@ -14,7 +14,7 @@ from omnivision.errors import ConfigError
 from omnivision.export import fp16
 from omnivision.export.checkpoint import Checkpoint, open_checkpoint
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
-from omnivision.export.fp16_limits import refuse_weights, scan_weights
+from omnivision.export.fp16_limits import refuse_beyond, refuse_not_finite, scan_weights
 from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_rounded
 from omnivision.export.packages import needed
 from omnivision.export.reference import gather_questions, next_token, read_reference, write_reference
@@ -68,8 +68,10 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
     with torch.random.fork_rng(), whole_or_nothing(out, source) as folder, tempfile.TemporaryDirectory() as drawn:
         asked = gather_questions(questions, image_root, count, Path(drawn))
         checkpoint = open_checkpoint(source)
+        weights = scan_weights(checkpoint.tensors())
+        refuse_not_finite(weights, str(source))  # answers need not show them: of embeddings only the rows that are asked for are read
         if "fp16" in variants:
-            refuse_weights(scan_weights(checkpoint.tensors()), str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
+            refuse_beyond(weights, str(source), "Take --quantize fp32, or a checkpoint from before it diverged.")
         external = write_graphs(folder / "onnx", checkpoint, variants)
         write_reference(folder, checkpoint.running_model(), checkpoint.processor, asked, new_tokens)
         if "fp16" in variants:
