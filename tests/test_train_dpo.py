@@ -198,7 +198,7 @@ def oracle(world, parts, pairs, tmp_path_factory):
 @pytest.mark.parametrize("changes", [*({"share": share} for share in SHARES), {"needed_logits_only": False}, {"precompute_reference": False}])
 def test_trl_is_the_oracle(world, parts, pairs, oracle, tmp_path, changes):
     from omnivision_train.reference_log_probs import reference_log_probs
-    from omnivision_train.stages import single_process_defaults
+    from omnivision_train.run_folder import single_process_defaults
 
     model, reference, processor = parts
     config = train_world.settings(world, tmp_path, "dpo", beta=BETA, sft_weight=0.2, **changes)

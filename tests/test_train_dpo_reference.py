@@ -11,7 +11,7 @@ import pytest
 import torch
 import train_world
 from omnivision_train import reference_log_probs
-from omnivision_train import trainer as trainer_module
+from omnivision_train.callbacks import Log
 from omnivision_train.config import DpoConfig
 from omnivision_train.memory import REFERENCE, Part, held_by_parts
 from omnivision_train.pair_loss import token_log_probs
@@ -157,7 +157,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_
         pass
 
     config = train_world.settings(world, tmp_path, "dpo", **STEPS)
-    original = trainer_module.Log.on_log
+    original = Log.on_log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         original(self, args, state, control, logs=logs, **kwargs)
@@ -165,7 +165,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(world, uninterrupted, tmp_
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Log, "on_log", on_log)
+        patch.setattr(Log, "on_log", on_log)
         with pytest.raises(Killed):
             train_world.train(config, "dpo")
     if lost:  # the start is still there: its log-probs are computed again, not those of the checkpoint

@@ -9,7 +9,7 @@ import torch
 import train_world
 from model_parts import make_config, make_model
 from omnivision_train import throughput
-from omnivision_train import trainer as trainer_module
+from omnivision_train import meters
 from omnivision_train.activations import Batch, activation_bytes
 from omnivision_train.config import SftConfig
 from omnivision_train.data import Collator, Conversations
@@ -136,7 +136,7 @@ def test_an_exit_that_would_not_train_is_refused(world, start, tmp_path, layer):
 def test_every_exit_that_is_on_counts_as_a_head(world, start, tmp_path, monkeypatch):
     counted, of = [], throughput.Flops.of
     monkeypatch.setattr(throughput.Flops, "of", lambda self, **seen: counted.append(seen["supervised"]) or of(self, **seen))
-    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    monkeypatch.setattr(meters, "device_peak", lambda: 1e6)
     for name, exits in (("plain", {}), ("exits", {"exit_layer": 2, "exit_loss": 0.2, "exit_every": 1})):
         train_world.train(train_world.settings(world, tmp_path / name, "sft", start, batch_size=12, max_steps=1, **exits), "sft")
     assert counted[1] == 2 * counted[0] > 0  # of three layers: the exit after the first has weight 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 import train_world
 from omnivision_train import throughput
-from omnivision_train import trainer as trainer_module
+from omnivision_train import meters
 from omnivision_train.run_data import open_squashed
 
 from omnivision.errors import ConfigError
@@ -44,7 +44,7 @@ def same(final, expected):
 def test_a_part_of_the_pictures_in_the_cache_trains_the_same(world, whole, tmp_path, monkeypatch, capsys, stage, records, changes):
     counted, of = [], throughput.Flops.of
     monkeypatch.setattr(throughput.Flops, "of", lambda self, **seen: counted.append((seen["pictures"], seen.get("uncached", 0))) or of(self, **seen))
-    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    monkeypatch.setattr(meters, "device_peak", lambda: 1e6)
     monkeypatch.setattr("omnivision.data.features.FeatureCache.fill.__defaults__", (1, None, 0, 1))
     config = train_world.settings(world, tmp_path, stage, feature_cache=str(tmp_path / "features"), cache_gib=(records * RECORD + 1) / 2**30, **changes)
     same(train_world.train(config, stage), whole(stage))

@@ -45,7 +45,7 @@ def batch(parts):
 def loss_of(world, parts, batch, folder, weight, count=None):
     config = train_world.settings(world, folder, "functions", token_weight=weight)
     with train_world.one_process():
-        from omnivision_train.stages import single_process_defaults
+        from omnivision_train.run_folder import single_process_defaults
 
         single_process_defaults()
         trainer = FunctionsTrainer(model=parts[0], args=training_arguments(config, folder), train_dataset=parts[3],

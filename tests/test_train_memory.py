@@ -6,7 +6,7 @@ import pytest
 import torch
 import train_world
 from omnivision_train import stages
-from omnivision_train import trainer as trainer_module
+from omnivision_train import fit
 from omnivision_train.activations import FUSED, Batch, Counter, activation_bytes
 from omnivision_train.config import AlignConfig, DpoConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
@@ -90,7 +90,7 @@ def test_eager_attention_is_planned_with_its_scores():
 
 @pytest.mark.parametrize("stage, zero", [("sft", 1), ("dpo", 1), ("sft", 3), ("dpo", 3)])
 def test_a_batch_that_cannot_fit_is_refused_before_the_first_step(world, tmp_path, monkeypatch, stage, zero):
-    monkeypatch.setattr(trainer_module, "device_memory", lambda: 3 * 2**20)  # the state takes less
+    monkeypatch.setattr(fit, "device_memory", lambda: 3 * 2**20)  # the state takes less
     with pytest.raises(PlanError, match="A batch takes .* of activations.*batch_size=1 accumulation=2"):
         train_world.train(train_world.settings(world, tmp_path, stage, zero_stage=zero), stage)
     assert not list(tmp_path.rglob("metrics.jsonl")) and not list(tmp_path.rglob("step-*"))
@@ -100,7 +100,7 @@ def test_zero_3_trains_where_memory_is_counted_first(world, tmp_path, monkeypatc
     """As on a GPU, whose memory is asked for once the trainer exists."""
     found = []
     for number, memory in enumerate((None, 2**40)):
-        monkeypatch.setattr(trainer_module, "device_memory", lambda memory=memory: memory)
+        monkeypatch.setattr(fit, "device_memory", lambda memory=memory: memory)
         found.append(train_world.losses(train_world.train(train_world.settings(world, tmp_path / str(number), "sft", zero_stage=3), "sft")))
     assert found[0] == found[1] and len(found[0]) == 3
 

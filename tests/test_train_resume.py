@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 import train_world
-from omnivision_train import trainer as trainer_module
+from omnivision_train.callbacks import Log
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, DataError
@@ -36,14 +36,14 @@ def uninterrupted(world, tmp_path_factory):
 
 def interrupt(monkeypatch, step, act) -> None:
     """Calls act() when a run has logged a step."""
-    original = trainer_module.Log.on_log
+    original = Log.on_log
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         original(self, args, state, control, logs=logs, **kwargs)
         if state.global_step == step and logs and "loss" in logs:
             act()
 
-    monkeypatch.setattr(trainer_module.Log, "on_log", on_log)
+    monkeypatch.setattr(Log, "on_log", on_log)
 
 
 def die():

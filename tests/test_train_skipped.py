@@ -6,6 +6,7 @@ import pytest
 import torch
 import train_world
 from omnivision_train import trainer as trainer_module
+from omnivision_train.callbacks import Log
 
 from omnivision.errors import DivergedError
 
@@ -83,14 +84,14 @@ def test_a_skipped_step_is_remembered_by_a_checkpoint(world, tmp_path, monkeypat
     spoil(monkeypatch, {2, 3, 4, 5, 6})
     config = settings(world, tmp_path, max_steps=8, save_steps=1)
     with monkeypatch.context() as patch:
-        original = trainer_module.Log.on_log
+        original = Log.on_log
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             original(self, args, state, control, logs=logs, **kwargs)
             if state.global_step == 4:
                 raise Killed
 
-        patch.setattr(trainer_module.Log, "on_log", on_log)
+        patch.setattr(Log, "on_log", on_log)
         with pytest.raises(Killed):
             train_world.train(config, "sft")
     with pytest.raises(DivergedError, match="step 6"):  # 2 and 3 before the kill, 4 to 6 after it

@@ -10,11 +10,11 @@ import pytest
 import torch
 import train_world
 import workers
-from omnivision_train import run_data, throughput
+from omnivision_train import meters, run_data, throughput
 from omnivision_train import trainer as trainer_module
 from omnivision_train.config import SftConfig
-from omnivision_train.stages import Run
-from omnivision_train.trainer import out_of_memory
+from omnivision_train.run_folder import Run
+from omnivision_train.fit import out_of_memory
 from omnivision_train.trainer_arguments import check_dashboard
 
 from omnivision.errors import ConfigError, DataError, PlanError
@@ -142,8 +142,8 @@ def test_peaks_are_found_by_the_devices_name():
 
 def test_speed_is_tokens_of_all_rows_since_the_last_line(world, tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(meters, "device_peak", lambda: 1e6)
     final = train_world.train(train_world.settings(world, tmp_path, "sft", batch_size=12, max_steps=2, log_steps=1), "sft")
     from omnivision import OmniVisionProcessor
     from omnivision_train.data import Conversations
@@ -165,7 +165,7 @@ def test_as_many_pictures_are_counted_as_run(world, tmp_path, monkeypatch, stage
     encode, of = OmniVisionModel.get_vision_features, throughput.Flops.of
     monkeypatch.setattr(OmniVisionModel, "get_vision_features", lambda self, pixels: (run.append(len(pixels)) if self.training else None) or encode(self, pixels))
     monkeypatch.setattr(throughput.Flops, "of", lambda self, **seen: counted.append(seen["pictures"]) or of(self, **seen))
-    monkeypatch.setattr(trainer_module, "device_peak", lambda: 1e6)
+    monkeypatch.setattr(meters, "device_peak", lambda: 1e6)
     train_world.train(train_world.settings(world, tmp_path, stage, **changes), stage)
     assert counted == run == [1] * 6
 

@@ -22,6 +22,8 @@ from omnivision.errors import ResumableError
 from omnivision.runs import checkpoint_step, newest_checkpoint, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 from omnivision_train import lora
 from omnivision_train.launch import rank_and_ranks
+from omnivision_train.optimizer_state import full_moments, is_sharded, optimizer_step, restore_optimizer
+from omnivision_train.ranks import from_first, gathered
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 PROGRESS, RANKS, SETTINGS = "progress.json", "ranks.json", "config.resolved.yaml"
@@ -47,7 +49,7 @@ def write(trainer, folder: Path, keep: int) -> None:
             trainer.processor.save_pretrained(partial)
             write_json(partial / STATE, {key: getattr(trainer.state, key) for key in ("epoch", "global_step")})
             write_json(partial / PROGRESS, {"schedule": trainer.lr_scheduler.state_dict(), "global_batch": trainer.global_batch(),
-                                            "optimizer_step": _optimizer_step(trainer)})
+                                            "optimizer_step": optimizer_step(trainer)})
             write_json(partial / RANKS, ranks)
             (partial / SETTINGS).write_text(dump_config(trainer.stage_config))
             seal(partial, folder / f"step-{step}")
@@ -105,36 +107,11 @@ def saved_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
 
 def restore(trainer, folder: Path) -> None:
     """Puts the optimizer's state and the schedule back; every process calls it, after DeepSpeed took the model over."""
-    moments, progress = load_file(folder / MOMENTS), read_json(folder / PROGRESS)
+    progress = read_json(folder / PROGRESS)
     trainer.lr_scheduler.load_state_dict(progress["schedule"])
     for group, lr in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
         group["lr"] = lr  # the schedule itself would set it after the next step only
-    optimizer, named = _zero_optimizer(trainer), _trained(trainer)
-    if optimizer is None:
-        _restore_plain(trainer, moments, dict(named), progress["optimizer_step"])
-        return
-    keys = {name.rpartition("|")[2] for name in moments}
-    _make_states(optimizer, keys, progress["optimizer_step"])
-    weights = saved_weights(trainer.model, folder)
-    for name, parameter in named:
-        _set_part(parameter, weights[name].to(_device(trainer)), None)
-        for key in sorted(keys):
-            _set_part(parameter, moments[f"{name}|{key}"].to(_device(trainer)), key)
-
-
-def _set_part(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
-    """Puts this process' part of a whole tensor in its place: of the weight, or of the optimizer's state `key`."""
-    from deepspeed.utils import (safe_set_full_fp32_param, safe_set_full_optimizer_state, safe_set_local_fp32_param,
-                                 safe_set_local_optimizer_state)
-
-    if hasattr(parameter, "ds_id"):  # ZeRO-3: DeepSpeed's setter of whole tensors fails where the last part is padded (0.19.8)
-        part, ranks, rank = parameter.ds_tensor.numel(), torch.distributed.get_world_size(), torch.distributed.get_rank()
-        local = nn.functional.pad(value.flatten(), (0, part * ranks - value.numel())).narrow(0, part * rank, part)
-        safe_set_local_fp32_param(parameter, local) if key is None else safe_set_local_optimizer_state(parameter, local, key)
-    elif key is None:
-        safe_set_full_fp32_param(parameter, value)
-    else:
-        safe_set_full_optimizer_state(parameter, value, key)
+    restore_optimizer(trainer, load_file(folder / MOMENTS), lambda: saved_weights(trainer.model, folder), progress["optimizer_step"])
 
 
 def restore_rank(trainer, folder: Path) -> None:
@@ -165,7 +142,7 @@ def full_weights(trainer) -> dict[str, Tensor]:
             continue
         if trainer.frozen is not None and isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
             value = trainer.frozen.get(name)  # every process comes here, the first has it
-        elif tensor.requires_grad and _is_parted(tensor):
+        elif tensor.requires_grad and is_sharded(tensor):
             value = safe_get_full_fp32_param(tensor)
         elif hasattr(tensor, "ds_id"):  # frozen, under ZeRO-3
             with deepspeed.zero.GatheredParameters([tensor]):
@@ -175,26 +152,6 @@ def full_weights(trainer) -> dict[str, Tensor]:
         if first:
             found[name] = value.detach().to("cpu").contiguous()
     return found
-
-
-def full_moments(trainer) -> dict[str, Tensor]:
-    """The optimizer's state as "<parameter>|<key>", gathered from all processes, returned on the first one."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    optimizer, first, found = _zero_optimizer(trainer), trainer.is_world_process_zero(), {}
-    if optimizer is None:
-        state = _inner_optimizer(trainer).state
-        found = {f"{name}|{key}": value for name, parameter in _trained(trainer)
-                 for key, value in state.get(parameter, {}).items() if key != "step"}
-    else:
-        keys = _moment_keys(optimizer)
-        _link_states(optimizer)
-        for name, parameter in _trained(trainer):
-            for key in keys:
-                value = safe_get_full_optimizer_state(parameter, key)
-                if first:
-                    found[f"{name}|{key}"] = value.to("cpu")  # one after the other: all of them may not fit the device
-    return {name: value.detach().to("cpu").contiguous() for name, value in found.items()} if first else {}
 
 
 def random_state() -> dict:
@@ -225,28 +182,6 @@ def newest(folder: Path, warn) -> Path | None:
     return from_first(newest_checkpoint(folder, warn) if rank_and_ranks()[0] == 0 else None)
 
 
-def gathered(value) -> list:
-    """The value of every process, in the order of ranks."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return [value]
-    values = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
-
-
-def from_first(value):
-    """The value of the first process, on all; the others' is not read."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return value
-    values = [value if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def _trained(trainer) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
-
-
 def _saved_buffers(model: nn.Module):
     saved = model.state_dict().keys()
     return [(name, buffer) for name, buffer in model.named_buffers() if name in saved]
@@ -255,85 +190,6 @@ def _saved_buffers(model: nn.Module):
 def _tied(model: nn.Module) -> set[str]:
     """Names of weights that are another one's: written once."""
     return {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-
-
-def _is_parted(parameter: Tensor) -> bool:
-    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
-
-
-def _device(trainer) -> torch.device:
-    return trainer.args.device
-
-
-def _zero_optimizer(trainer):
-    """DeepSpeed's optimizer where it keeps fp32 weights of its own, in parts; None where the model's are all there are."""
-    return trainer.optimizer.optimizer if any(_is_parted(parameter) for _, parameter in _trained(trainer)) else None
-
-
-def _inner_optimizer(trainer) -> torch.optim.Optimizer:
-    """torch's optimizer, inside accelerate's and DeepSpeed's."""
-    optimizer = _zero_optimizer(trainer)
-    return trainer.optimizer.optimizer if optimizer is None else optimizer.optimizer
-
-
-def _flat_parts(optimizer) -> list[Tensor]:
-    """This process' flat fp32 parts, by whichever name DeepSpeed's optimizer has for them (0.19.8)."""
-    for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition"):
-        if hasattr(optimizer, name):
-            return getattr(optimizer, name)
-    raise AttributeError(f"{type(optimizer).__name__} of this DeepSpeed keeps its fp32 weights under another name")
-
-
-def _moment_keys(optimizer) -> list[str]:
-    """Names of the optimizer's tensors that have the shape of the weights (exp_avg, exp_avg_sq)."""
-    state = optimizer.optimizer.state
-    return sorted({key for flat in _flat_parts(optimizer) for key, value in state.get(flat, {}).items()
-                   if torch.is_tensor(value) and value.shape == flat.shape})
-
-
-def _optimizer_step(trainer) -> float:
-    """How many updates the optimizer has made (skipped steps are none)."""
-    optimizer = _inner_optimizer(trainer)
-    counts = [float(state["step"]) for state in optimizer.state.values() if "step" in state]
-    counts += [float(group["step"]) for group in optimizer.param_groups if "step" in group]
-    return max(counts, default=0.0)
-
-
-def _make_states(optimizer, keys: set[str], step: float) -> None:
-    """States as after `step` updates, empty: DeepSpeed and torch make them in the first update only."""
-    inner = optimizer.optimizer
-    on_cpu = _counts_on_cpu(inner)
-    for flat in _flat_parts(optimizer):
-        if keys:
-            inner.state[flat] = {"step": torch.tensor(step, device="cpu" if on_cpu else flat.device)}
-            inner.state[flat] |= {key: torch.zeros_like(flat) for key in keys}
-    for group in inner.param_groups:
-        if "step" in group:
-            group["step"] = int(step)
-    _link_states(optimizer)
-
-
-def _link_states(optimizer) -> None:
-    """Lets each parameter find its part of the states: DeepSpeed links them after the first group's first update, too early
-    for the other groups' (0.19.8)."""
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-        optimizer._hp_optimizer_states_linked = False
-        optimizer._lazy_init_hp_params_optimizer_state()
-
-
-def _restore_plain(trainer, moments: dict[str, Tensor], named: dict[str, nn.Parameter], step: float) -> None:
-    inner = _inner_optimizer(trainer)
-    for entry, value in moments.items():
-        name, _, key = entry.rpartition("|")
-        device = named[name].device
-        inner.state[named[name]][key] = value.to(device)
-        if key == "exp_avg":
-            inner.state[named[name]]["step"] = torch.tensor(step, device="cpu" if _counts_on_cpu(inner) else device)
-
-
-def _counts_on_cpu(optimizer) -> bool:
-    """Where torch wants the number of updates: on the CPU, except for fused and capturable optimizers."""
-    return not any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
 
 
 def clear_leftovers(folder: Path) -> None:

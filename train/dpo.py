@@ -8,21 +8,21 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from omnivision_train import run_data, stages
+from omnivision_train import run_data, run_folder, stages
 from omnivision_train.attention import set_attention
 from omnivision_train.config import DpoConfig
+from omnivision_train.fit import fit
 from omnivision_train.pair_loss import check_share
 from omnivision_train.pair_trainer import PairTrainer
 from omnivision_train.pairs import PairCollator, Pairs
 from omnivision_train.reference_log_probs import add_reference
-from omnivision_train.trainer import fit
 from omnivision_train.trainer_arguments import training_arguments
 
 
 def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Projector and language model learn to prefer the corrected answer to their own."""
     stage = "dpo"
-    with stages.open_run(config, stage) as run:
+    with run_folder.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
         check_share(model.model.language_model, config.share)
@@ -48,4 +48,4 @@ def dpo(config: DpoConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
                               config=config, reference=reference)
         trainer.passes = run_data.passes(config, pairs.samples)
         fit(trainer, config, processor, run.folder, stage, largest, told)
-        return stages.finish(run, config, processor, trainer.save_model)
+        return run_folder.finish(run, config, processor, trainer.save_model)

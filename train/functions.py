@@ -15,10 +15,11 @@ from omnivision.data.rows import Row
 from omnivision.errors import ConfigError, DataError
 from omnivision.functions import FunctionSet, install_tokens, target_ids
 from omnivision.model.conversation import encode_conversation
-from omnivision_train import lora, run_data, stages
+from omnivision_train import lora, run_data, run_folder, stages
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Collator, Conversations
-from omnivision_train.trainer import StageTrainer, fit
+from omnivision_train.fit import fit
+from omnivision_train.trainer import StageTrainer
 from omnivision_train.trainer_arguments import training_arguments
 
 
@@ -118,7 +119,7 @@ def grouped(rows: list[Row], most: int) -> list[list[Row]]:
 def functions(config: FunctionsConfig) -> Path:
     """Installs the set's tokens into spare rows and trains on requests with calls, mixed with earlier rows; with a rank, adapters alone."""
     stage = "functions"
-    with stages.open_run(config, stage) as run:
+    with run_folder.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)
         model, processor = stages.open_model(config, stage)
         function_set = FunctionSet.from_json(config.functions)
@@ -148,7 +149,7 @@ def functions(config: FunctionsConfig) -> Path:
         held_out = call_rows(run_data.read_held_out(config, run, cache), processor.tokenizer, function_set, leave_out=run.left_out.add_held_out)
         told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add_held_out)
         run.left_out.settle(samples.shortened)
-        stages.show_sample(samples, processor, run)
+        run_folder.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(**run_data.collator_arguments(config, processor, cache))
         trainer = FunctionsTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
@@ -156,4 +157,4 @@ def functions(config: FunctionsConfig) -> Path:
         del rows, held_out  # encoded by now
         trainer.token_ids, trainer.functions = token_ids, function_set
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
-        return stages.finish(run, config, processor, trainer.save_model)
+        return run_folder.finish(run, config, processor, trainer.save_model)

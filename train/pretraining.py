@@ -28,7 +28,7 @@ from omnivision_train.checkpoint import clear_leftovers
 from omnivision_train.config import check_numbers
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.pretraining_checkpoint import Progress, read_checkpoint, write_checkpoint, write_result
-from omnivision_train.stages import begun, record
+from omnivision_train.run_folder import begun, record
 
 POSITIVE = ("batch", "whole_batch", "window", "steps", "warmup", "save_steps", "log_every", "threads", "max_length", "decay", "vocab_size")
 NOT_NEGATIVE = ("lr", "whole_steps", "drill_steps", "drill_share", "weight_decay", "workers", "blur", "mistaken", "caption_weight", "place_weight", "sincos")

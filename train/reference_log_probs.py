@@ -27,13 +27,13 @@ from torch import nn
 from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
 from omnivision_train import precision
-from omnivision_train.checkpoint import from_first, gathered
 from omnivision_train.config import DpoConfig
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.launch import rank_and_ranks
 from omnivision_train.pair_loss import token_log_probs
 from omnivision_train.pair_trie import CHOSEN, REJECTED, Pair
 from omnivision_train.pairs import PairCollator, Pairs
+from omnivision_train.ranks import from_first, gathered
 
 AT_ONCE = 16_384  # pairs of a process, after which their log-probs are written
 

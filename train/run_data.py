@@ -25,12 +25,12 @@ from omnivision.errors import ConfigError, DataError
 from omnivision.hardware import device
 from omnivision.model.build import stand_in
 from omnivision.runs import read_json, sorted_checkpoints, write_json
-from omnivision_train.checkpoint import gathered
 from omnivision_train.config import StageConfig
 from omnivision_train.data import CPU_STEP, GPU_STEP
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.launch import rank_and_ranks
 from omnivision_train.precision import resolved
+from omnivision_train.ranks import gathered
 
 MANIFEST = "data_manifest.json"
 MOST_UNSUPERVISED = 0.001  # rows without a supervised token have a limit of their own
@@ -109,7 +109,7 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     """The good rows of the config's files; bad ones are told to run.left_out; hashes and counts go into the manifest.
 
     Args:
-        run: a stages.Run. cache: its pictures have been decoded before. files, limit: others than the config's. held_out: they do not train.
+        run: a run_folder.Run. cache: its pictures have been decoded before. files, limit: others than the config's. held_out: they do not train.
     """
     check_settings(config)
     main = files is None

@@ -9,11 +9,12 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from omnivision.data.rows import Row
-from omnivision_train import checkpoint, early_exit, run_data, stages
+from omnivision_train import checkpoint, early_exit, run_data, run_folder, stages
 from omnivision_train.config import AlignConfig, SftConfig
 from omnivision_train.data import Collator, Conversations
+from omnivision_train.fit import fit
 from omnivision_train.grounding import ground
-from omnivision_train.trainer import StageTrainer, fit
+from omnivision_train.trainer import StageTrainer
 from omnivision_train.trainer_arguments import training_arguments
 
 
@@ -28,7 +29,7 @@ def sft(config: SftConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
 
 
 def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence[TrainerCallback]) -> Path:
-    with stages.open_run(config, stage) as run:
+    with run_folder.open_run(config, stage) as run:
         arguments = training_arguments(config, run.folder)  # first: it checks the settings before weights load
         if stage == "sft":
             early_exit.check_early_exit(config)
@@ -47,7 +48,7 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         held_out = run_data.read_held_out(config, run, cache)
         told = Conversations(held_out, processor, config.image_root, config.max_length, run.left_out.add_held_out)
         run.left_out.settle(samples.shortened)
-        stages.show_sample(samples, processor, run)
+        run_folder.show_sample(samples, processor, run)
         run_data.fill_cache(cache, config, rows + held_out)
         collator = Collator(**run_data.collator_arguments(config, processor, cache))
         kind = early_exit.EarlyExitTrainer if stage == "sft" else StageTrainer
@@ -55,14 +56,14 @@ def _supervised(config: AlignConfig | SftConfig, stage: str, callbacks: Sequence
         trainer.passes = run_data.passes(config, samples.samples)
         del rows, held_out  # encoded by now
         fit(trainer, config, processor, run.folder, stage, samples.largest(config.batch_size), told)
-        return stages.finish(run, config, processor, trainer.save_model)
+        return run_folder.finish(run, config, processor, trainer.save_model)
 
 
-def _ground(config: AlignConfig, run: stages.Run, model, processor, rows: list[Row]) -> None:
+def _ground(config: AlignConfig, run: run_folder.Run, model, processor, rows: list[Row]) -> None:
     """A run that resumes from a checkpoint has this behind it."""
     if config.grounding_data:
         rows = run_data.read_data(replace(config, limit=None), run, files=config.grounding_data)
-    cached = replace(config, feature_cache=config.feature_cache or str(run.folder / stages.FEATURES))  # many passes: never twice
+    cached = replace(config, feature_cache=config.feature_cache or str(run.folder / run_folder.FEATURES))  # many passes: never twice
     cache = run_data.open_cache(cached, model, processor)
     run_data.fill_cache(cache, config, [row for row in rows if row.regions])
     ground(model, processor, rows, config, cache, run.folder / "grounding.jsonl" if run.main else None)

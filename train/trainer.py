@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
-from collections import Counter
 from functools import wraps
 from pathlib import Path
 
@@ -13,34 +9,24 @@ import torch
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
-from transformers import PrinterCallback, Trainer
+from transformers import Trainer
 
 from omnivision.constants import IGNORE_INDEX
-from omnivision.errors import DivergedError, PlanError
 from omnivision.functions import FunctionSet
-from omnivision.memory import peak_gib
 from omnivision.runs import read_json
 from omnivision_train import checkpoint
-from omnivision_train.activations import Batch
-from omnivision_train.attention import set_attention
-from omnivision_train.callbacks import HeldOut, Log, StopOnSignal, tensorboard
-from omnivision_train.compiled import compile_layers, compiles
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order, leave_group
 from omnivision_train.deepspeed_config import adds_alone, zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.flat_gradients import flatten_gradients
-from omnivision_train.loss_kernel import set_loss_kernel
-from omnivision_train.memory import check_memory, device_memory, held_with_batch, less_memory, on_meta
+from omnivision_train.meters import Meters
 from omnivision_train.optimizer import MuonAdamW
-from omnivision_train.precision import cpu_autocast, resolved
-from omnivision_train.throughput import Flops, device_peak
-
-OTHER_RANK = 1_000_003  # from one process' seed to the next one's: far from the seeds that people choose
-MOST_SKIPPED = 5  # steps in a row without a finite loss and gradient
+from omnivision_train.precision import cpu_autocast
+from omnivision_train.ranks import gathered
 
 
-class StageMixin:
+class StageMixin(Meters):
     """What our trainers change of transformers': see each method. The trainers of all stages take it in."""
 
     stage_config: StageConfig
@@ -65,14 +51,6 @@ class StageMixin:
     def _get_grad_norm(self, model, grad_norm=None):
         """May still be a tensor, which accelerate would wait for at every step."""
         return self.deepspeed.get_global_grad_norm()
-
-    def heads(self) -> int:
-        """How often the head runs on what is supervised, at this step."""
-        return 1
-
-    def floating_point_ops(self, inputs) -> int:
-        """Nothing: transformers would go over all parameters at every step; Flops has counted them once."""
-        return 0
 
     def create_optimizer(self, model=None):
         if self.stage_config.optimizer == "muon" and self.optimizer is None:
@@ -111,103 +89,6 @@ class StageMixin:
         self._order.set_epoch(epoch)  # accelerate's loaders do not reach it when several processes skip batches
         return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
-    # -- meters: what a log line tells since the line before
-
-    def _inner_training_loop(self, *args, **kwargs):
-        self._skipped, self._skipped_in_a_row, self._skipped_since_log = 0, 0, 0
-        self._before_step, self._last_logged, self._step_rows = torch.zeros(()), 0, []
-        self._seen, self._since, self._waited = Counter(), time.perf_counter(), 0.0
-        self._means_before: dict[str, int] = {}
-        self._flops = Flops(self.model, self.data_collator.cache is not None, getattr(self, "ref_model", None) is not None,
-                            getattr(self.stage_config, "frozen_layers", 0))
-        return super()._inner_training_loop(*args, **kwargs)
-
-    def get_batch_samples(self, *args, **kwargs):
-        started = time.perf_counter()
-        found = super().get_batch_samples(*args, **kwargs)
-        self._waited += time.perf_counter() - started
-        return found
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        self._step_rows += inputs.pop("row_ids", [])
-        self._seen["tokens"] += inputs.pop("num_tokens", 0)
-        self._seen["supervised"] += inputs.pop("num_supervised", 0) * self.heads()
-        self._seen["pictures"] += max(1, sum(len(inputs[key]) for key in ("image_features", "pixel_values") if key in inputs))  # a blank one for texts alone
-        self._seen["uncached"] += len(inputs["pixel_values"]) if "unencoded" in inputs else 0
-        return super().training_step(model, inputs, num_items_in_batch)
-
-    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        """After every optimizer step: a step that DeepSpeed or clip_or_skip left out counts in no mean."""
-        if self._step_rows:  # transformers calls this once more after an epoch
-            if self.accelerator.optimizer_step_was_skipped:
-                self._count_skipped(tr_loss)
-            else:
-                self._skipped_in_a_row = 0
-            self._before_step, self._step_rows = tr_loss.detach().clone(), []
-            self._means_before = {key: len(values) for key, values in self._means().items()}
-        logging = self.control.should_log and self.state.global_step > self._globalstep_last_logged
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
-        if logging:
-            self._before_step, self._means_before = torch.zeros_like(self._before_step), {}
-
-    def _count_skipped(self, tr_loss: torch.Tensor) -> None:
-        tr_loss.copy_(self._before_step)
-        for key, values in self._means().items():
-            del values[self._means_before.get(key, 0):]
-        self._skipped, self._skipped_in_a_row, self._skipped_since_log = (
-            self._skipped + 1, self._skipped_in_a_row + 1, self._skipped_since_log + 1)
-        rows = sorted({row for rows in checkpoint.gathered(self._step_rows) for row in rows})
-        step = self.state.global_step
-        if self.is_world_process_zero():
-            print(f"step {step}: loss or gradient is not finite; the step is skipped (rows {', '.join(rows[:8])})", file=sys.stderr)
-        if self._skipped_in_a_row == MOST_SKIPPED:
-            raise DivergedError(f"Loss or gradient were not finite in {MOST_SKIPPED} steps in a row", f"step {step}, rows {', '.join(rows)}",
-                                "Look at these rows, or begin again with a lower `lr`; both need another `out`.")
-
-    def log(self, logs, *args, **kwargs):
-        if "loss" in logs and self._skipped:
-            window = self.state.global_step - self._last_logged
-            counted = window - self._skipped_since_log
-            logs["loss"] = logs["loss"] * window / counted if counted else float("nan")
-            logs["skipped"] = self._skipped
-        if "loss" in logs:
-            logs |= self._speed()
-            self._last_logged, self._skipped_since_log = self.state.global_step, 0
-        return super().log(logs, *args, **kwargs)
-
-    def _speed(self) -> dict[str, float]:
-        """Since the last log line: tokens a second and 10^12 operations of the model's products over all processes, the share of the time in which
-        the process that waited longest waited for data, and the share of the chips' peak where that is known."""
-        every, waits, peaks = zip(*checkpoint.gathered((self._seen, self._waited, peak_gib())), strict=True)
-        seen, now = sum(every, Counter()), time.perf_counter()
-        seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
-        flops, peak = self._flops.of(**seen), device_peak()
-        speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(max(peaks), 2)}
-        return speed | ({"peak_share": flops / seconds / peak / self.args.world_size} if peak else {})
-
-    def _means(self) -> dict[str, list[float | torch.Tensor]]:
-        """PairTrainer's values since the last log line, whose means it logs; the other trainers have none."""
-        return getattr(self, "_metrics", {}).get("train", {})
-
-    def meters(self) -> dict:
-        """This process' running sums, for a checkpoint."""
-        return {"loss": self._tr_loss.item(), "logged": self._globalstep_last_logged, "seen": dict(self._seen),
-                "seconds": time.perf_counter() - self._since, "waited": self._waited,
-                "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
-                "means": {key: [float(value) for value in values] for key, values in self._means().items()}}
-
-    def set_meters(self, meters: dict) -> None:
-        """Continues them."""
-        self._tr_loss.fill_(meters["loss"])
-        self._before_step = self._tr_loss.clone()
-        self._globalstep_last_logged = self._last_logged = meters["logged"]
-        self._skipped, self._skipped_in_a_row, self._skipped_since_log = meters["skipped"]
-        self._seen, self._waited = Counter(meters.get("seen", {})), meters.get("waited", 0.0)
-        self._since = time.perf_counter() - meters.get("seconds", 0.0)
-        for key, values in meters.get("means", {}).items():
-            self._metrics["train"][key] = list(values)
-        self._means_before = {key: len(values) for key, values in self._means().items()}
-
     @torch.no_grad()
     def held_out_loss(self, samples) -> float:
         """Loss over rows that do not train: per supervised token, for pairs per pair; every process calls it."""
@@ -224,7 +105,7 @@ class StageMixin:
             if number < len(batches):
                 total += torch.tensor([loss * weight, weight], dtype=torch.float64)
         self.model_wrapped.train()
-        summed, weight = (sum(part) for part in zip(*checkpoint.gathered(total.tolist()), strict=True))
+        summed, weight = (sum(part) for part in zip(*gathered(total.tolist()), strict=True))
         return summed / weight
 
     # -- checkpoints: ours in place of transformers' and DeepSpeed's
@@ -302,58 +183,3 @@ def clip_or_skip(engine: DeepSpeedEngine) -> None:
         return update(*args, **kwargs)
 
     optimizer.step, engine.clip_fp32_gradients = step, lambda: None
-
-
-def out_of_memory(config: StageConfig, stage: str) -> PlanError:
-    """What a stage says that had no room, with settings that need less and train the same."""
-    return PlanError("Out of memory", f"{stage}: batch_size {config.batch_size}, max_length {config.max_length}",
-                     f"Start the same command with {less_memory(config)}; it resumes from its last checkpoint.")
-
-
-def usual_length(samples, largest: Batch) -> float:
-    """Tokens of the median row; of pairs, whose rows are laid out batch by batch, of the longest."""
-    return statistics.median(samples.lengths()) if hasattr(samples, "lengths") else largest.length
-
-
-def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: str, largest: Batch, held_out=None) -> None:
-    """Trains, from the newest checkpoint that verifies where there is one.
-
-    Args:
-        largest: the largest batch of the data. held_out: samples as the trainer's, whose loss is told before and after; None or empty for none.
-
-    Raises:
-        PlanError: the largest batch cannot fit the device.
-        SystemExit: 143, after a checkpoint, on SIGTERM.
-    """
-    if (memory := device_memory()) is not None:
-        ranks = trainer.args.world_size
-        check_memory(held_with_batch(on_meta(trainer.model.config, config), config, stage, resolved(config), ranks, largest), config, stage, ranks, memory)
-    trainer.stage_config, trainer.processor = config, processor
-    trainer.frozen = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()
-                      if not weight.requires_grad and trainer.is_world_process_zero()} if trainer.args.bf16 else None
-    set_attention(trainer.model, config, usual_length(trainer.train_dataset, largest))
-    checkpoint.clear_leftovers(folder / "checkpoints")
-    set_loss_kernel(trainer.model, config)
-    if compiles(config):
-        compile_layers(trainer.model, asked=config.compile is not None)
-    stop = StopOnSignal()
-    trainer.remove_callback(PrinterCallback)  # Log says it
-    newest = checkpoint.newest(folder / "checkpoints", lambda message: print(message, file=sys.stderr))
-    told = [HeldOut(trainer, held_out, folder / "held_out.json")] if held_out else []
-    if config.report_to == "tensorboard" and trainer.is_world_process_zero():
-        told.append(tensorboard(folder, newest and checkpoint.checkpoint_step(newest) + 1))
-    for callback in (Log(folder, stage), *told, stop):
-        trainer.add_callback(callback)
-    if rank := trainer.args.process_index:  # transformers gives all processes one seed: each draws its own dropout
-        torch.manual_seed(config.seed + OTHER_RANK * rank)
-    if newest:
-        if trainer.is_world_process_zero():
-            print(f"{stage}: resumes from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
-    try:
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise out_of_memory(config, stage) from error
-    if any(checkpoint.gathered(stop.stopped)):  # a signal after the last step has reached one process only
-        if trainer.is_world_process_zero():
-            print(f"{stage}: terminated; step {trainer.state.global_step} is saved, and the same command resumes there", file=sys.stderr)
-        raise SystemExit(143)
