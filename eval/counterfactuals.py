@@ -38,10 +38,11 @@ def changed(condition: str, rows: list[dict], prompts: list[Prompt | None]) -> t
     if condition == BLIND:
         grey = Picture.of(grey_picture())
         return rows, [one and one._replace(pictures=(grey,) * len(one.pictures)) for one in prompts]
-    pictures = {row["image"]: one.pictures for row, one in zip(rows, prompts, strict=True) if one}
-    other = swap([row for row, one in zip(rows, prompts, strict=True) if one], pictures)
+    shown = [(row, one) for row, one in zip(rows, prompts, strict=True) if one and one.pictures]  # a request in text alone stays as it is
+    pictures = {row["image"]: one.pictures for row, one in shown}
+    other = swap([row for row, _ in shown], pictures)
     return ([row | {"shown_image": other.get(row["image"])} for row in rows],
-            [one and one._replace(pictures=pictures[other[row["image"]]]) for row, one in zip(rows, prompts, strict=True)])
+            [one._replace(pictures=pictures[other[row["image"]]]) if one and one.pictures else one for row, one in zip(rows, prompts, strict=True)])
 
 
 def swap(rows: list[dict], pictures: dict[str, tuple[Picture, ...]], seed: int = SEED) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _file_of(path: Path, task: str) -> Path:
     fitting = [one for one in sorted(path.iterdir()) if one.is_file() and word in one.stem and one.suffix in (".json", ".jsonl", ".csv", ".tsv")]
     if len(fitting) != 1:
         raise DataError(f"The predictions folder has {len(fitting)} files of `{word}`", str(path),
-                        f"Keep one .jsonl with `{word}` in its name, or name the file.")
+                        f"Keep one with `{word}` in its name, or name the file.")
     return fitting[0]
 
 

@@ -44,7 +44,10 @@ def plain(raw: dict[str, Any]) -> dict[str, Any]:
         doc, said = raw["doc"], raw["filtered_resps"]
         while isinstance(said, list) and len(said) == 1:
             said = said[0]
-        return _filled(question_id=_own_id(doc) or f"{ORDER}{raw.get('doc_id')}", text=said, prompt=doc.get("question"), category=doc.get("category"))
+        key = _own_id(doc)
+        if key is None and isinstance(doc.get("question"), str):  # which is compared at that place
+            key = f"{ORDER}{raw.get('doc_id')}"
+        return _filled(question_id=key, text=said, prompt=doc.get("question"), category=doc.get("category"))
     if "prediction" in raw and "index" in raw:
         return _filled(question_id=_own_id(raw), text=raw["prediction"], prompt=raw.get("question"), category=raw.get("category"))
     if QUESTION_AND_ANSWER <= raw.keys() <= {*QUESTION_AND_ANSWER, *ID_KEYS, "model_id"}:

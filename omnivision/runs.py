@@ -156,8 +156,8 @@ def verifies(folder: Path) -> bool:
 
 
 def sorted_checkpoints(folder: Path) -> list[Path]:
-    """All step-N of a folder, the newest first; copies by other names, such as step-100-best, are their owner's."""
-    return sorted((path for path in folder.glob("step-*") if re.fullmatch(r"step-[0-9]+", path.name)), key=checkpoint_step, reverse=True)
+    """All folders step-N of a folder, the newest first; copies by other names, such as step-100-best, are their owner's."""
+    return sorted((path for path in folder.glob("step-*/") if re.fullmatch(r"step-[0-9]+", path.name)), key=checkpoint_step, reverse=True)
 
 
 def checkpoint_step(path: Path) -> int:

@@ -163,6 +163,15 @@ def test_swapped_pictures_are_others_with_other_calls():
     assert counterfactuals.swap(rows, pictures_of(rows)) == found != counterfactuals.swap(rows, pictures_of(rows), seed=1)
 
 
+def test_requests_in_text_alone_are_swapped_with_nobody():
+    rows = [{"image": name, "calls": [{"name": str(at)}]} for at, name in enumerate(("a", None, "b", None))]
+    shown = pictures_of([row for row in rows if row["image"]])
+    prompts = [Prompt("Do it.", shown.get(row["image"], ()), 48) for row in rows]
+    found, asked = counterfactuals.changed("swapped", rows, prompts)
+    assert [one["shown_image"] for one in found] == ["b", None, "a", None]
+    assert [one.pictures for one in asked] == [shown["b"], (), shown["a"], ()]
+
+
 def test_a_swap_that_needs_every_place_is_found():
     rows = row("a", "cat") + row("b", "cat") + row("c", "dog") + row("d", "dog")
     found = counterfactuals.swap(rows, pictures_of(rows))

@@ -183,6 +183,16 @@ def test_charts_are_matched_by_order_where_records_have_no_ids(charts, tmp_path)
     assert (one["score"], one["missing"]) == (100, 1)
 
 
+def test_a_harness_record_is_matched_by_an_id_of_zero_or_by_a_question_that_can_be_compared(charts, tmp_path):
+    from omnivision_eval.saved_forms import key_of, plain
+
+    assert key_of(plain({"doc_id": 7, "doc": {"id": 0, "question": "How many?"}, "filtered_resps": ["5"]}), 3) == "0"
+    assert key_of(plain({"doc_id": 7, "doc": {"question": "How many?"}, "filtered_resps": ["5"]}), 3) == "#7"
+    rows = [{"doc_id": at, "doc": {"image": "x"}, "filtered_resps": ["5"]} for at in range(300)]
+    with pytest.raises(DataError, match="record without an id: 300"):
+        score_saved(["chartqa"], write(tmp_path / "a.jsonl", rows), charts)
+
+
 def test_ids_that_pandas_has_made_fractions(popes, tmp_path):
     rows = [row | {"question_id": float(row["question_id"])} for row in truth("random")]
     assert score_saved(["pope_random"], write(tmp_path / "a.jsonl", rows), popes)["pope_random"]["score"] == 100

@@ -158,6 +158,8 @@ def test_what_a_function_gives_back_is_kept(tmp_path):
     assert FunctionSet.load(tmp_path) == functions and [one.returns for one in functions.functions] == [{"type": "object"}, None, None]
     with pytest.raises(ConfigError, match="'returns' is 'a text', no schema.*'look'"):
         FunctionSet.from_json([{"name": "look", "returns": "a text"}])
+    with pytest.raises(ConfigError, match="not a JSON schema.*Fix 'returns'"):
+        FunctionSet.from_json([{"name": "look", "returns": {"type": "strng"}}])
 
 
 def test_a_list_that_does_not_name_irrelevant_extends_a_trained_set():

@@ -135,6 +135,8 @@ def test_a_chains_stages_are_planned_and_shown_with_the_model_that_they_share(tm
     assert main(["plan", "--config", str(file), "--stage", "sft", "--rows", "100", "sft.batch_size=10", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["preset"] == "tiny" and planned["steps"]["steps"] == 10 and planned["parameters"]["total"] == 5_833_216
+    assert main(["config", "show", "--config", str(file), "--recipe", "dpo"]) == 2
+    assert "The chain has no stage `dpo`" in capsys.readouterr().err
     for flags, said in (([], "A chain has several stages"), (["--stage", "dpo"], "The chain has no stage `dpo`")):
         assert main(["plan", "--config", str(file), *flags]) == 2
         assert said in capsys.readouterr().err

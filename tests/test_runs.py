@@ -63,6 +63,7 @@ def test_the_newest_that_verifies_is_taken(tmp_path):
     for step in (2, 9, 10):  # not in the order of their names
         checkpoint(tmp_path, step)
     (tmp_path / "checkpoint-12").mkdir()  # was being written
+    (tmp_path / "step-11").write_text("a file of somebody's")
     for copy in ("step-10-best", "step-9.bak", "step-x"):  # their owner's
         shutil.copytree(tmp_path / "step-10", tmp_path / copy)
     assert [path.name for path in sorted_checkpoints(tmp_path)] == ["step-10", "step-9", "step-2"]

@@ -79,6 +79,14 @@ def test_the_card_names_the_functions(world, tmp_path):
     assert "- functions: `functions.json`, SHA-256 `" in card and "- data: `functions.jsonl`, 12 rows" in card and "?" not in card
 
 
+def test_the_card_names_tower_and_language_model_as_what_they_are(world, tmp_path):
+    final = train_world.train(train_world.settings(world, tmp_path, "align"), "align")
+    (tmp_path / "card").mkdir()
+    add_card(tmp_path / "card", {"sha256": {}}, final, "apache-2.0", [])
+    card = (tmp_path / "card" / "README.md").read_text()
+    assert "- vision: `model.safetensors`, SHA-256 `" in card and "- language: `tokenizer.json`, SHA-256 `" in card and "- functions" not in card
+
+
 def test_processes_share_the_hashing_of_files(world, tmp_path, monkeypatch):
     files, asked, runs = [world.file(stage) for stage in train_world.STAGES], [], [Run("sft", tmp_path, rank == 0, None) for rank in (0, 1, 2)]
     monkeypatch.setattr(run_data, "source_hash", lambda file: asked.append(file) or f"hash of {file}")

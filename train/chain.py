@@ -107,11 +107,18 @@ def open_chain(path: str, overrides: list[str], flags: list[str]) -> list[Link]:
     return read_links(load_config(ChainConfig, path, own), Path(path).parent, [word for word in overrides if word not in own], flags)
 
 
-def stage_configs(path: str, overrides: list[str]) -> dict[str, StageConfig]:
-    """The whole configuration of each stage of a chain's file, by its name; nothing for a file of a single stage."""
+def stage_configs(path: str, overrides: list[str], stage: str | None = None) -> dict[str, StageConfig]:
+    """The whole configuration of each stage of a chain's file, by its name, or of one of them; nothing for a file of a single stage.
+
+    Raises:
+        ConfigError: the chain has no such stage.
+    """
     if "stages" not in read_yaml(path):
         return {}
-    return {link.stage: link.config for link in open_chain(path, overrides, []) if link.config is not None}
+    found = {link.stage: link.config for link in open_chain(path, overrides, []) if link.config is not None}
+    if stage is not None and stage not in found:
+        raise ConfigError(f"The chain has no stage `{stage}`", path, f"Its stages are {', '.join(found)}.")
+    return found if stage is None else {stage: found[stage]}
 
 
 def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: list[str]) -> list[Link]:
@@ -191,7 +198,8 @@ def is_finished(link: Link) -> bool:
         return False
     note = read_hand_over(link.result, (link.stage,), "chain")
     made, wanted = read_yaml(link.result.parent / "config.resolved.yaml"), dataclasses.asdict(link.config)
-    changed = [key for key, value in wanted.items() if key not in MAY_CHANGE and made.get(key) != value]
+    free = MAY_CHANGE | set(MAKES if link.before else ())  # whose model it was is checked below
+    changed = [key for key, value in wanted.items() if key not in free and made.get(key) != value]
     if other_batch(link, made):
         changed += BATCH
     if changed:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from omnivision.config_files import dump_config
-from omnivision.errors import ResumableError
+from omnivision.errors import OmniError, ResumableError
 from omnivision.runs import checkpoint_step, newest_checkpoint, read_json, remove, seal, sorted_checkpoints, verifies, write_json
 from omnivision_train import lora
 from omnivision_train.launch import rank_and_ranks
@@ -60,7 +60,7 @@ def write(trainer, folder: Path, keep: int) -> None:
                 remove(old)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other processes wait for word of it
             remove(partial, ignore_errors=True)
-            failure = (f"{error}", "Make room, then start") if isinstance(error, OSError) else (f"{type(error).__name__}: {error}", "Start")
+            failure = (f"{error}", "Make room, then start") if isinstance(error, OSError) else (error.what if isinstance(error, OmniError) else f"{type(error).__name__}: {error}", "Start")
     failure = from_first(failure)
     if failure:
         why, what = failure
@@ -178,8 +178,21 @@ def newest(folder: Path, warn) -> Path | None:
     """The newest checkpoint that verifies, as the first process sees it: where others see another disk they fail, and do not go on from another step.
 
     Every process calls it.
+
+    Raises:
+        DataError, ResumableError: as `newest_checkpoint`, on all of them.
     """
-    return from_first(newest_checkpoint(folder, warn) if rank_and_ranks()[0] == 0 else None)
+    found, failure = None, None
+    if rank_and_ranks()[0] == 0:
+        try:
+            found = newest_checkpoint(folder, warn)
+        except OmniError as error:  # the other processes wait for word of it
+            failure = (type(error), error.what, error.where, error.remedy)
+    found, failure = from_first((found, failure))
+    if failure:
+        kind, *told = failure
+        raise kind(*told)
+    return found
 
 
 def _saved_buffers(model: nn.Module):

@@ -42,7 +42,7 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         largest: the largest batch of the data. held_out: samples as the trainer's, whose loss is told before and after; None or empty for none.
 
     Raises:
-        PlanError: the largest batch cannot fit the device.
+        PlanError: the largest batch cannot fit the device. DataError, ResumableError: no checkpoint is whole, or they cannot be read.
         SystemExit: 143, after a checkpoint, on SIGTERM.
     """
     if (memory := device_memory()) is not None:
@@ -66,9 +66,8 @@ def fit(trainer: Trainer, config: StageConfig, processor, folder: Path, stage: s
         trainer.add_callback(callback)
     if rank := trainer.args.process_index:  # transformers gives all processes one seed: each draws its own dropout
         torch.manual_seed(config.seed + OTHER_RANK * rank)
-    if newest:
-        if trainer.is_world_process_zero():
-            print(f"{stage}: resumes from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
+    if newest and trainer.is_world_process_zero():
+        print(f"{stage}: resumes from step {checkpoint.checkpoint_step(newest)} ({newest})", file=sys.stderr)
     try:
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     except (torch.OutOfMemoryError, MemoryError) as error:

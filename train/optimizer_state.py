@@ -15,12 +15,12 @@ def full_moments(trainer) -> dict[str, Tensor]:
     optimizer, first, found = _zero_optimizer(trainer), trainer.is_world_process_zero(), {}
     if optimizer is None:
         state = _inner_optimizer(trainer).state
-        found = {f"{name}|{key}": value for name, parameter in trained(trainer)
+        found = {f"{name}|{key}": value for name, parameter in _trained(trainer)
                  for key, value in state.get(parameter, {}).items() if key != "step"}
     else:
         keys = _moment_keys(optimizer)
         _link_states(optimizer)
-        for name, parameter in trained(trainer):
+        for name, parameter in _trained(trainer):
             for key in keys:
                 value = safe_get_full_optimizer_state(parameter, key)
                 if first:
@@ -42,7 +42,7 @@ def restore_optimizer(trainer, moments: dict[str, Tensor], weights: Callable[[],
     Args:
         moments: of `full_moments`. weights: reads the checkpoint's, by name. step: updates that had been made.
     """
-    optimizer, named = _zero_optimizer(trainer), trained(trainer)
+    optimizer, named = _zero_optimizer(trainer), _trained(trainer)
     if optimizer is None:
         _restore_plain(trainer, moments, dict(named), step)
         return
@@ -50,9 +50,9 @@ def restore_optimizer(trainer, moments: dict[str, Tensor], weights: Callable[[],
     _make_states(optimizer, keys, step)
     saved = weights()
     for name, parameter in named:
-        _set_part(parameter, saved[name].to(_device(trainer)), None)
+        _set_part(parameter, saved[name].to(trainer.args.device), None)
         for key in sorted(keys):
-            _set_part(parameter, moments[f"{name}|{key}"].to(_device(trainer)), key)
+            _set_part(parameter, moments[f"{name}|{key}"].to(trainer.args.device), key)
 
 
 def _set_part(parameter: nn.Parameter, value: Tensor, key: str | None) -> None:
@@ -75,18 +75,14 @@ def is_sharded(parameter: Tensor) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
 
-def trained(trainer) -> list[tuple[str, nn.Parameter]]:
+def _trained(trainer) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters of what trains."""
     return [(name, parameter) for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
 
 
-def _device(trainer) -> torch.device:
-    return trainer.args.device
-
-
 def _zero_optimizer(trainer):
     """DeepSpeed's optimizer where it keeps fp32 weights of its own, in parts; None where the model's are all there are."""
-    return trainer.optimizer.optimizer if any(is_sharded(parameter) for _, parameter in trained(trainer)) else None
+    return trainer.optimizer.optimizer if any(is_sharded(parameter) for _, parameter in _trained(trainer)) else None
 
 
 def _inner_optimizer(trainer) -> torch.optim.Optimizer:

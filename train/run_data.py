@@ -134,10 +134,10 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     return with_sound_pictures(rows, config, run, cache, leave_out)
 
 
-def note_file(run, file: str) -> None:
-    """Puts another file that training depends on into the manifest."""
+def note_file(run, file: str, part: str = "functions") -> None:
+    """Puts another file that training depends on into the manifest, as part of what."""
     if run.main:
-        _write_manifest(run.folder, {file: {"sha256": source_hash(file)}})
+        _write_manifest(run.folder, {file: {"sha256": source_hash(file), "part": part}})
 
 
 def note_parts(run, config: StageConfig) -> None:
@@ -146,7 +146,7 @@ def note_parts(run, config: StageConfig) -> None:
         folder = Path(stand_in(getattr(config, part), part) or "").expanduser()
         for file in sorted(folder.iterdir()) if getattr(config, part) and folder.is_dir() else ():
             if file.suffix in PART_FILES:
-                note_file(run, str(file))
+                note_file(run, str(file), part=part)
 
 
 def known_hashes(run, files: Iterable[str]) -> dict[str, str]:

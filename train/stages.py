@@ -65,7 +65,7 @@ def plain_model(config: StageConfig, stage: str):
 
 
 def check_projector(config: StageConfig) -> None:
-    """A later stage keeps the projector that it starts from.
+    """A later stage keeps the projector that it starts from, whatever the defaults are.
 
     Raises:
         ConfigError: the config asks for another one.

@@ -26,8 +26,8 @@ def main(argv: list[str]) -> int:
     from omnivision_train.chain import stage_configs
 
     recipe = options.recipe or recipe_of(options.config)
-    if options.config and options.action == "show" and (stages := stage_configs(options.config, options.overrides)):
-        shown = {name: _resolved(name, config, options.json) for name, config in stages.items() if options.recipe in (None, name)}
+    if options.config and options.action == "show" and (stages := stage_configs(options.config, options.overrides, options.recipe)):
+        shown = {name: _resolved(name, config, options.json) for name, config in stages.items()}
         sys.stdout.write(json.dumps({"recipe": CHAIN, "stages": shown}, ensure_ascii=False) + "\n" if options.json
                          else "\n".join(f"# {name}\n{text}" for name, text in shown.items()))
         return 0

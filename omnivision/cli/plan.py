@@ -84,11 +84,10 @@ def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
     from omnivision_train.chain import stage_configs
     from omnivision_train.main import config_class
 
-    chain = stage_configs(options.config, options.overrides) if options.config else {}
+    chain = stage_configs(options.config, options.overrides, options.stage) if options.config else {}
+    if chain and options.stage is None:
+        raise ConfigError("A chain has several stages", options.config, f"Add --stage {'|'.join(chain)}.")
     stage = options.stage or (recipe_of(options.config) if options.config else "sft")
-    if chain and stage not in chain:
-        raise ConfigError("A chain has several stages" if stage is None else f"The chain has no stage `{stage}`", options.config,
-                          f"Add --stage {'|'.join(chain)}.")
     if stage not in TRAINS:
         raise ConfigError("Which stage the file is for cannot be told from its name", options.config, f"Add --stage {'|'.join(sorted(TRAINS))}.")
     config = chain[stage] if chain else load_config(config_class(stage), options.config, options.overrides)

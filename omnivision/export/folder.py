@@ -38,7 +38,7 @@ def whole_or_nothing(out: Path, source: Path | None = None) -> Iterator[Path]:
         if is_disk_full(error):
             raise _full(out) from error
         if isinstance(error, OmniError):
-            raise _of_out(error, folder, out) from error
+            _name_out(error, folder, out)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,10 +57,11 @@ def _working_folder(out: Path) -> Path:
         raise ConfigError(f"the output folder cannot be made: {error.strerror}", str(out), "Choose another --out.") from error
 
 
-def _of_out(error: OmniError, folder: Path, out: Path) -> OmniError:
-    """The error with the name that the reader knows: the working folder is gone when it is read."""
-    told = (error.what, error.where, error.remedy)
-    return type(error)(*(text.replace(str(folder.resolve()), str(out)).replace(str(folder), str(out)) for text in told))
+def _name_out(error: OmniError, folder: Path, out: Path) -> None:
+    """Puts the name that the reader knows into an error: the working folder is gone when it is read."""
+    for part in ("what", "where", "remedy"):
+        setattr(error, part, getattr(error, part).replace(str(folder.resolve()), str(out)).replace(str(folder), str(out)))
+    error.args = (error.paragraph(),)
 
 
 def _full(out: Path) -> ResumableError:

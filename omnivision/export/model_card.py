@@ -33,7 +33,7 @@ def add_card(folder: Path, manifest: dict, source: Path, license_id: str, figure
              f"- weights: `{file_hash(source / 'model.safetensors')}` (SHA-256 of model.safetensors)" if (source / "model.safetensors").is_file()
              else "- weights in several files",
              f"- stage: {stage.get('stage', 'unknown')}, its parent's hash: {stage.get('parent') or 'none'}"]
-    lines += [f"- data: `{Path(name).name}`, {one['rows']} rows, SHA-256 `{one['sha256']}`" if "rows" in one else f"- functions: `{Path(name).name}`, SHA-256 `{one['sha256']}`"
+    lines += [f"- data: `{Path(name).name}`, {one['rows']} rows, SHA-256 `{one['sha256']}`" if "rows" in one else f"- {one.get('part', 'functions')}: `{Path(name).name}`, SHA-256 `{one['sha256']}`"
               for name, one in data.items()] or ["- data: not recorded"]
     lines += ["", "## Licence", "", f"- weights: {license_id}",
               "- language model, vision tower and data keep their own licences; whoever publishes this model names them here", ""]

@@ -37,10 +37,11 @@ class Function:
 
     def __post_init__(self) -> None:
         where = f"function {self.name!r}"
-        try:
-            jsonschema.Draft202012Validator.check_schema(self.parameters)
-        except jsonschema.SchemaError as error:
-            raise ConfigError(f"not a JSON schema: {error.message}", where, "Fix 'parameters'.") from error
+        for key in ("parameters", "returns") if isinstance(self.returns, dict) else ("parameters",):
+            try:
+                jsonschema.Draft202012Validator.check_schema(getattr(self, key))
+            except jsonschema.SchemaError as error:
+                raise ConfigError(f"not a JSON schema: {error.message}", where, f"Fix {key!r}.") from error
         for part in walk(self.parameters):
             for reference in (part[key] for key in ("$ref", "$dynamicRef") if key in part):
                 if not reference.startswith("#"):

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         write_json(out.with_suffix(".report.json"), report)
         if options.html:
             write_text(options.html, page(pairs, report, options.image_root))
-    print(f"{report['answers']} answers: {report['outcomes']}; rows passed over: {report['passed_over'] or 'none'}", file=sys.stderr)
+    print(f"{report['answers']} answers: {report['outcomes']}; rows skipped: {report['passed_over'] or 'none'}", file=sys.stderr)
     left = {kind: count for kind, count in report["outcomes"].items() if unanswered(kind)}
     if sum(left.values()) > MOST_UNANSWERED * report["answers"]:
         raise ResumableError(f"{sum(left.values())} of {report['answers']} questions have no answer of the teacher ({', '.join(left)}); {len(pairs)} pairs are written", str(out),
