@@ -71,20 +71,15 @@ def test_a_file_cannot_train_and_be_held_out(world, tmp_path):
         train_world.train(train_world.settings(world, tmp_path, "functions", **mixed), "functions")
 
 
-def test_the_card_names_the_functions(world, tmp_path):
-    final = train_world.train(train_world.settings(world, tmp_path, "functions"), "functions")
+@pytest.mark.parametrize("stage, there, absent", [
+    ("functions", ("- functions: `functions.json`, SHA-256 `", "- data: `functions.jsonl`, 12 rows"), "?"),
+    ("align", ("- vision: `model.safetensors`, SHA-256 `", "- language: `tokenizer.json`, SHA-256 `"), "- functions")])
+def test_the_card_names_what_a_model_was_made_from(world, tmp_path, stage, there, absent):
+    final = train_world.train(train_world.settings(world, tmp_path, stage), stage)
     (tmp_path / "card").mkdir()
     add_card(tmp_path / "card", {"sha256": {}}, final, "apache-2.0", [])
     card = (tmp_path / "card" / "README.md").read_text()
-    assert "- functions: `functions.json`, SHA-256 `" in card and "- data: `functions.jsonl`, 12 rows" in card and "?" not in card
-
-
-def test_the_card_names_tower_and_language_model_as_what_they_are(world, tmp_path):
-    final = train_world.train(train_world.settings(world, tmp_path, "align"), "align")
-    (tmp_path / "card").mkdir()
-    add_card(tmp_path / "card", {"sha256": {}}, final, "apache-2.0", [])
-    card = (tmp_path / "card" / "README.md").read_text()
-    assert "- vision: `model.safetensors`, SHA-256 `" in card and "- language: `tokenizer.json`, SHA-256 `" in card and "- functions" not in card
+    assert all(one in card for one in there) and absent not in card
 
 
 def test_processes_share_the_hashing_of_files(world, tmp_path, monkeypatch):
