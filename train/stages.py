@@ -46,15 +46,16 @@ def plain_model(config: StageConfig, stage: str):
     if not FOLLOWS[stage] and config.start is not None:
         raise ConfigError(f"`{stage}` is the first stage and starts from `preset`, `vision` and `language`", f"start: {config.start}",
                           "Remove `start`.")
-    shape = new_shape(config) if config.start is None else None
-    if config.start is not None:
+    if config.start is None:
+        shape = new_shape(config)
+    else:
         read_hand_over(Path(config.start), FOLLOWS[stage], stage)
-        check_projector(config)
+        shape = OmniVisionConfig.from_pretrained(config.start)
+        check_projector(config, shape)
     if (memory := device_memory()) is not None:
-        known = shape or OmniVisionConfig.from_pretrained(config.start)
         _, ranks = rank_and_ranks()
-        check_memory(held_by_parts(count_parts(on_meta(known, config), config), config, stage, resolved(config), ranks), config, stage, ranks, memory)
-    if shape is not None:
+        check_memory(held_by_parts(count_parts(on_meta(shape, config), config), config, stage, resolved(config), ranks), config, stage, ranks, memory)
+    if config.start is None:
         model, processor = build_model(shape, vision=config.vision, language=config.language)
     else:
         start = Path(config.start)
@@ -64,14 +65,13 @@ def plain_model(config: StageConfig, stage: str):
     return model, processor
 
 
-def check_projector(config: StageConfig) -> None:
+def check_projector(config: StageConfig, start: OmniVisionConfig) -> None:
     """A later stage keeps the projector that it starts from, whatever the defaults are.
 
     Raises:
         ConfigError: the config asks for another one.
     """
-    known = OmniVisionConfig.from_pretrained(config.start)
-    for key, found in (("projector", known.projector_layout), ("projector_gelu", known.projector_gelu)):
+    for key, found in (("projector", start.projector_layout), ("projector_gelu", start.projector_gelu)):
         asked = getattr(config, key)
         if asked not in (getattr(StageConfig, key), found):
             raise ConfigError(f"`{key}` is {asked}, and the model it starts from has {found}", f"{key}: {asked}",

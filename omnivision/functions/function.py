@@ -37,9 +37,11 @@ class Function:
 
     def __post_init__(self) -> None:
         where = f"function {self.name!r}"
-        for key in ("parameters", "returns") if isinstance(self.returns, dict) else ("parameters",):
+        if self.returns is not None and not isinstance(self.returns, dict):
+            raise ConfigError(f"'returns' is {self.returns!r}, no schema", where, 'Write one such as {"type": "string"}, or leave it out.')
+        for key, schema in (("parameters", self.parameters), ("returns", self.returns or {})):
             try:
-                jsonschema.Draft202012Validator.check_schema(getattr(self, key))
+                jsonschema.Draft202012Validator.check_schema(schema)
             except jsonschema.SchemaError as error:
                 raise ConfigError(f"not a JSON schema: {error.message}", where, f"Fix {key!r}.") from error
         for part in walk(self.parameters):
@@ -52,8 +54,6 @@ class Function:
         strays = [key for key, value in self.parameters.items() if isinstance(value, dict) and key not in WITH_OBJECTS and not key.startswith("x-")]
         if strays and "properties" not in self.parameters:
             raise ConfigError(f"{strays[0]!r} stands in 'parameters', not under 'properties'", where, 'Write "parameters": {"type": "object", "properties": {...}}.')
-        if self.returns is not None and not isinstance(self.returns, dict):
-            raise ConfigError(f"'returns' is {self.returns!r}, no schema", where, 'Write one such as {"type": "string"}, or leave it out.')
         behind = [key for key in ("$ref", "allOf", "anyOf", "oneOf") if key in self.parameters]
         if behind and "properties" not in self.parameters:
             raise ConfigError(f"the arguments stand behind {behind[0]!r}, not under 'properties'", where, "Write the object's properties at the top of 'parameters'.")

@@ -223,7 +223,6 @@ class Drawing:
             case _:  # an address; a relative one is a whole one too
                 return f"https://example.com/{rng.choice(word_list(ANY, 'en'))}/{rng.randrange(100)}"
 
-
     def _array(self, option: dict, depth: int, name: str) -> list:
         first, least, most = option.get("prefixItems", []), int(option.get("minItems", 0)), option.get("maxItems")
         top = max(least, 1, min(int(most) if most is not None else 3, least + 2))
