@@ -30,7 +30,7 @@ from omnivision.model.modeling import before_supervised, places
 from omnivision_train.activations import Batch
 
 
-CPU_STEP, GPU_STEP = 32, 8  # rows are padded to multiples: few different shapes keep a CPU's allocator and kernel cache small; a GPU has no such need
+CPU_STEP, GPU_STEP = 16, 8  # rows are padded to multiples: few different shapes keep a CPU's allocator and kernel cache small; a GPU has no such need
 
 
 def bucket(length: int, step: int = CPU_STEP) -> int:

@@ -1,8 +1,8 @@
 """Attention for a CPU's bf16: eager's products with less around them.
 
-transformers' eager attention copies keys and values for every query head, scales and masks the scores into new tensors, and takes their softmax
-in fp32. Here query heads share their keys and values as rows of one product, queries are scaled in place of scores, the mask is added in place,
-and the softmax reads and writes the scores' own type; inside it computes in fp32.
+transformers' eager attention copies keys and values for every query head, scales the scores into new tensors, and takes their softmax
+in fp32. Here query heads share their keys and values as rows of one product, queries are scaled in place of scores, and the softmax reads and
+writes the scores' own type; inside it computes in fp32.
 
 Legend: B rows, H query heads, K key heads, L queries, M keys, D width of a head.
 """
@@ -30,7 +30,7 @@ def lean_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor,
     (B, H, L, D), (K, M) = query.shape, key.shape[1:3]
     scores = torch.bmm((query * scaling).reshape(B * K, H // K * L, D), key.reshape(B * K, M, D).transpose(1, 2)).view(B, H, L, M)
     if attention_mask is not None:
-        scores = scores.add_(attention_mask.to(scores.dtype))
+        scores = scores + attention_mask.to(scores.dtype)  # in place on a view, its backward would copy all scores four times
     weights = nn.functional.dropout(torch.softmax(scores, -1), p=dropout, training=module.training)
     mixed = torch.bmm(weights.view(B * K, H // K * L, M), value.reshape(B * K, M, D)).view(B, H, L, D)
     return mixed.transpose(1, 2).contiguous(), None

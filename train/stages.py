@@ -18,7 +18,7 @@ from omnivision_train.config import ADAPTER, FOLLOWS, TRAINS, StageConfig, new_s
 from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.launch import rank_and_ranks
-from omnivision_train.lean_norm import set_norms
+from omnivision_train.lean_layers import set_lean_layers
 from omnivision_train.memory import check_memory, count_parts, device_memory, held_by_parts, on_meta
 from omnivision_train.precision import resolved
 
@@ -28,7 +28,7 @@ PARTS = {"vision_tower": "model.vision_tower", "projector": "model.projector", "
 def open_model(config: StageConfig, stage: str):
     """(model, processor) as the stage trains them: those of `start`, checked, or new ones, with layers that compute no more than the stage reads."""
     model, processor = plain_model(config, stage)
-    set_norms(model, config)
+    set_lean_layers(model, config)
     narrow_last_layer(model, config)
     return model, processor
 

@@ -178,7 +178,7 @@ def clip_or_skip(engine: DeepSpeedEngine) -> None:
         optimizer._global_grad_norm, optimizer.overflow = norm, not bool(torch.isfinite(norm))  # the name by which DeepSpeed asks for it
         if optimizer.overflow:
             return None
-        if most:
+        if most and norm + 1e-6 > most:  # else torch would multiply all gradients by 1
             nn.utils.clip_grads_with_norm_(weights, most, norm)
         return update(*args, **kwargs)
 
