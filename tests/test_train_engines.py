@@ -123,4 +123,5 @@ def test_flat_gradients_train_as_deepspeeds_own(world, tmp_path, monkeypatch):
     for key in ("loss", "grad_norm"):
         assert [line[key] for line in one] == pytest.approx([line[key] for line in other], rel=2e-3)
     first, second = map(train_world.weights, finals)
-    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
+    apart = torch.cat([(first[name] - second[name]).abs().flatten() for name in first])  # bf16 lets a last bit of the norm move single weights by an update
+    assert apart.mean() < 2e-6 and apart.max() < 5e-3
