@@ -124,4 +124,4 @@ def test_flat_gradients_train_as_deepspeeds_own(world, tmp_path, monkeypatch):
         assert [line[key] for line in one] == pytest.approx([line[key] for line in other], rel=2e-3)
     first, second = map(train_world.weights, finals)
     apart = torch.cat([(first[name] - second[name]).abs().flatten() for name in first])  # bf16 lets a last bit of the norm move single weights by an update
-    assert apart.mean() < 2e-6 and apart.max() < 5e-3
+    assert apart.mean() < 2e-5 and apart.max() < 5e-3
