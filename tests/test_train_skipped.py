@@ -1,6 +1,8 @@
-"""Steps whose loss or gradient is no number: left out on every process and counted; five in a row end the run."""
+"""Steps whose loss or gradient is not finite: left out on every process and counted; five in a row end the run."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,3 +98,15 @@ def test_a_skipped_step_is_remembered_by_a_checkpoint(world, tmp_path, monkeypat
             train_world.train(config, "sft")
     with pytest.raises(DivergedError, match="step 6"):  # 2 and 3 before the kill, 4 to 6 after it
         train_world.train(config, "sft")
+
+
+@pytest.mark.parametrize("size", [0.0, 0.3, 0.9999985, 0.9999995, 1.0, 1.0000005, 2.0, 1e6])
+def test_gradients_are_clipped_as_torch_does_bit_for_bit(size):
+    ours, theirs = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    for weight in (ours, theirs):
+        weight.grad = torch.tensor([0.6, 0.8]) * size
+    engine = SimpleNamespace(optimizer=torch.optim.SGD([ours], lr=0.0), gradient_clipping=lambda: 1.0)
+    trainer_module.clip_or_skip(engine)
+    engine.optimizer.step()
+    norm = torch.nn.utils.clip_grad_norm_([theirs], 1.0)
+    assert torch.equal(ours.grad, theirs.grad) and engine.optimizer._global_grad_norm == norm
