@@ -120,7 +120,7 @@ def test_log_probs_need_no_more_than_a_chunk_of_logits(parts):
     assert sorted(sizes[7:]) == [4] + [10] * 6
 
 
-@pytest.mark.parametrize("rows, padded", [(0, 0), (1, 32), (32, 32), (512, 512), (513, 576), (1024, 1024), (1025, 1152), (5000, 5120)])
+@pytest.mark.parametrize("rows, padded", [(0, 0), (1, 32), (32, 32), (256, 256), (257, 320), (512, 512), (513, 640), (1024, 1024), (1025, 1280), (5000, 5120)])
 def test_a_cpu_sees_few_numbers_of_rows(rows, padded):
     filled = chunked_loss.padded(torch.ones(rows, 2), fill=7)
     assert filled.shape == (padded, 2) and torch.equal(filled[:rows], torch.ones(rows, 2)) and torch.equal(filled[rows:], torch.full((padded - rows, 2), 7.0))

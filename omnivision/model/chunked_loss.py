@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from omnivision.constants import IGNORE_INDEX
 
-SHAPES = 32  # positions come in multiples of it: a CPU's library keeps a kernel of up to a megabyte for every other number
+SHAPES = 32  # positions come in multiples of it: a CPU's library keeps a kernel of up to a megabyte for every other number of every matrix
 MOST_LOGITS = {"cpu": 2**26, "cuda": 2**28}  # of one chunk, 256 MiB or 1 GiB in fp32: 441 or 1,766 positions of Qwen2.5's 151,936 columns
 LIGER_ROWS = 4096  # of a chunk of liger-kernel's: its own 32 to 64 at such widths read and write the head's gradient hundreds of times
 
@@ -70,9 +70,9 @@ def log_probs(head: nn.Module, hidden_SD: Tensor, at_N: Tensor, tokens_N: Tensor
 
 
 def padded(rows: Tensor, fill: int = 0) -> Tensor:
-    """With rows of `fill` behind, which nobody reads, up to a multiple of SHAPES, of which 8 at most lie between powers of two. A GPU needs none."""
+    """With rows of `fill` behind, which nobody reads, up to a multiple of SHAPES, of which 4 at most lie between powers of two. A GPU needs none."""
     number = len(rows)
-    more = 0 if rows.is_cuda else -number % max(SHAPES, 2 ** ((number - 1).bit_length() - 4))
+    more = 0 if rows.is_cuda else -number % max(SHAPES, 2 ** ((number - 1).bit_length() - 3))
     return nn.functional.pad(rows, [0, 0] * (rows.dim() - 1) + [0, more], value=fill) if more else rows
 
 
