@@ -16,7 +16,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Registers the model classes, then hands over to lm-eval."""
-    import omnivision  # noqa: F401 - transformers' Auto classes
+    import omnivision.model.auto  # noqa: F401 - transformers' Auto classes
 
     from . import lm  # noqa: F401 - lm-eval's registry
 

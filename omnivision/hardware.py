@@ -7,8 +7,6 @@ import os
 import time
 from pathlib import Path
 
-import torch
-
 CPU_INFO, STAT = Path("/proc/cpuinfo"), Path("/proc/stat")
 CPU_BF16 = {"amx_bf16", "avx512_bf16"}  # Linux' names of what multiplies bf16 matrices
 QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))  # of a container: "200000 100000", or the first alone
@@ -31,6 +29,8 @@ def cpu_has_bf16() -> bool:
 
 def fast_precision() -> str:
     """fp32 or bf16: bf16 where the device has it in hardware. torch also knows GPUs that only emulate it, slower than fp32."""
+    import torch
+
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if cpu_has_bf16() else "fp32"
@@ -38,11 +38,15 @@ def fast_precision() -> str:
 
 def device() -> str:
     """cuda where there is a GPU, else cpu."""
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def synchronize() -> None:
     """Waits until a GPU has done what it was told."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -50,6 +54,8 @@ def synchronize() -> None:
 def avoid_attention_plans() -> None:
     """Keeps torch from cuDNN's attention, which plans half a second for every shape of a batch that it has not seen (torch 2.11 on an H100,
     a step of which takes a tenth). Flash attention takes any shape."""
+    import torch
+
     if torch.cuda.is_available():
         torch.backends.cuda.enable_cudnn_sdp(False)
 

@@ -34,6 +34,16 @@ def test_answers_without_importing_torch(words):
     assert done.returncode == (2 if words == ["nonsense"] else 0), done.stderr
 
 
+@pytest.mark.parametrize("name", list(flat_verbs()))
+def test_help_and_a_wrong_flag_are_answered_before_torch_is_loaded(name):
+    code = ("import sys; from omnivision_cli.main import main\n"
+            "for end, expected in (('--help', 0), ('--nonsense', 2)):\n"
+            "    assert main([*sys.argv[1:], end]) == expected\n"
+            "print(*sorted({'torch', 'transformers', 'scipy'} & set(sys.modules)), file=sys.stderr)")
+    done = subprocess.run([sys.executable, "-c", code, *name.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.endswith("\n\n"), done.stderr
+
+
 def test_help_names_every_verb(capsys):
     assert command.main(["--help"]) == 0
     text = capsys.readouterr().out

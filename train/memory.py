@@ -7,17 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omnivision.errors import PlanError
 from omnivision.functions import FunctionSet
-from omnivision_train import lora
-from omnivision_train.activations import Batch, activation_bytes, part_of
 from omnivision_train.config import ADAPTER, StageConfig, trained_parts
 from omnivision_train.deepspeed_config import sums_in_fp32, zero_settings
-from omnivision_train.frozen_layers import held_names
-from omnivision_train.lean_attention import LEAN
-from omnivision_train.optimizer import inner_matrix
+
+if TYPE_CHECKING:
+    from omnivision_train.activations import Batch
 
 # Bytes a parameter: AdamW keeps two fp32 moments, Muon one of a matrix; mixed precision adds an fp32 master copy of the weights.
 WEIGHT = {"fp32": 4, "bf16": 2}
@@ -73,6 +71,7 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
     import torch
 
     from omnivision import OmniVisionForConditionalGeneration
+    from omnivision_train import lora
 
     with whole_weights(), torch.device("meta"):
         model = OmniVisionForConditionalGeneration(copy.deepcopy(config))  # a model changes its config: another's must not change
@@ -86,6 +85,10 @@ def on_meta(config: Any, stage_config: StageConfig | None = None):
 
 def count_parts(model, config: StageConfig | None = None) -> list[Part]:
     """Parameters of vision tower, its pooling head, projector, language model with an untied head (what is held of it apart), and adapters."""
+    from omnivision_train.activations import part_of
+    from omnivision_train.frozen_layers import held_names
+    from omnivision_train.optimizer import inner_matrix
+
     counts = {name: [0, 0] for name in ("vision tower", "pooling head", "projector", "frozen layers", "language model", ADAPTER)}
     held = held_names(model, getattr(config, "frozen_layers", 0))
     muon = getattr(config, "optimizer", "adamw") == "muon"
@@ -120,6 +123,9 @@ def held_by_parts(parts: Iterable[Part], config: StageConfig, stage: str, precis
 
 def held_with_batch(model, config: StageConfig, stage: str, precision: str, ranks: int, batch: Batch) -> list[Held]:
     """The same of a model on the meta device, with the activations of one batch on a GPU."""
+    from omnivision_train.activations import activation_bytes
+    from omnivision_train.lean_attention import LEAN
+
     held = held_by_parts(count_parts(model, config), config, stage, precision, ranks)
     with whole_weights():
         activations = activation_bytes(model, config, stage, precision, batch, fused=config.attention not in ("eager", LEAN))

@@ -150,7 +150,7 @@ def sample_picture():
 
 def bytes_of(folder: Path) -> int | None:
     """Bytes of a model's files, without what only proves an export and the adapters that are merged already; None for one that is not a folder here."""
-    from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
+    from omnivision.export.folder import PICTURE_FOLDER, REFERENCE_FILE
     from omnivision_train.config import ADAPTER
 
     left_out = (PICTURE_FOLDER, REFERENCE_FILE, ADAPTER)

@@ -13,15 +13,17 @@ import statistics
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omnivision.data.flags import within
 from omnivision.errors import ConfigError, PlanError
 from omnivision.runs import read_json_lines
-from omnivision_train.activations import Batch
 from omnivision_train.config import TRAINS, StageConfig, new_shape
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.memory import GIB, WEIGHT, Held, Part, count_parts, held_with_batch, on_meta
+
+if TYPE_CHECKING:
+    from omnivision_train.activations import Batch
 
 
 def main(argv: list[str]) -> int:
@@ -99,6 +101,8 @@ def _stage(options: argparse.Namespace) -> tuple[str, StageConfig]:
 
 def _batch(config: StageConfig, length: int | None, image_tokens: int) -> Batch:
     """One batch of one device, in which all that is no image token is supervised: the most there can be."""
+    from omnivision_train.activations import Batch
+
     length = length or config.max_length
     if length <= image_tokens:
         raise ConfigError(f"A row of {length} tokens has no room for {image_tokens} image tokens and a text", "--length", "Give more.")

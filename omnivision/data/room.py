@@ -7,8 +7,6 @@ import shutil
 import sys
 from pathlib import Path
 
-from torch.utils.data import get_worker_info
-
 MOST_GIB = 100.0  # of a cache, unless a setting says otherwise
 SPARED = 2**30  # bytes of the disk that no cache takes: checkpoints have to find room
 
@@ -36,6 +34,8 @@ class Room:
         Args:
             rest: what that means, and what can be done.
         """
+        from torch.utils.data import get_worker_info
+
         worker = get_worker_info()
         if not self._told and os.environ.get("RANK", "0") == "0" and (worker is None or worker.id == 0):
             why = f"may hold {gib(self._limit())}" if self._limit() - used <= self._disk() else "the disk has no more room"

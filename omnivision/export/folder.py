@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from omnivision.errors import ConfigError, DataError, OmniError, ResumableError, is_disk_full
-from omnivision.export.reference import PICTURE_FOLDER, REFERENCE_FILE
 from omnivision.runs import file_hash
+
+REFERENCE_FILE = "reference.jsonl"
+PICTURE_FOLDER = "reference"
 
 MANIFEST = "export.json"
 

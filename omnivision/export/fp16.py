@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -25,15 +24,6 @@ from omnivision.functions import FunctionSet, functional_tokens
 from omnivision.memory import peak_bytes
 
 SCAN_PICTURES = 200  # over which activations are looked at, at the least
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that every target shares: the checkpoint, the new folder, the reference questions."""
-    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint in the hub's layout")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder; must not exist")
-    parser.add_argument("--questions", metavar="FILE", help="JSON lines with text and image (else simple drawn pictures)")
-    parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default %(default)s)")
 
 
 def export_fp16(

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
-import omnivision  # noqa: F401  registers the model with the Auto classes
+import omnivision.model.auto  # noqa: F401  registers the model with the Auto classes
 from omnivision.errors import DataError, one_line
 from omnivision.export.checkpoint import AGAIN, load_processor
 from omnivision.export.folder import check_hashes, count_bytes, print_bytes

@@ -1,11 +1,8 @@
-"""The flags of `omnivision export fp16`."""
+"""The flags of `omnivision export fp16`, and those that other targets share."""
 
 from __future__ import annotations
 
 import argparse
-
-from omnivision.export import fp16
-from omnivision.export.fp16_check import show
 
 HELP = "FP16 safetensors in the hub's layout"
 DESCRIPTION = (
@@ -13,13 +10,21 @@ DESCRIPTION = (
     "compares next tokens with fp32; below 99 % agreement nothing is left behind."
 )
 EXAMPLE = "omnivision export fp16 --model runs/quickstart/dpo/final --out phone --questions world/eval/open.jsonl --image-root world"
-__all__ = ["add_arguments", "run", "show"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The shared flags, and those of FP16."""
-    fp16.add_arguments(parser)
+    add_shared(parser)
     add_kept_and_license(parser)
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """The flags that every target shares: the checkpoint, the new folder, the reference questions."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="a checkpoint in the hub's layout")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder; must not exist")
+    parser.add_argument("--questions", metavar="FILE", help="JSON lines with text and image (else simple drawn pictures)")
+    parser.add_argument("--image-root", metavar="DIR", help="where image paths start (else the question file's folder)")
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="reference questions (default %(default)s)")
 
 
 def add_kept_and_license(parser: argparse.ArgumentParser) -> None:
@@ -30,4 +35,13 @@ def add_kept_and_license(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """Export as the flags say."""
-    return fp16.export_fp16(args.model, args.out, args.questions, args.image_root, args.count, keep=tuple(args.keep_fp32), license_id=args.license)
+    from omnivision.export.fp16 import export_fp16
+
+    return export_fp16(args.model, args.out, args.questions, args.image_root, args.count, keep=tuple(args.keep_fp32), license_id=args.license)
+
+
+def show(result: dict) -> None:
+    """The result as a few lines for a reader."""
+    from omnivision.export import fp16_check
+
+    fp16_check.show(result)

@@ -1,4 +1,4 @@
-"""`omnivision export TARGET`: one module a target, with HELP, DESCRIPTION, EXAMPLE, add_arguments, run and show."""
+"""`omnivision export TARGET`: one module a target, with HELP, DESCRIPTION, EXAMPLE, add_arguments, run and show; what is heavy loads when it runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from omnivision.export import fp16_command as fp16
 from omnivision.export import report, verify
 from omnivision.export.gguf import command as gguf
 from omnivision.export.gguf import import_command
-from omnivision.export.onnx_files import target as onnx_target
+from omnivision.export.onnx_files import command as onnx
 
 TARGETS: dict[str, ModuleType] = {
     "fp16": fp16,
     "gguf": gguf,
-    "onnx": onnx_target,
+    "onnx": onnx,
     "verify": verify,
     "report": report,
     "import": import_command,

@@ -18,10 +18,9 @@ from PIL import Image, ImageDraw
 
 from omnivision.data.image import open_image
 from omnivision.errors import DataError
+from omnivision.export.folder import PICTURE_FOLDER, REFERENCE_FILE
 from omnivision.generation import stop_ids
 
-REFERENCE_FILE = "reference.jsonl"
-PICTURE_FOLDER = "reference"
 TOP = 5  # log-probs kept of each next token
 PLAIN_QUESTIONS = (
     "What is in the image?",

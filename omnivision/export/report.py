@@ -8,11 +8,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnivision.data.image import open_image
 from omnivision.errors import ConfigError, DataError
 from omnivision.export.folder import check_hashes
-from omnivision.export.reference import Question, read_reference
+
+if TYPE_CHECKING:
+    from omnivision.export.reference import Question
 
 HELP = "bytes, peak memory, time to the first token and decoding rate of an export in its engine"
 DESCRIPTION = (
@@ -46,6 +49,8 @@ def report(folder: str | Path) -> dict:
         ConfigError: no export, or one that has no engine of its own (fp16). DataError: a file that changed; no question about a picture; the
             engine fails.
     """
+    from omnivision.export.reference import read_reference
+
     folder = Path(folder)
     manifest = check_hashes(folder)
     question = next((one for one, _ in read_reference(folder) if one.image is not None), None)

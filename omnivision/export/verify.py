@@ -12,17 +12,12 @@ from types import ModuleType
 
 import omnivision
 from omnivision.errors import ConfigError, DataError, OmniError
-from omnivision.export import fp16_check
 from omnivision.export.folder import MANIFEST, read_manifest
-from omnivision.export.gguf import check as gguf_check
-from omnivision.export.onnx_files import check as onnx_check
 
 HELP = "run an export in its engine and compare it with its reference answers"
 DESCRIPTION = "Checks every file's hash, runs the export and compares it with the fp32 reference that travels with it."
 EXAMPLE = "omnivision export verify phone --json"
 COMPUTE = ("auto", "float32", "float16")
-# What an export's manifest calls it -> the module with verify(folder, compute), check_gate(result, folder), show(result).
-CHECKS: dict[str, ModuleType] = {check.FORMAT: check for check in (fp16_check, gguf_check, onnx_check)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +40,7 @@ def run(args: argparse.Namespace) -> dict:
 
 def show(result: dict) -> None:
     """The result as lines for a reader."""
-    CHECKS[result["format"]].show(result)
+    _checks()[result["format"]].show(result)
 
 
 def check_of(folder: str | Path) -> ModuleType:
@@ -54,11 +49,20 @@ def check_of(folder: str | Path) -> ModuleType:
     Raises:
         ConfigError: no export, or of an unknown kind.
     """
-    kind = read_manifest(Path(folder))["format"]
-    if kind not in CHECKS:
-        what = f"an export of the kind {kind!r}; known are {', '.join(CHECKS)}"
+    kind, checks = read_manifest(Path(folder))["format"], _checks()
+    if kind not in checks:
+        what = f"an export of the kind {kind!r}; known are {', '.join(checks)}"
         raise ConfigError(what, str(Path(folder) / MANIFEST), "Export again, or use the version that wrote it.")
-    return CHECKS[kind]
+    return checks[kind]
+
+
+def _checks() -> dict[str, ModuleType]:
+    """What an export's manifest calls it -> the module with verify(folder, compute), check_gate(result, folder), show(result)."""
+    from omnivision.export import fp16_check
+    from omnivision.export.gguf import check as gguf_check
+    from omnivision.export.onnx_files import check as onnx_check
+
+    return {check.FORMAT: check for check in (fp16_check, gguf_check, onnx_check)}
 
 
 def verify_folder(folder: str | Path, compute: str = "auto") -> dict:

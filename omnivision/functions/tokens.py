@@ -6,13 +6,16 @@ V = vocabulary rows, D = language model width, T = tokens of a description
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import torch
-from transformers import AddedToken
+from tokenizers import AddedToken
 
 from omnivision.errors import ConfigError
 from omnivision.functions.function_set import FunctionSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
 
     Source: Octopus v2 (functional tokens); spare rows: Qwen2.5 config.json, 151,936 rows for 151,665 ids.
     """
+    import torch
+
     about = {token: function.description.strip() or function.name.replace("_", " ") for token, function in zip(function_set.tokens, function_set.functions)}
     about[function_set.end_token] = "The end of the call."
     new = {token: text for token, text in about.items() if token not in tokenizer.get_added_vocab()}
@@ -113,7 +118,7 @@ def install_tokens(model, tokenizer, function_set: FunctionSet) -> Installed:
     )
 
 
-def starting_rows(table_VD: torch.Tensor, texts: list[list[int]]) -> torch.Tensor:
+def starting_rows(table_VD: Tensor, texts: list[list[int]]) -> Tensor:
     """Rows for new tokens, in the direction in which their texts differ, as far from the table's middle as its rows are.
 
     Plain means of descriptions lie close together near the middle of the table: on the embedded world `send_email` was then
@@ -125,6 +130,8 @@ def starting_rows(table_VD: torch.Tensor, texts: list[list[int]]) -> torch.Tenso
     Returns:
         Shape (N, D), fp32.
     """
+    import torch
+
     table_VD = table_VD.float()
     middle_D = table_VD.mean(0)
     means_ND = torch.stack([table_VD[text_T].mean(0) for text_T in texts])
@@ -132,7 +139,7 @@ def starting_rows(table_VD: torch.Tensor, texts: list[list[int]]) -> torch.Tenso
     return middle_D + torch.nn.functional.normalize(means_ND - around_D, dim=-1) * (table_VD - middle_D).norm(dim=-1).mean()
 
 
-def _tables(model) -> list[torch.Tensor]:
+def _tables(model) -> list[Tensor]:
     """The input table and, where it is a table of its own, the output table."""
     tables = [model.get_input_embeddings().weight]
     head = model.get_output_embeddings()

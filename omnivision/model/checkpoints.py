@@ -65,7 +65,7 @@ def load_any(source: str, device: str | None = None, dtype: str | None = None) -
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    import omnivision  # noqa: F401 - registers our own models
+    import omnivision.model.auto  # noqa: F401 - registers our own models
 
     try:
         return _load(AutoModelForImageTextToText, AutoProcessor, resolved(source), device, dtype, trust_remote_code=False, use_safetensors=True)

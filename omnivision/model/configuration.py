@@ -110,3 +110,6 @@ class OmniVisionConfig(PreTrainedConfig):
     def image_seq_length(self) -> int:
         """Image tokens that one image takes in the prompt (81 for all presets)."""
         return self.num_patches // self.projector_group
+
+
+AutoConfig.register(OmniVisionConfig.model_type, OmniVisionConfig, exist_ok=True)

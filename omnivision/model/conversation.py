@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TEMPLATE_FILE = Path(__file__).with_name("chat_template.jinja")
 _MARK = "\ue000text{}\ue001"  # private use area; user text is never rendered, so it cannot collide
@@ -109,6 +109,8 @@ def encode_messages(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
 def _structure(tokenizer: PreTrainedTokenizerBase, template: str, shape: tuple[tuple[str, tuple[str, ...]], ...],
                add_generation_prompt: bool) -> tuple[_Piece, ...]:
     """Renders the template with marks and cuts it at the marks and at the edges of the generation blocks."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     number = 0
     messages = []
     for role, kinds in shape:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -301,3 +301,7 @@ def places(mask_BL: Tensor) -> Tensor:
 def hidden_at(hidden_BLD: Tensor, places_S: Tensor) -> Tensor:
     """What stands at positions of the flattened batch. Shape (S, D)."""
     return hidden_BLD.flatten(0, 1).index_select(0, places_S.to(hidden_BLD.device))
+
+
+AutoModel.register(OmniVisionConfig, OmniVisionModel, exist_ok=True)
+AutoModelForImageTextToText.register(OmniVisionConfig, OmniVisionForConditionalGeneration, exist_ok=True)

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from transformers.image_utils import make_flat_list_of_images
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from omnivision.constants import IGNORE_INDEX, IMAGE_TOKEN
 from omnivision.data.image import TURNS, orientation, to_rgb, open_image
 from omnivision.data.pictures import Packed
+from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.conversation import default_template, encode_messages
 
 
@@ -248,3 +249,6 @@ def _numbered(messages: Sequence[dict[str, Any]]) -> tuple[list[dict], list[str]
                 out.append({"type": part["type"]})
         numbered.append({"role": message["role"], "content": out})
     return numbered, bodies, images
+
+
+AutoProcessor.register(OmniVisionConfig, OmniVisionProcessor, exist_ok=True)

@@ -34,7 +34,7 @@ class LocalTeacher:
         import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        import omnivision  # noqa: F401 - registers our own models
+        import omnivision.model.auto  # noqa: F401 - registers our own models
         from omnivision.model.checkpoints import load_whole
 
         self.name = source

@@ -9,7 +9,6 @@ from tokenizers import AddedToken
 from omnivision.data.writing import stand_in_tokenizer
 from omnivision.errors import DataError
 from omnivision.functions import FunctionSet, parse_calls, target_ids
-from omnivision.functions.constraint import CallConstraint
 from omnivision.requests.grounding import values_not_said
 from omnivision.requests.language import each_call, speaks
 
@@ -28,6 +27,8 @@ class Checks:
     """
 
     def __init__(self, function_set: FunctionSet, tokenizer=None) -> None:
+        from omnivision.functions.constraint import CallConstraint
+
         self.function_set = function_set
         self.functions = {function.name: function for function in function_set.functions}
         self.tokenizer = tokenizer or with_tokens(stand_in_tokenizer("tiny")[0], function_set)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from omnivision.export import fp16
-from omnivision.export.fp16_command import add_kept_and_license
-from omnivision.export.gguf.check import show
-from omnivision.export.gguf.export import export_gguf
+from omnivision.export.fp16_command import add_kept_and_license, add_shared
 from omnivision.export.gguf.types import PICTURE_TYPES, QUANTIZATIONS
 
 HELP = "GGUF files that stock llama.cpp runs: a text file and a picture file"
@@ -16,12 +13,11 @@ DESCRIPTION = (
     "prompts, image embeddings, log-probabilities and greedy answers with fp32; an export that differs is not left behind."
 )
 EXAMPLE = "omnivision export gguf --model runs/quickstart/functions/final --out phone --quantize f16 q8_0"
-__all__ = ["add_arguments", "run", "show"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `gguf`."""
-    fp16.add_arguments(parser)
+    add_shared(parser)
     parser.set_defaults(count=24)
     add_kept_and_license(parser)
     parser.add_argument("--quantize", nargs="+", choices=QUANTIZATIONS, default=["f16"], metavar="TYPE",
@@ -33,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """Export as the flags say."""
+    from omnivision.export.gguf.export import export_gguf
+
     wanted = list(dict.fromkeys(args.quantize))
     return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32), args.license,
                        args.picture_type)
+
+
+def show(result: dict) -> None:
+    """The result as a few lines for a reader."""
+    from omnivision.export.gguf import check
+
+    check.show(result)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from omnivision.export.reference import PICTURE_FOLDER
+from omnivision.export.folder import PICTURE_FOLDER
 
 FILE = f"{PICTURE_FOLDER}/embeddings.safetensors"
 MOST = 8  # pictures; 81 tokens of 896 numbers are 290 kB each

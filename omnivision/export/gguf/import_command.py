@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from omnivision.export.folder import print_bytes
-from omnivision.export.gguf.importing import import_pair
 
 HELP = "the released OmniVLM pair of GGUF files as a checkpoint, to evaluate and to train on"
 DESCRIPTION = "Reads a text file (qwen2; F16, Q8_0 or any other type) and an mmproj file (siglip) and writes a checkpoint in the hub's layout, in fp32."
@@ -21,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
     """Import as the flags say."""
+    from omnivision.export.gguf.importing import import_pair
+
     return import_pair(args.text, args.mmproj, args.out)
 
 

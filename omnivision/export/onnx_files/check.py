@@ -12,6 +12,7 @@ import torch
 
 from omnivision.errors import DataError, one_line
 from omnivision.export.folder import check_hashes, count_bytes, not_applied_lines, print_bytes
+from omnivision.export.onnx_files.command import VARIANTS
 from omnivision.export.packages import needed
 from omnivision.export.reference import Question, read_reference
 from omnivision.runs import read_json_lines
@@ -32,7 +33,7 @@ class Gate(NamedTuple):
     engine: float = float("inf")  # largest difference of a log-probability from PyTorch with the same weights
 
 
-GATES = {"fp32": Gate(99, 1e-3, 98, 1e-3), "fp16": Gate(99, 5e-2, 90, 1e-3), "int8": Gate(90, float("inf"), 0)}
+GATES = dict(zip(VARIANTS, (Gate(99, 1e-3, 98, 1e-3), Gate(99, 5e-2, 90, 1e-3), Gate(90, float("inf"), 0)), strict=True))
 
 
 def verify(folder: str | Path, compute: str = "auto") -> dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,35 +10,15 @@ import torch
 
 import omnivision
 from omnivision.errors import ConfigError
-from omnivision.export import fp16
 from omnivision.export.checkpoint import Checkpoint, open_checkpoint
 from omnivision.export.folder import hashes_of, whole_or_nothing, write_manifest
 from omnivision.export.fp16_limits import refuse_beyond, refuse_not_finite, scan_weights
-from omnivision.export.onnx_files.check import FORMAT, GATES, check_gate, show, write_rounded
+from omnivision.export.onnx_files.check import FORMAT, check_gate, write_rounded
+from omnivision.export.onnx_files.command import VARIANTS
 from omnivision.export.packages import needed
 from omnivision.export.reference import gather_questions, next_token, read_reference, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.memory import peak_bytes
-
-HELP = "ONNX graphs for onnxruntime and transformers.js"
-DESCRIPTION = "Writes vision, embedding and decoder graphs and a runner without torch; runs them in onnxruntime in a new process; keeps them only if they agree."
-EXAMPLE = "omnivision export onnx --model runs/quickstart/functions/final --out phone --quantize fp16 int8"
-__all__ = ["add_arguments", "export_onnx", "run", "show"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The shared flags and the variants."""
-    fp16.add_arguments(parser)
-    parser.set_defaults(count=50)
-    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="the longest reference answer (default 32)")
-    parser.add_argument("--quantize", nargs="+", choices=tuple(GATES), default=["fp32"], metavar="TYPE",
-                        help="one or more of fp32 (default), fp16 (stored so, computed in fp32) and int8 (bytes in blocks of 32)")
-
-
-def run(args: argparse.Namespace) -> dict:
-    """Export as the flags say."""
-    return export_onnx(args.model, args.out, args.quantize, args.questions, args.image_root, args.count, args.tokens)
-
 
 def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[str] = ("fp32",), questions: str | Path | None = None,
                 image_root: str | Path | None = None, count: int = 50, new_tokens: int = 32) -> dict:
@@ -57,7 +36,7 @@ def export_onnx(model_dir: str | Path, out_dir: str | Path, variants: Sequence[s
         weights that are not finite, or answers too far from the checkpoint's. ResumableError: a full disk.
     """
     out, source = Path(out_dir), Path(model_dir)
-    variants = [name for name in GATES if name in variants]
+    variants = [name for name in VARIANTS if name in variants]
     for name in ("onnx_ir", "onnxscript", "onnxruntime", "tokenizers"):
         needed(name, "export onnx")
     from omnivision.export.onnx_files.layout import write_layout  # these need the packages
