@@ -58,12 +58,17 @@ def synonyms_of(functions: list[dict]) -> dict[tuple[str, str], dict[str, str]]:
 
     Returns:
         (function, argument) -> {synonym: canonical}, lower case.
+
+    Raises:
+        DataError: synonyms that are no lists.
     """
     found = {}
     for function in functions:
         function = function.get("function", function)
         for argument, schema in function.get("parameters", {}).get("properties", {}).items():
             pairs = schema.get("synonyms", {}) if isinstance(schema, dict) else {}
+            if not isinstance(pairs, dict) or not all(isinstance(others, list) for others in pairs.values()):
+                raise DataError(f"The synonyms of {argument} are no lists", f"function {function['name']}", 'Write {"red": ["crimson", ...]}.')
             found[function["name"], argument] = {
                 other.casefold(): canonical.casefold() for canonical, others in pairs.items() for other in others
             }
@@ -95,6 +100,7 @@ def grade(row: dict, answer: Answer) -> dict[str, dict]:
     lenient = valid and same_names and all(
         _lenient_arguments(s, synonyms) == _lenient_arguments(t, synonyms) for s, t in zip(said, true, strict=True)
     )
+    lenient |= strict  # numbers that are equal may be written in other digits: 1e16
     facts = {
         "said": said, "valid": valid, "function": float(valid and same_names), "strict": float(strict),
         "lenient": float(lenient), "over": float(bool(said) and not true), "missed": float(bool(true) and not said),

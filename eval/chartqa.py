@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, image_file, read_rows, tables
+from .questions import Questions, image_file, read_rows, test_tables
 from .rates import columns, headline  # noqa: F401 - part of a benchmark
 
 VARIANTS = ("official", "normalised")
@@ -48,7 +48,7 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
     halves = {half: folder / "test" / f"test_{half}.json" for half in SOURCES}
     if any(path.is_file() for path in halves.values()):
         return Questions([row for half, path in halves.items() for row in _archive(folder, half, path)], list(halves.values()))
-    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+    if files := test_tables(folder):
         return Questions(_hub(files), files)
     pieces = sorted(folder.glob("*.json"))
     if len(pieces) != 1:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
 from types import ModuleType
+from typing import Any
 
+from omnivision.data.flags import output_file
 from omnivision.errors import ConfigError, DataError
 
 from . import action_table, pope, results
+from .actions import real_calls, strict_form
 from .benchmarks import MODULES, POPE_SPLITS
 from .bootstrap import paired_difference
 from .main import WIDTH, figure, screen, show_whole
@@ -19,6 +23,11 @@ from .pope_splits import mean_f1, side_by_side
 from .published import BENCHMARKS, NOTE, PUBLISHED, SAME
 
 NARROW = 4  # letters that a published column's name may have on a line where the screen is narrow: as many as "59.2"
+# settings that leave the shared questions and how they are asked as they are (of a split, the rows or the data hash tell)
+SAME_QUESTION = ("batch_size", "dtype", "limit", "split", "predictions", results.SAVED, "answers", "beside")
+# notes on what a model answered, on how many questions were asked, and on what is told elsewhere: the setting `pictures`, the judges
+ANSWERED = re.compile(r"(pope_\w+ )?(cut off|empty|without an answer|part|pictures|judge|judge (prompt|failures|first failure|possibly billed))")
+FILE_NAME = re.compile(r"^.*(, |: )(?=[\d,]+ (lines|runs|tokens)$|a piece)")  # or the judge's place: how notes on questions, grades and the judge begin
 EXAMPLE = "example: omnivision compare runs/NAME/sft/eval runs/NAME/dpo/eval --plot compare.png"
 
 
@@ -27,7 +36,7 @@ def main(argv: list[str]) -> int | None:
     parser = argparse.ArgumentParser(prog="omnivision compare", epilog=EXAMPLE,
                                      description="Compare runs: one table, paired differences against the first run.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a folder with <task>/results.json, or a run with eval/")
-    parser.add_argument("--plot", type=Path, help="write a bar chart (PNG)")
+    parser.add_argument("--plot", type=output_file, metavar="FILE", help="write a bar chart (PNG)")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     options = parser.parse_args(argv)
     found = compare(options.runs)
@@ -48,7 +57,8 @@ def compare(folders: list[Path]) -> dict:
         folders: run folders; a stage's folder with `eval/` inside works too.
 
     Returns:
-        `runs` (name -> task -> results.json), `differences` (name -> task -> paired difference from the first run)
+        `runs` (name -> task -> results.json), `differences` (name -> task -> paired difference from the first run),
+        `measured_otherwise` (name -> task -> `data_hash`, `settings` and `notes` that differ, as pairs: of the first run, of this one)
         and `published`.
 
     Raises:
@@ -57,11 +67,13 @@ def compare(folders: list[Path]) -> dict:
     names = _names(folders)
     folders = [folder / "eval" if (folder / "eval").is_dir() else folder for folder in folders]
     runs = {name: _read_run(folder) for name, folder in zip(names, folders, strict=True)}
-    differences = {}
+    differences, otherwise = {}, {}
     for name, folder in list(zip(names, folders, strict=True))[1:]:
         pairs = {task: _difference(folders[0], folder, task, runs[name][task]["task"]) for task in runs[name] if task in runs[names[0]]}
         differences[name] = {task: pair for task, pair in pairs.items() if pair}
-    return {"runs": runs, "differences": differences, "published": {"note": NOTE, "rows": PUBLISHED}}
+        changes = {task: _changes(runs[names[0]][task], runs[name][task]) for task in differences[name]}
+        otherwise[name] = {task: change for task, change in changes.items() if change}
+    return {"runs": runs, "differences": differences, "measured_otherwise": otherwise, "published": {"note": NOTE, "rows": PUBLISHED}}
 
 
 def _names(folders: list[Path]) -> list[str]:
@@ -108,6 +120,29 @@ def _judge_of(folder: Path) -> str:
     return json.dumps([re.sub(r" \(\d+\)(?=,|$)", "", str(notes.get(key))) for key in ("judge", "judge prompt")])  # without how many grades
 
 
+def _changes(first: dict, other: dict) -> dict[str, Any]:
+    """What two results of a task, paired question by question, have different of data files, settings and notes; empty where nothing is."""
+    hashes, settings, notes = ([one.get(key) or {} for one in (first, other)] for key in ("data_hash", "settings", "notes"))
+    saved = [results.SAVED in one for one in settings]
+    if saved[0] != saved[1]:  # how saved answers were asked for is not known
+        settings = [{"saved answers": one} for one in saved]
+    left_out = SAME_QUESTION if other["task"] == "mmmu" else (*SAME_QUESTION, "pictures")  # no other task has several at a question
+    settings = [{key: value for key, value in one.items() if key not in left_out} for one in settings]
+    notes = [{key: FILE_NAME.sub("", str(note)) for key, note in one.items() if not ANSWERED.fullmatch(key)} for one in notes]
+    found = {"data_hash": hashes if all(hashes) and _files(hashes[0]) != _files(hashes[1]) else None, "settings": _unlike(*settings), "notes": _unlike(*notes)}
+    return {key: value for key, value in found.items() if value}
+
+
+def _unlike(first: dict, other: dict) -> dict[str, list]:
+    """Key -> both values, where they differ; what is off or empty may as well not be there."""
+    return {key: [first.get(key), other.get(key)] for key in first | other if (first.get(key) or None) != (other.get(key) or None)}
+
+
+def _files(hashes: Any) -> list[str]:
+    """The hashes of the files, whatever these are called."""
+    return sorted(one for part in hashes.values() for one in _files(part)) if isinstance(hashes, dict) else [str(hashes)]
+
+
 def _counts(first: Path, second: Path, benchmark: ModuleType) -> tuple[int, tuple, tuple] | None:
     """How many questions both answered, and the counts of each run with row i of both about the same image; None where there are none."""
     a, b = _samples(first), _samples(second)
@@ -116,10 +151,16 @@ def _counts(first: Path, second: Path, benchmark: ModuleType) -> tuple[int, tupl
     if not shared:
         return None
     for key in shared:
-        if a[key].get("label") != b[key].get("label") or len({one[key]["text"] for one in (a, b)} - {""}) > 1:  # answers of MMMU may come without texts
+        if _truth(a[key]) != _truth(b[key]) or len({one[key]["text"] for one in (a, b)} - {""}) > 1:  # answers of MMMU may come without texts
             raise DataError(f"The question {key} is another in the two runs", f"{first} and {second}", "Compare runs on the same questions.")
     theirs = [b[key] | {"image": a[key]["image"]} for key in shared]
     return len(shared), results.counts_of(benchmark, [a[key] for key in shared], variant), results.counts_of(benchmark, theirs, variant)
+
+
+def _truth(sample: dict) -> tuple:
+    """The true answer, or the true calls of `actions` as they are graded."""
+    calls = [{key: value for key, value in call.items() if value or key != "nested"} for call in real_calls(sample.get("calls") or [])]
+    return sample.get("label"), strict_form(calls)
 
 
 def _samples(folder: Path) -> dict[str, dict]:
@@ -150,6 +191,30 @@ def _show(found: dict) -> None:
     if any(found["differences"].values()):
         console.print(f"In brackets: the difference from {first} over the questions that both answered, paired by image; * its 95 % interval excludes 0.",
                       highlight=False)
+    for line in _otherwise(found, tasks):
+        console.print(line, highlight=False, markup=False)
+
+
+def _otherwise(found: dict, tasks: list[str]) -> Iterator[str]:
+    """A line a task whose settings or notes differ from the first run's, then a line a run with other data files."""
+    first, runs = next(iter(found["runs"])), found["measured_otherwise"]
+    for task in tasks:
+        parts = [f"{first} | {name}: {', '.join(said)}" for name, changed in runs.items() if (said := _said(changed.get(task, {})))]
+        if parts:
+            yield f"{task} was measured otherwise, {'; '.join(parts)}."
+    for name, changed in runs.items():
+        if files := [task for task in tasks if "data_hash" in changed.get(task, ())]:
+            yield f"{first} and {name} read different data files in {', '.join(files)}: paired questions have the same truth, and maybe other pictures."
+
+
+def _said(change: dict) -> list[str]:
+    return [f"{key} ({' | '.join(map(_word, pair))})" for kind in ("settings", "notes") for key, pair in change.get(kind, {}).items()]
+
+
+def _word(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "–", False: "no", True: "yes"}[value]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _models(run: dict[str, dict]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, read_mapping, read_rows, tables
+from .questions import Questions, first_file, image_file, no_id_twice, read_mapping, read_rows, test_tables
 from .rates import headline
 from .results import refused
 
@@ -41,10 +41,11 @@ def load(folder: Path, task: str = "mmvet") -> Questions:
     Raises:
         DataError: the file is missing or broken, or names an unknown capability.
     """
-    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+    if files := test_tables(folder):
         needed = ("question_id", "image", "question", "answer", "capability")
         rows = [_row(str(one["question_id"]), one | {"imagename": str(one["image"]), "capability": one["capability"].split(",")}, file)
                 | {"pictures": [one["image"]]} for file in files for one in read_rows(file, needed)]
+        no_id_twice(rows, files[0])
         return Questions(rows, files)
     path = first_file(folder, ["mm-vet.json"], "MM-Vet's questions", "mm-vet.zip of yuweihao/MM-Vet")
     rows = [_row(key, one, path) for key, one in read_mapping(path, "questions").items()]

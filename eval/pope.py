@@ -7,14 +7,13 @@ zero where nothing is answered "yes" is F1 0 here.
 from __future__ import annotations
 
 import re
-import string
 from pathlib import Path
 
 import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, no_id_twice, tables
+from .questions import Questions, first_file, image_file, no_id_twice, test_tables
 from .questions import read_rows as read_questions
 
 SPLITS = ("random", "popular", "adversarial")
@@ -27,9 +26,10 @@ MAX_NEW_TOKENS = 16
 SUFFIX = "\nAnswer the question using a single word or phrase."  # LLaVA's; without it many models begin "Based on the image, …" and are cut off
 METRICS = ("f1", "accuracy", "precision", "recall", "yes_ratio", "false_yes", "false_yes_rate", "valid_rate")
 
-_BETWEEN = re.compile(r"\s+|[。，！？、；：]|(?<=[^\W\d_])[.,!?;:](?=[^\W\d_])")  # words, also in "Yes.There is"
+_BETWEEN = re.compile(r"\s+|[。，！？、；：—–…]|(?<=[^\W\d_])[.,!?;:](?=[^\W\d_])")  # words, also in "Yes.There is" and "Yes—there is"
+_EDGES = re.compile(r"^[\W_]+|[\W_]+$")  # quotes, marks and what has no width
 # how an answer opens in Chinese: "对不起", "不确定" and "无法判断" say neither yes nor no
-_NO_ZH, _YES_ZH = re.compile("不(?!确定|知道|清楚|能|一定|好说)|没(?!法|有?办法|错)|否|无(?!法|从)"), re.compile("是(?!否)|有|对(?!不|于)|没错")
+_NO_ZH, _YES_ZH = re.compile("不(?!(?:太|大|很)?(?:确定|知道|清楚|能|一定|好说))|没(?!法|有?办法|错)|否|无(?!法|从)"), re.compile("是(?!否)|有|对(?!不|于)|没错")
 
 
 def load(folder: Path, task: str) -> Questions:
@@ -48,7 +48,7 @@ def load(folder: Path, task: str) -> Questions:
     Source: RUCAIBox/POPE@e3e3926 output/coco (its random file has 2,910 lines; later ones have 3,000).
     """
     split = task.removeprefix("pope_")
-    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+    if files := test_tables(folder):
         rows = [_from_table(one) for file in files for one in read_questions(file, TABLE) if one["category"] == split]
         return _checked(rows, files, split)
     name = f"coco_pope_{split}.json"
@@ -107,7 +107,7 @@ def parse_official(answer: str) -> str:
 def parse_normalised(answer: str) -> str | None:
     """The first yes or no word, case and punctuation aside; None where there is neither."""
     for token in _BETWEEN.split(answer.casefold()):
-        word = token.strip(string.punctuation + "“”‘’")
+        word = _EDGES.sub("", token)
         if word in ("yes", "no"):
             return word
         if _NO_ZH.match(word):

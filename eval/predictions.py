@@ -101,7 +101,11 @@ def _keep_records(found: Predictions, file: Path, split: str | None, splits: tup
         if key is None:
             _fault(found, "record without an id", f"{record.source}, which {_has(given)}, not {' or '.join(ID_KEYS)}")
         else:
-            _keep(found, key, next((raw[name] for name in TEXT_KEYS if name in raw), None), record.source, raw, given)
+            texts = {name: raw[name] for name in TEXT_KEYS if name in raw}
+            if len({writable(str(text)) for text in texts.values()}) > 1:
+                _fault(found, "record with several texts", f"{key!r} at {record.source}, {' and '.join(texts)}: keep the answer's alone")
+            else:
+                _keep(found, key, next(iter(texts.values()), None), record.source, raw, given)
 
 
 def _has(raw: dict[str, Any]) -> str:
@@ -172,10 +176,15 @@ def _check_any(answers: list[Said | None], beside: Counter, predictions: Predict
         others = ", ".join(f"{count} belong to {split}" for split, count in beside.items()) or f"the first id is {next(iter(predictions.said))!r}"
         raise DataError(f"The predictions answer none of the {len(answers)} questions: {others}, the first question is "
                         f"{questions.rows[0]['question_id']!r}", str(predictions.path), "They are of another split or benchmark.")
-    asked = sum(one.text.split("\n")[0] == row["text"].split("\n")[0] for row, one in given)
+    asked = sum(_first_line(one.text) == _first_line(row["text"]) for row, one in given)
     if given and asked > len(given) / 2:
         raise DataError(f"The predictions file holds the questions, not the answers: {asked} of {len(given)} texts are the question",
                         str(predictions.path), "Give the model's answers file.")
+
+
+def _first_line(text: str) -> str:
+    """Without LLaVA's place of the picture."""
+    return text.replace("<image>", "").strip().split("\n")[0]
 
 
 def _other_question(rows: list[dict], answers: list[Said | None]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from omnivision.data.records import parse, read_records
 from omnivision.data.sources import source_hash
 from omnivision.data.tables import HUB, is_table_folder
 from omnivision.errors import DataError
+
+_PART = re.compile(r"-of-(\d+)(?:-[0-9a-f]+)?$")  # of a table of several files; older ones of the hub end in a hash
 
 
 class Questions(NamedTuple):
@@ -129,6 +132,11 @@ def image_file(folder: Path, places: Iterable[str], name: str) -> str:
     return str(folder / place / name)
 
 
+def test_tables(folder: Path) -> list[str]:
+    """Those of the split `test`, in the folder itself or else in data/."""
+    return tables(folder, "test-*.parquet") or tables(folder, "data/test-*.parquet")
+
+
 def tables(folder: Path, *patterns: str) -> list[str]:
     """The Parquet files of a benchmark, or the `datasets` source itself.
 
@@ -143,7 +151,7 @@ def tables(folder: Path, *patterns: str) -> list[str]:
         return [str(folder)]
     found = [sorted(folder.glob(pattern)) for pattern in patterns]
     for files in found:
-        wanted = {int(one.stem.rsplit("-of-", 1)[1]) for one in files if one.stem.rsplit("-of-", 1)[-1].isdigit()}
+        wanted = {int(part[1]) for one in files if (part := _PART.search(one.stem))}
         if wanted and wanted != {len(files)}:
             raise DataError(f"{len(files)} of {max(wanted)} files of a table are there", str(files[0].parent), "Copy all of them.")
     return [str(path) for files in found for path in files]

@@ -12,7 +12,7 @@ import numpy as np
 
 from omnivision.errors import DataError
 
-from .questions import Questions, first_file, image_file, no_id_twice, read_mapping, tables
+from .questions import Questions, first_file, image_file, no_id_twice, read_mapping, test_tables
 from .questions import read_rows as read_questions
 from .rates import columns, headline  # noqa: F401 - part of a benchmark
 
@@ -45,7 +45,7 @@ def load(folder: Path, task: str) -> Questions:
     Raises:
         DataError: a missing or broken file.
     """
-    if files := tables(folder, "test-*.parquet", "data/test-*.parquet"):
+    if files := test_tables(folder):
         found = [one for file in files for one in read_questions(file, ("question", "choices", "answer"))]
         return _with_pictures(task, [_from_table(folder, str(at), one, f"{files[0]}[{at}]") for at, one in enumerate(found)], files, {})
     names = ["problems.json", "llava_test_CQM-A.json"]

@@ -9,6 +9,7 @@ import pytest
 import train_world
 from PIL import Image
 
+from omnivision.data.overlap import TOLD
 from omnivision.data.writing import stand_in_tokenizer
 from omnivision.functions import FunctionSet
 from omnivision.requests.checks import with_tokens
@@ -153,11 +154,34 @@ def test_pictures_that_an_evaluation_file_names_are_compared_and_what_is_missing
     rows = [row(number, id=f"r{number}", question=f"What is thing number {number}?") for number in range(4)]
     code, report = checked(folder, capsys, rows, "--against", str(sets))
     assert code == 3 and report["problems"]["picture of an evaluation set"]["count"] == 1
-    assert report["against"] == {"pictures": 1, "questions": 1, "named_and_not_found": ["gone.jpg"], "not_read": [str(sets / "more.zip")]}
+    assert report["against"] == {"pictures": 1, "questions": 1, "named_and_not_found": ["gone.jpg"], "not_read": [str(sets / "more.zip")],
+                                 "unreadable_pictures": [], "broken_rows": []}
     train_world.write_lines(sets / "pope.jsonl", [{"image": "1.png", "text": "Anything there?"}])  # lies in the image root
     assert checked(folder, capsys, rows, "--against", str(sets / "pope.jsonl"))[0] == 3
     assert main(["data", "check", str(folder / "rows.jsonl"), "--image-root", str(folder / "root"), "--against", str(sets)]) == 3
-    assert "1 of their files cannot be looked into: " in capsys.readouterr().out
+    assert "1 of their files are not read, " in capsys.readouterr().out
+
+
+def test_what_is_not_compared_is_told_in_the_text_the_json_and_the_page(folder, capsys):
+    sets = folder / "sets"
+    sets.mkdir()
+    (sets / "a.png").write_bytes((folder / "root" / "2.png").read_bytes())
+    (sets / "broken.png").write_bytes(b"")
+    (sets / "table.csv").write_text("question\n")
+    train_world.write_lines(sets / "rows.jsonl", [{"image": "a.png", "text": "Is there a chair in the image?"}, {"image": "gone.png"}])
+    with (sets / "rows.jsonl").open("a") as file:
+        file.write('{"value": NaN}\n{"text": \n')
+    code, report = checked(folder, capsys, [row(0)], "--against", str(sets))
+    held = {"pictures": 1, "questions": 1, "named_and_not_found": ["gone.png"], "not_read": [str(sets / "table.csv")],
+            "unreadable_pictures": [str(sets / "broken.png")], "broken_rows": [f"{sets / 'rows.jsonl'}:3", f"{sets / 'rows.jsonl'}:4"]}
+    assert code == 0 and report["against"] == held
+    flags = ["--image-root", str(folder / "root"), "--against", str(sets), "--html", str(folder / "check.html")]
+    assert main(["data", "check", str(folder / "rows.jsonl"), *flags]) == 0
+    said, page = capsys.readouterr().out, (folder / "check.html").read_text()
+    assert "against     1 different pictures and 1 questions" in said and "1 different pictures and 1 questions" in page
+    for key, told in TOLD.items():
+        assert f"note  {len(held[key])} {told}: {', '.join(held[key])}" in said
+        assert told in page and all(f"<li>{name}</li>" in page for name in held[key])
 
 
 def test_the_text_and_the_page(folder, capsys):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,16 @@ def test_terminated_unwinds(verb, capsys):
             put_away.append(True)
     verb(main)
     assert command.main(["broken"]) == 143 and put_away == [True]
+    assert command.main(["broken", "--json"]) == 143 and json.loads(capsys.readouterr().out)["error"]["exit_code"] == 143
+
+
+def test_closed_streams_and_a_full_disk_before_anything_is_loaded():
+    for closed in ("<&-", ">&-", "2>&-"):
+        assert subprocess.run(f"exec {sys.executable} -m omnivision_cli version --json {closed}", shell=True, stderr=subprocess.DEVNULL, check=False).returncode == 0, closed
+    if not os.path.exists("/dev/full"):
+        return
+    full = subprocess.run(f"exec {sys.executable} -m omnivision_cli version > /dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert full.returncode == 6 and "The disk is full" in full.stderr
 
 
 def test_return_codes_pass_through(verb, capsys):
@@ -205,3 +216,14 @@ def test_doctor_without_torch(monkeypatch):
 
     (check,) = torch_build()
     assert check.status == "problem" and "setup.sh" in check.remedy
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    from omnivision.data.flags import output_file
+
+    (tmp_path / "file").write_text("")
+    for name in (tmp_path, tmp_path / "file" / "x.png", "/proc/x.png"):
+        with pytest.raises(ConfigError, match="The file cannot be written"):
+            output_file(str(name))
+    assert output_file(str(tmp_path / "new" / "x.png")).parent.is_dir() and output_file(os.devnull) == Path(os.devnull)
+    assert not list((tmp_path / "new").iterdir())

@@ -235,13 +235,15 @@ def test_plan_tells_steps_and_time(capsys, tmp_path):
     assert "steps: 4 (64 rows, 32 a step, 2 epochs)\ntime: 0 h 06 min 40 s" in capsys.readouterr().out
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     assert main(command) == 2
+    capsys.readouterr()
+    assert main(["plan", "--preset", "tiny", "--rows", "10", "--json"]) == 0 and json.loads(capsys.readouterr().out)["steps"]["steps"] > 0
 
 
 @pytest.mark.parametrize("stage, changes, ranks, memory, message", [
     ("sft", {}, 1, 8, r"take 8\.8 GiB .* the device has 8\.0.*more processes with zero_stage=3"),
     ("sft", {"zero_stage": 1}, 8, 3, r"zero_stage=2, zero_stage=3, offload_optimizer=true"),
     ("dpo", {"precompute_reference": False}, 1, 10, r"take 10\.[67] GiB"), ("dpo", {}, 1, 10, None),
-    ("sft", {}, 1, 10, None), ("sft", {"offload_optimizer": True}, 1, 4, None), ("align", {}, 1, 3, None),
+    ("sft", {}, 1, 10, None), ("sft", {"zero_stage": 1, "offload_optimizer": True}, 1, 4, None), ("align", {}, 1, 3, None),
 ])  # fmt: skip
 def test_a_stage_that_cannot_fit_is_refused_before_anything_loads(stage, changes, ranks, memory, message):
     from omnivision import OmniVisionConfig

@@ -180,3 +180,103 @@ def test_published_figures_stand_beside_the_same_benchmark_only(tmp_path, runs, 
     compare.main([str(runs / "sft")])
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("│ pope ") and "89.4" not in line for line in lines) and any("pope †" in line and "89.4" in line for line in lines)
+
+
+def write_runs(folder, task, abouts, changes=({}, {})):
+    """Two runs of the same four requests, whose results and rows differ in what is given."""
+    from omnivision_eval import results
+    from omnivision_eval.answer import Answer
+    from omnivision_eval.benchmarks import MODULES
+
+    call = {"name": "order", "arguments": {"item": "cat"}}
+    facts = {"actions": {"calls": [call]}, "mmmu": {"label": "A", "parsed": True, "question_type": "multiple-choice"}}.get(task, {"label": "yes"})
+    for name, about, change in zip("ab", abouts, changes, strict=True):
+        rows = [{"question_id": f"validation_Art_{at}", "image": f"{at}.png", "text": "?"} | facts | change for at in range(4)]
+        answers = [Answer("", calls=[call]) if task == "actions" else "A" if task == "mmmu" else "yes" for _ in rows]
+        samples = results.samples_of(MODULES[task], rows, answers)
+        results.write(folder / name / task, samples, results.results_of(task, MODULES[task], samples, {"model": name} | about))
+    return [folder / "a", folder / "b"]
+
+
+def told(capsys, folders):
+    """What stands below the table, and what --json has of it."""
+    assert compare.main([*map(str, folders), "--json"]) == 0
+    out, err = capsys.readouterr()
+    return " ".join(err.split()).partition("In brackets")[2], json.loads(out)["measured_otherwise"]["b"]
+
+
+@pytest.mark.parametrize(("calls", "same"), [
+    ([{"name": "order", "arguments": {"item": "dog"}}], False), ([], False), ([{"name": "buy", "arguments": {"item": "cat"}}], False),
+    ([{"name": "order", "arguments": {"item": "cat"}, "nested": {}}], True)])
+def test_requests_with_other_true_calls_are_other_questions(tmp_path, calls, same):
+    runs = write_runs(tmp_path, "actions", ({}, {}), ({}, {"calls": calls}))
+    if same:
+        assert compare.compare(runs)["differences"]["b"]["actions"]["n"] == 4
+    else:
+        with pytest.raises(DataError, match="validation_Art_0 is another in the two runs"):
+            compare.compare(runs)
+
+
+@pytest.mark.parametrize(("true", "other", "same"), [(1, True, False), (1, 1.0, True)])
+def test_true_calls_are_the_same_where_they_are_graded_alike(tmp_path, true, other, same):
+    runs = write_runs(tmp_path, "actions", ({}, {}), [{"calls": [{"name": "order", "arguments": {"item": one}}]} for one in (true, other)])
+    if same:
+        assert compare.compare(runs)["differences"]["b"]["actions"]["n"] == 4
+        return
+    with pytest.raises(DataError, match="another in the two runs"):
+        compare.compare(runs)
+
+
+def test_no_call_and_irrelevant_are_one_truth(tmp_path):
+    runs = write_runs(tmp_path, "actions", ({}, {}), ({"calls": []}, {"calls": [{"name": "irrelevant", "arguments": {}}]}))
+    assert compare.compare(runs)["differences"]["b"]["actions"]["difference"] == 0
+
+
+@pytest.mark.parametrize(("first", "other", "differ"), [
+    ({"coco_pope_random.json": "1"}, {"coco_pope_random.json": "2"}, True), ({"a.parquet": "1"}, {"b.parquet": "1"}, False), ("1", "2", True),
+    (None, "2", False)])
+def test_different_data_files_are_named(tmp_path, capsys, first, other, differ):
+    said, found = told(capsys, write_runs(tmp_path, "pope_random", ({"data_hash": first}, {"data_hash": other})))
+    assert ("a and b read different data files in pope_random" in said) == differ
+    assert found == ({"pope_random": {"data_hash": [first, other]}} if differ else {})
+
+
+@pytest.mark.parametrize(("key", "pair", "words"), [
+    ("pictures", ("first", "all"), "first | all"), ("max_new_tokens", (10, 512), "10 | 512"), ("constrain", (None, True), "– | yes"),
+    ("request_fields", (None, {"seed": 1}), '– | {"seed": 1}'), ("prepared", ({"image_size": 2}, {"image_size": 4}), '{"image_size": 2} | {"image_size": 4}'),
+    ("blank", (False, True), "no | yes")])
+def test_settings_that_change_what_is_asked_are_named(tmp_path, capsys, key, pair, words):
+    settings = [{"batch_size": at, "dtype": f"{at}", "limit": at} | ({} if value is None else {key: value}) for at, value in enumerate(pair)]
+    said, found = told(capsys, write_runs(tmp_path, "mmmu", [{"settings": one, "notes": {}} for one in settings]))
+    assert said.endswith(f"mmmu was measured otherwise, a | b: {key} ({words}).") and found == {"mmmu": {"settings": {key: list(pair)}}}
+
+
+@pytest.mark.parametrize(("task", "key", "pair"), [
+    ("chartqa", "pictures", ("first", "all")), ("mmmu", "batch_size", (1, 32)), ("mmmu", "dtype", ("float32", None)), ("mmmu", "limit", (None, 4)),
+    ("mmmu", "constrain", (False, None)), ("mmmu", "max_new_tokens", (10, 10))])
+def test_settings_that_change_no_question_are_not(tmp_path, capsys, task, key, pair):
+    assert told(capsys, write_runs(tmp_path, task, [{"settings": {key: value}} for value in pair]))[1] == {}
+
+
+def test_notes_on_what_was_read_are_named_and_notes_on_answers_are_not(tmp_path, capsys):
+    parsed = "parsed by other code; random options may be among them"
+    notes = {"answers": parsed, "cut off": "3 answers", "empty": "1", "without an answer": "1; no", "part": "4 of 900", "pictures": "all of several"}
+    said, found = told(capsys, write_runs(tmp_path, "mmmu", ({"notes": {}}, {"notes": notes})))
+    assert said.endswith(f"mmmu was measured otherwise, a | b: answers (– | {parsed}).") and found == {"mmmu": {"notes": {"answers": [None, parsed]}}}
+    lines = [{"notes": {"questions": f"{name}, {count} lines", "grades": f"{name}, 5 runs"}} for name, count in (("a.json", "2,910"), ("b.json", "3,000"))]
+    assert told(capsys, write_runs(tmp_path, "pope_random", lines))[1]["pope_random"] == {"notes": {"questions": ["2,910 lines", "3,000 lines"]}}
+
+
+def test_how_saved_answers_were_asked_for_is_not_known(tmp_path, capsys):
+    ours = {"max_new_tokens": 10, "pictures": "first"}
+    saved = [{"predictions": name, "answers": at, "beside": {}, "predictions_sha256": name} for at, name in enumerate("xy")]
+    said, found = told(capsys, write_runs(tmp_path, "mmmu", [{"settings": ours}, {"settings": saved[0]}]))
+    assert said.endswith("a | b: saved answers (no | yes).") and found["mmmu"]["settings"] == {"saved answers": [False, True]}
+    assert told(capsys, write_runs(tmp_path, "mmmu", [{"settings": one} for one in saved]))[1] == {}
+
+
+def test_a_line_a_task_names_every_run(tmp_path, capsys):
+    runs = write_runs(tmp_path, "mmmu", [{"settings": {"pictures": "first"}}, {"settings": {"pictures": "all"}}])
+    shutil.copytree(tmp_path / "b", tmp_path / "c")
+    said, _ = told(capsys, [*runs, tmp_path / "c"])
+    assert said.endswith("mmmu was measured otherwise, a | b: pictures (first | all); a | c: pictures (first | all).")

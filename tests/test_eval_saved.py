@@ -231,6 +231,16 @@ def test_every_fault_is_named_and_counted_at_once(popes, tmp_path):
         assert part in said, said
 
 
+@pytest.mark.parametrize("key", ["response", "prediction"])
+def test_a_prompt_beside_the_answer_is_not_scored_for_it(popes, tmp_path, key):
+    rows = [{"question_id": row["question_id"], "text": f"<image>\n{row['text']}", key: row["label"]} for row in pope_questions("random")]
+    said = refused("pope_random", write(tmp_path / "a.jsonl", rows), popes)
+    assert f"record with several texts: {len(rows)}, the first '1' at" in said and f"text and {key}" in said
+    for row in rows:
+        row[key] = row["text"]
+    assert "holds the questions, not the answers" in refused("pope_random", write(tmp_path / "b.jsonl", rows), popes)
+
+
 def test_faults_are_told_also_where_no_id_fits(popes, tmp_path):
     file = write(tmp_path / "a.jsonl", '{"question_id": 77, "text": "yes"}\n{broken\n')
     said = refused("pope_random", file, popes)

@@ -29,6 +29,12 @@ POPE_ANSWERS = [  # answer, official, normalised
     ("是的", "yes", "yes"),
     ("没有", "yes", "no"),
     ("不是。", "yes", "no"),
+    ("Yes—there is one.", "yes", "yes"),
+    ("No…", "yes", "no"),
+    ("No\u200b", "yes", "no"),
+    ("¡Yes!", "yes", "yes"),
+    ("不太清楚", "yes", None),
+    ("a no-smoking sign", "yes", None),
 ]
 
 
@@ -134,6 +140,8 @@ ACTION_ANSWERS = [  # true calls, made calls, fault, function, strict, lenient, 
     ([call("order", item="sofa", count=2)], [call("order", item="sofa", count=2)], None, 1, 1, 1, 0, 0),
     ([call("order", item="sofa", count=2)], [call("order", item=" Sofa", count=2)], None, 1, 0, 1, 0, 0),
     ([call("order", item="sofa", count=2)], [call("order", item="Couch", count="2")], None, 1, 0, 1, 0, 0),
+    ([call("order", item="sofa", count=10**16)], [call("order", item="sofa", count=1e16)], None, 1, 1, 1, 0, 0),
+    ([call("order", item="sofa", count=0)], [call("order", item="sofa", count=-0.0)], None, 1, 1, 1, 0, 0),
     ([call("order", item="sofa", count=2)], [call("order", item="sofa")], None, 1, 0, 0, 0, 0),
     ([call("order", item="sofa")], [call("order", item="bed")], None, 1, 0, 0, 0, 0),
     ([call("order", item="sofa")], [call("buy", item="sofa")], None, 0, 0, 0, 0, 0),
@@ -154,6 +162,11 @@ def test_actions(true, made, fault, function, strict, lenient, over, missed):
     assert [official[k] for k in ("function", "strict", "lenient", "over", "missed")] == [function, strict, lenient, over, missed]
     assert (official["score"], graded["normalised"]["score"]) == (strict, lenient)
     assert official["valid"] == (fault is None)
+
+
+def test_synonyms_that_are_no_lists_are_refused():
+    with pytest.raises(DataError, match="synonyms of color are no lists"):
+        actions.synonyms_of([{"name": "paint", "parameters": {"properties": {"color": {"type": "string", "synonyms": {"red": "crimson"}}}}}])
 
 
 def test_actions_rates_are_over_the_requests_they_concern_and_by_language():

@@ -173,8 +173,12 @@ def test_another_tower_has_another_folder(tmp_path, world, model, paths):
     assert tower_hash(other) != tower_hash(model[0])
     changed = FeatureCache(tmp_path, other, processor)
     assert changed.folder != cache.folder and changed.folder.parent == cache.folder.parent
-    other.config.vision_post_layernorm = not other.config.vision_post_layernorm
-    assert tower_hash(other) != changed.folder.name
+    known = {tower_hash(other)}
+    for config, key, value in ((other.config, "vision_post_layernorm", not other.config.vision_post_layernorm), (other.config.vision_config, "hidden_act", "relu"),
+                               (other.config.vision_config, "num_attention_heads", 1), (other.config.vision_config, "layer_norm_eps", 1e-3)):
+        setattr(config, key, value)
+        assert tower_hash(other) not in known, key
+        known.add(tower_hash(other))
 
 
 def test_writing_is_whole_before_the_index_says_so(tmp_path, model, paths, monkeypatch):

@@ -93,7 +93,9 @@ def test_broken_pictures_and_files_beside_are_passed_over(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"")
     (tmp_path / "rows.json").write_text(json.dumps({"image": "data:image/png;base64,%%"}))
     (tmp_path / "notes.json").write_text("{")
-    assert read_evaluation([str(tmp_path)]).names == [str(tmp_path / "a.png")]
+    found = read_evaluation([str(tmp_path)])
+    assert found.names == [str(tmp_path / "a.png")] and found.unread == [str(tmp_path / "notes.json"), str(tmp_path / "rows.json")]
+    assert found.unreadable == [f"a data URI of {tmp_path / 'rows.json'}:1", str(tmp_path / "broken.png")]
     with pytest.raises(DataError, match="no evaluation set"):
         read_evaluation([str(tmp_path / "none")])
 
@@ -107,7 +109,7 @@ def test_pictures_behind_links_are_found_once_and_a_ring_ends(tmp_path):
     (tmp_path / "ev" / "pope" / "ring").symlink_to("..")
     assert read_evaluation([str(tmp_path / "ev")]).names == [str(tmp_path / "ev" / "pope" / "images" / "a.png")]
     both = read_evaluation([str(tmp_path / "ev"), str(tmp_path / "coco")])
-    assert len(both.names) == 2
+    assert both.names == [str(tmp_path / "ev" / "pope" / "images" / "a.png")]
 
 
 @pytest.mark.parametrize("nothing", ["empty", "rows.csv", "short.json", "broken.png"])
@@ -141,3 +143,77 @@ def test_a_folders_files_go_by_their_suffixes(tmp_path):
     (tmp_path / "rows.ndjson").write_text(json.dumps({"question": QUESTION}) + "\n")
     found = read_evaluation([str(tmp_path)])
     assert found.names == [str(tmp_path / "a.jfif")] and found.asks(QUESTION)
+
+
+NAMED = {  # how 50 rows name pictures of which the first lies there -> what is told of the other 49
+    "below their ids": (lambda n: {"id": str(n), "image": f"{n}/image.png"}, lambda n: f"{n}/image.png"),
+    "from a folder's root": (lambda n: {"image": f"./images/test/{n}/image.png"}, lambda n: f"./images/test/{n}/image.png"),
+    "from the disk's root": (lambda n: {"image": f"/test/{n}/image.png"}, lambda n: f"/test/{n}/image.png"),
+    "by URL": (lambda n: {"image": f"https://a.org/test/{n}/image.png"}, lambda n: f"https://a.org/test/{n}/image.png"),
+    "bare, in folders of their ids": (lambda n: {"id": n, "image": "image.png"}, lambda n: f"{n}/image.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_missing_pictures_are_told_although_another_has_their_name(tmp_path, kind):
+    (tmp_path / "images" / "test" / "1").mkdir(parents=True)
+    (tmp_path / "images" / "test" / "1" / "image.png").write_bytes(picture("blue"))
+    row, told = NAMED[kind]
+    (tmp_path / "rows.json").write_text(json.dumps([row(number) for number in range(1, 51)]))
+    found = read_evaluation([str(tmp_path)])
+    assert found.missing == {told(number) for number in range(2, 51)} and len(found.names) == 1
+
+
+def test_a_bare_name_is_found_where_only_one_picture_has_it(tmp_path):
+    for number, colour in enumerate(("blue", "red")):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "same.png").write_bytes(picture(colour))
+    (tmp_path / "0" / "one.png").write_bytes(picture("green"))
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "same.png"}, {"image": "one.png"}, {"image": "none.png"}, {"image": "1/one.png"}]))
+    assert read_evaluation([str(tmp_path)]).missing == {"same.png", "none.png", "1/one.png"}
+
+
+def test_a_picture_that_a_folder_holds_and_rows_name_or_carry_counts_once(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(picture("blue"))
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "images/a.png"}, {"image": "./images/../images/a.png"}, {"image": URI}, {"image": URI}]))
+    found = read_evaluation([str(tmp_path)])
+    assert len(found.names) == 1 and not found.missing and found.match(*look_at(tmp_path / "images" / "a.png")[:2])
+
+
+def test_what_is_not_read_is_told(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture("blue"))
+    for name in ("scan.tif", "scan.gif", "table.csv", "table.TSV", "table.xlsx", "more.zip"):
+        (tmp_path / name).write_bytes(b"index,question")
+    (tmp_path / "numbers.json").write_text(json.dumps({"scores": [1, 2], "model": "x"}))
+    (tmp_path / "LICENSE").write_text("")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": QUESTION, "image": "none.tiff"}) + '\n{"question": NaN}\n{"question\n')
+    found = read_evaluation([str(tmp_path)])
+    assert found.unread == [str(tmp_path / name) for name in ("more.zip", "numbers.json", "table.TSV", "table.csv", "table.xlsx")]
+    assert found.unreadable == [str(tmp_path / "scan.gif"), str(tmp_path / "scan.tif")] and found.missing == {"none.tiff"}
+    assert found.broken == [f"{tmp_path / 'rows.jsonl'}:2", f"{tmp_path / 'rows.jsonl'}:3"] and found.asks(QUESTION)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("held", [{"info": {"year": 2017}, "version": 2, "questions": [{"question": QUESTION, "image": "none.png"}]},
+                                  {"data": [{"id": 1, "qas": [{"question": QUESTION}], "image": "none.png"}]}])
+def test_questions_in_lists_of_one_object_are_read(tmp_path, held, indent):
+    (tmp_path / "vqa.json").write_text(json.dumps(held, indent=indent))
+    found = read_evaluation([str(tmp_path)])
+    assert found.asks(QUESTION) and len(found.questions) == 1 and found.missing == {"none.png"} and not found.unread
+
+
+def test_answers_in_turns_are_no_questions(tmp_path):
+    turns = [{"role": "assistant", "text": "It is a red chair by the door"}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"turns": turns}, {"question": QUESTION, "choices": [{"text": "A chair of another colour"}]}]))
+    assert len(read_evaluation([str(tmp_path)]).questions) == 1
+
+
+def test_a_saved_data_set_tells_nothing_unread(tmp_path):
+    assert not any(read_evaluation([str(saved_set(tmp_path))]).told().values())
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_a_file_named_itself_is_not_told_for_what_it_is_not(tmp_path, text):
+    (tmp_path / "a.png").write_bytes(json.dumps({"question": QUESTION}).encode() if text else picture("blue"))
+    assert not any(read_evaluation([str(tmp_path / "a.png")]).told().values())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 import train_world
+from omnivision_train import stages
 from omnivision_train.config import DpoConfig
 from omnivision_train.pair_loss import branch_mask, check_share, pair_loss, summed, token_log_probs
 from omnivision_train.pair_trainer import PairTrainer
@@ -317,6 +319,20 @@ def test_families_whose_branches_are_those_of_rows_of_their_own_may_share(config
 def test_weights_that_are_none_are_refused(key, value):
     with pytest.raises(ConfigError, match=f"`{key}` is"):
         DpoConfig(**{key: value})
+
+
+def test_a_policy_that_has_not_moved_prefers_nothing_though_its_attention_could_drop(world, tmp_path, monkeypatch):
+    real = stages.open_model
+
+    def dropping(*args):
+        model, processor = real(*args)
+        for layer in model.model.language_model.layers:
+            layer.self_attn.attention_dropout = 0.5
+        return model, processor
+
+    monkeypatch.setattr(stages, "open_model", dropping)
+    final = train_world.train(train_world.settings(world, tmp_path / "out", "dpo", lr=0.0), "dpo")
+    assert train_world.losses(final) == pytest.approx([math.log(2)] * 3, abs=1e-5)
 
 
 def test_preferences_prefer(world, tmp_path):

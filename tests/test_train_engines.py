@@ -11,7 +11,7 @@ import train_world
 import workers
 from omnivision_train import flat_gradients, pair_trainer, precision, trainer
 from omnivision_train.config import SftConfig
-from omnivision_train.deepspeed_config import adds_alone, deepspeed_config
+from omnivision_train.deepspeed_config import deepspeed_config
 from safetensors.torch import load_file
 
 STEPS = {"max_steps": 6, "save_steps": 2, "keep_checkpoints": 1, "batch_size": 2, "log_steps": 1}
@@ -81,14 +81,20 @@ def test_one_process_sums_bf16_gradients_in_fp32_and_a_killed_run_goes_on(world,
     assert all(torch.equal(one[name], other[name]) for name in one) and {weight.dtype for weight in one.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("ranks, changes, alone, in_fp32", [
-    ("1", {}, True, True), ("2", {}, False, True), ("1", {"zero_stage": 2}, False, False), ("1", {"offload_optimizer": True}, False, False), ("1", {"zero_stage": 0}, True, False)])
-def test_who_sums_gradients_in_which_type(monkeypatch, ranks, changes, alone, in_fp32):
-    monkeypatch.setenv("WORLD_SIZE", ranks)
+@pytest.mark.parametrize("changes, in_fp32", [({}, True), ({"zero_stage": 2}, False), ({"offload_optimizer": True}, False), ({"zero_stage": 0}, False)])
+def test_which_gradients_are_summed_in_fp32(monkeypatch, changes, in_fp32):
     monkeypatch.setattr(precision, "deepspeed_bf16", lambda config: True)
-    config = SftConfig(**changes)
-    assert adds_alone(config) is alone
-    assert deepspeed_config(config).get("data_types") == ({"grad_accum_dtype": "fp32"} if in_fp32 else None)
+    assert deepspeed_config(SftConfig(**changes)).get("data_types") == ({"grad_accum_dtype": "fp32"} if in_fp32 else None)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("offload", [False, True])
+def test_gradients_reach_the_optimizer_whatever_a_json_of_ones_own_makes_deepspeed_choose(world, plain, tmp_path, bf16, offload):
+    """fp32 sums with ZeRO 1 are its bf16 optimizer, which adds gradients itself, only beside bf16 weights and without offload (0.19.8)."""
+    own = {"gradient_clipping": "auto", "zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True, "data_types": {"grad_accum_dtype": "fp32"},
+           "zero_optimization": {"stage": 1} | ({"offload_optimizer": {"device": "cpu"}} if offload else {})} | ({"bf16": {"enabled": "auto"}} if bf16 else {})
+    final = workers.run(train_world.settings(world, tmp_path / "out", "sft", **{**STEPS, "batch_size": 2, "accumulation": 2, "deepspeed": own}), "sft", bf16=bf16)
+    assert train_world.losses(final) == pytest.approx(train_world.losses(plain), abs=0.15)
 
 
 def test_numbers_of_a_batch_are_not_rounded_to_the_engines_type(world, tmp_path, monkeypatch):

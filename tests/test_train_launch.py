@@ -305,3 +305,9 @@ def test_deepspeed_settings_may_leave_things_out():
     assert zero_settings(SftConfig(deepspeed={"zero_optimization": None})) == (0, False)
     assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 1, "offload_optimizer": None}})) == (1, False)
     assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}})) == (3, True)
+
+
+@pytest.mark.parametrize("changes", [{"zero_stage": 0, "offload_optimizer": True}, {"deepspeed": {"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}}])
+def test_an_offload_that_deepspeed_would_ignore_is_refused(changes):
+    with pytest.raises(ConfigError, match="leaves the optimizer's state on the device"):
+        zero_settings(SftConfig(**changes))

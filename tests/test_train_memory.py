@@ -8,7 +8,7 @@ import train_world
 from omnivision_train import stages
 from omnivision_train import fit
 from omnivision_train.activations import FUSED, Batch, Counter, activation_bytes
-from omnivision_train.config import AlignConfig, DpoConfig, SftConfig
+from omnivision_train.config import AlignConfig, DpoConfig, FunctionsConfig, SftConfig, passes_over
 from omnivision_train.data import Collator, Conversations
 from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.memory import held_with_batch, on_meta
@@ -76,6 +76,11 @@ def test_activations_grow_with_rows_and_length_and_shrink_with_checkpointing():
     assert count(SftConfig, "sft", 4, 256, vision_lr=1e-6) > 1.3 * one
     assert count(AlignConfig, "align", 4, 256) < one < count(DpoConfig, "dpo", 4, 256, share="none")
     assert count(DpoConfig, "dpo", 4, 256) < 0.6 * count(DpoConfig, "dpo", 4, 256, share="none", needed_logits_only=False)
+
+
+def test_weighted_tokens_are_planned_and_metered_with_both_of_their_passes():
+    assert count(FunctionsConfig, "functions", 4, 256, token_weight=2.0) == 2 * count(FunctionsConfig, "functions", 4, 256)
+    assert passes_over(FunctionsConfig(token_weight=2.0)) == 2 and passes_over(FunctionsConfig()) == passes_over(SftConfig()) == 1
 
 
 def test_eager_attention_is_planned_with_its_scores():

@@ -100,3 +100,9 @@ def test_bad_rows_alone_are_bad_data_however_many_are_allowed(world, tmp_path, s
     config = train_world.settings(world, tmp_path, stage, data=[str(file)], held_out=[world.file(stage)], max_bad_fraction=1.0)
     with pytest.raises(DataError, match=rf"No row is left to train on: all 3 are bad; the first: .*{file}:1"):
         train_world.train(config, stage)
+
+
+def test_a_run_where_no_folder_can_be_is_refused(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="The run's folder cannot be made"):
+        train_world.train(train_world.settings(world, tmp_path / "file", "align"), "align")

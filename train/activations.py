@@ -18,7 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from omnivision.model.chunked_loss import padded, summed_cross_entropy
 from omnivision.model.modeling import hidden_at
-from omnivision_train.config import ADAPTER, StageConfig, trained_parts
+from omnivision_train.config import ADAPTER, StageConfig, passes_over, trained_parts
 from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.frozen_layers import hold_layers
 from omnivision_train.last_layer import narrow_last_layer
@@ -80,7 +80,7 @@ def activation_bytes(model, config: StageConfig, stage: str, precision: str, bat
         outputs = model.model.language_model(inputs_embeds=embeds_BLD, attention_mask=mask, use_cache=False, output_hidden_states=len(exits) > 1, **read)
         for layer in exits:
             _head(model, model.at_exit(outputs, layer), rows * batch.length if whole else batch.supervised, whole, parted=zero_settings(config)[0] == 3)
-    return counter.bytes
+    return {part: passes_over(config) * size for part, size in counter.bytes.items()}
 
 
 def _features(model, pictures: int, trained: bool) -> Tensor:

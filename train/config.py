@@ -71,7 +71,7 @@ class StageConfig:
     max_steps: int = -1
     lr: float = 2e-5
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices by Muon, the rest by AdamW; needs zero_stage 0
-    schedule: Literal["constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear"] = "cosine"  # transformers'
+    schedule: Literal["constant", "constant_with_warmup", "cosine", "inverse_sqrt", "linear"] = "cosine"  # transformers'
     warmup: float = 0.03  # share of all steps
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -165,6 +165,11 @@ def new_shape(config: StageConfig):
     from omnivision.presets import preset_config
 
     return preset_config(config.preset, projector_layout=config.projector, projector_gelu=config.projector_gelu)
+
+
+def passes_over(config: StageConfig) -> int:
+    """How often the model runs on a batch, both before the backward pass: twice where functional tokens weigh more."""
+    return 2 if getattr(config, "token_weight", 1.0) != 1.0 else 1
 
 
 def trained_parts(config: StageConfig, stage: str) -> tuple[str, ...]:

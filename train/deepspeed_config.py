@@ -82,25 +82,22 @@ def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
     return {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", **own}
 
 
-def adds_alone(config: StageConfig) -> bool:
-    """Whether one process trains whose optimizer has whole gradients: at ZeRO 0, and at 1 where a GPU's bf16 gradients are summed in fp32."""
-    stage, _ = zero_settings(config)
-    alone = rank_and_ranks()[1] == 1
-    return alone and (stage == 0 or (stage == 1 and deepspeed_config(config).get("data_types") == FP32_SUMS))
-
-
 def zero_settings(config: StageConfig) -> tuple[int, bool]:
     """(ZeRO stage, whether the optimizer's state is in the CPU's memory), also of a user's own JSON.
 
     Raises:
-        ConfigError: the JSON's part about ZeRO is not as DeepSpeed wants it.
+        ConfigError: the JSON's part about ZeRO is not as DeepSpeed wants it; an offload that DeepSpeed would ignore.
     """
     zero = _mapping(_settings(config).get("zero_optimization") or {}, "zero_optimization")
     offload = _mapping(zero.get("offload_optimizer") or {}, "zero_optimization.offload_optimizer")
     stage = zero.get("stage", 0)
     if isinstance(stage, bool) or stage not in range(4):
         raise ConfigError(f"The ZeRO stage is {stage!r}", "deepspeed: zero_optimization.stage", "Give 0, 1, 2 or 3.")
-    return stage, offload.get("device", "none") != "none"
+    offloaded = offload.get("device", "none") != "none"
+    if offloaded and stage == 0:
+        raise ConfigError("At ZeRO stage 0 DeepSpeed leaves the optimizer's state on the device", "deepspeed: zero_optimization" if config.deepspeed else "offload_optimizer",
+                          "Use zero_stage=1, or leave it out.")
+    return stage, offloaded
 
 
 def _mapping(found: Any, key: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from omnivision.errors import DivergedError
 from omnivision.memory import peak_gib
+from omnivision_train.config import passes_over
 from omnivision_train.ranks import gathered
 from omnivision_train.throughput import Flops, device_peak
 
@@ -95,7 +96,7 @@ class Meters:
         every, waits, peaks = zip(*gathered((self._seen, self._waited, peak_gib())), strict=True)
         seen, now = sum(every, Counter()), time.perf_counter()
         seconds, self._since, self._seen, self._waited = now - self._since, now, Counter(), 0.0
-        flops, peak = self._flops.of(**seen), device_peak()
+        flops, peak = self._flops.of(**seen) * passes_over(self.stage_config), device_peak()
         speed = {"tokens_per_second": seen["tokens"] / seconds, "teraflop": flops / 1e12, "data_wait": round(max(waits) / seconds, 4), "peak_memory_gib": round(max(peaks), 2)}
         return speed | ({"peak_share": flops / seconds / peak / self.args.world_size} if peak else {})
 

@@ -33,10 +33,10 @@ class DpoTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.stage_config = config
         self._metrics = {"train": defaultdict(list)}
-        disable_dropout_in_model(self.model)
+        _without_dropout(self.model)
         self.ref_model = None
         if reference is not None:
-            disable_dropout_in_model(reference)
+            _without_dropout(reference)
             self.ref_model = prepare_deepspeed(reference, self.accelerator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -69,6 +69,14 @@ class DpoTrainer(Trainer):
         names = ("logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
         for name, value in zip(names, torch.stack(values).double().unbind(), strict=True):
             self._metrics["train"][name].append(value)  # still a tensor: a GPU's step is not waited for
+
+
+def _without_dropout(model: nn.Module) -> None:
+    """Also in attention, which TRL leaves: there it is a number, as transformers' models have it."""
+    disable_dropout_in_model(model)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 class PairTrainer(StageMixin, DpoTrainer):

@@ -57,7 +57,10 @@ def open_run(config: StageConfig, stage: str):
         return
     if not torch.cuda.is_available() and (said := crowded(torch.get_num_threads())):
         print(f"{stage}: {said}", file=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise ConfigError(f"The run's folder cannot be made: {error.strerror}", str(folder), "Give another `out`.") from error
     with RunLock(folder):
         if (folder / "final" / HAND_OVER).is_file():
             settle(folder)

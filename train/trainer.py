@@ -17,9 +17,10 @@ from omnivision.runs import read_json
 from omnivision_train import checkpoint
 from omnivision_train.config import StageConfig
 from omnivision_train.data import Order, leave_group
-from omnivision_train.deepspeed_config import adds_alone, zero_settings
+from omnivision_train.deepspeed_config import zero_settings
 from omnivision_train.encoding import as_pixels, encode_rest
 from omnivision_train.flat_gradients import flatten_gradients
+from omnivision_train.launch import rank_and_ranks
 from omnivision_train.meters import Meters
 from omnivision_train.optimizer import MuonAdamW
 from omnivision_train.precision import cpu_autocast
@@ -127,11 +128,12 @@ class StageMixin(Meters):
             checkpoint.load_weights(self.model, Path(resume_from_checkpoint))
         bf16_optimizer.see_memory_usage = lambda *args, **kwargs: None  # it prints twenty lines (0.19.8)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
-        if adds_alone(self.stage_config):
+        sums_in_fp32, no_zero = isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer), zero_settings(self.stage_config)[0] == 0
+        if rank_and_ranks()[1] == 1 and (sums_in_fp32 or no_zero):  # other optimizers get their gradients by it
             self.deepspeed.enable_backward_allreduce = False  # nobody to add gradients with: DeepSpeed would copy all of them twice
-        if isinstance(self.deepspeed.optimizer, bf16_optimizer.BF16_Optimizer):
+        if sums_in_fp32:
             flatten_gradients(self.deepspeed.optimizer)
-        elif zero_settings(self.stage_config)[0] == 0:
+        elif no_zero:
             clip_or_skip(self.deepspeed)
         if resume_from_checkpoint is not None:
             checkpoint.restore(self, Path(resume_from_checkpoint))

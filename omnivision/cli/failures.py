@@ -10,6 +10,7 @@ from typing import NamedTuple
 from omnivision_cli.terminal import for_terminal
 
 UNEXPECTED, USAGE, OUT_OF_MEMORY, RESUMABLE, INTERRUPTED, TERMINATED = 1, 2, 4, 6, 130, 143
+RESUMES = "A run that has a folder resumes from its last checkpoint."
 NO_MEMORY_TEXT = ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
 
 
@@ -60,14 +61,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _known(error: BaseException) -> Failure | None:
+    from omnivision.errors import OmniError, says_disk_full
+
     kind, text = type(error).__name__, str(error)
-    # Looked up, not imported: the library may be heavy, and its errors exist only once it is loaded.
-    library = sys.modules.get("omnivision.errors")
-    if library is not None and isinstance(error, library.OmniError):
+    if isinstance(error, OmniError):
         return Failure(kind, error.what, error.where, error.remedy, error.exit_code)
     if isinstance(error, KeyboardInterrupt):
-        return Failure(kind, "Interrupted", "", "A run that has a folder resumes from its last checkpoint.", INTERRUPTED)
-    if library is not None and library.says_disk_full(error):
+        return Failure(kind, "Interrupted", "", RESUMES, INTERRUPTED)
+    if says_disk_full(error):
         where = str(getattr(error, "filename", None) or "")
         return Failure(kind, "The disk is full", where,
                        "Free some space (df -h shows where) or choose another --out, then run the same command again.", RESUMABLE)

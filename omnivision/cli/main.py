@@ -23,6 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments after the program's name; None reads sys.argv.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
     argv = list(sys.argv[1:] if argv is None else argv)
     ours = argv[: argv.index("--")] if "--" in argv else argv  # what follows "--" is the launcher's
     debug, as_json = "--debug" in ours, "--json" in ours
@@ -90,6 +93,8 @@ def _stopped(stop: SystemExit, argv: list[str], as_json: bool) -> int:
     code = stop.code if isinstance(stop.code, int) else (0 if stop.code is None else failures.UNEXPECTED)
     if isinstance(stop.code, str):
         print(stop.code, file=sys.stderr)
+    if code == failures.TERMINATED:
+        return failures.report(Failure("Terminated", "Terminated", "", failures.RESUMES, code), as_json)
     if as_json and code == failures.USAGE:  # argparse has already printed the usage on stderr
         failure = Failure("UsageError", "The command line was not understood", " ".join(["omnivision", *argv]),
                           "The usage stands on stderr; --help shows an example.", code)

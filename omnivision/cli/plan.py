@@ -54,7 +54,8 @@ def main(argv: list[str]) -> int:
         batch = _batch(config, options.length, model.config.image_seq_length)
         parts = count_parts(model, config)
         held = held_with_batch(model, config, stage, config.precision, config.processes, batch)
-        steps = plan_steps(config, options) if options.config else {}
+        asked = options.config or options.rows or options.metrics or options.seconds_per_step
+        steps = plan_steps(config, options) if asked else {}
     total = sum(one.total for one in held)
     fits = options.memory is None or total <= options.memory * GIB
     said = {"preset": folder or config.preset, "stage": stage, "precision": config.precision, "ranks": config.processes,

@@ -14,7 +14,7 @@ from typing import Any
 
 from omnivision.data.findings import check
 from omnivision.data.flags import output_file, within
-from omnivision.data.overlap import read_evaluation
+from omnivision.data.overlap import TOLD, read_evaluation
 from omnivision.data.parallel import cores, in_order
 from omnivision.data.writing import stand_in_tokenizer
 from omnivision.functions import FunctionSet
@@ -36,9 +36,10 @@ def text(report: dict[str, Any], max_bad_fraction: float) -> str:
               f"questions   {_range(report['questions'], ' a row')[2:]}", f"tokens      {report['tokens_total']:,}{_range(report['tokens'], ' a row')}",
               f"supervised  {report['supervised_share']:.1%} of the tokens", ""]
     if held := report.get("against"):
-        lines += [f"against     {held['pictures']:,} pictures and {held['questions']:,} questions of evaluation sets"]
-        for key, said in (("named_and_not_found", "pictures that these sets name were not found, and are not compared"), ("not_read", "of their files cannot be looked into")):
-            lines += [f"note  {len(held[key]):,} {said}: {', '.join(held[key][:3])}{', …' if len(held[key]) > 3 else ''}"] if held[key] else []
+        lines += [f"against     {held['pictures']:,} different pictures and {held['questions']:,} questions of evaluation sets"]
+        for key, said in TOLD.items():
+            names = held[key]
+            lines += [f"note  {len(names):,} {said}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"] if names else []
         lines += [""]
     for kind, one in report["problems"].items():
         lines.append(f"{'BAD ' if one['bad'] else 'note'}  {kind}: {one['count']:,}")

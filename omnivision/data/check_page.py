@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from omnivision.data.overlap import TOLD
 from omnivision.data.pictures import locate
 from omnivision.data.rows import Row
 from omnivision.errors import DataError
@@ -30,6 +31,7 @@ def page(report: dict[str, Any], samples: list[Row], root: str) -> str:
     return document("Data", f"{report['bad_rows']:,} of {report['rows']:,} rows are bad.", facts, [
         section("Files", "", table('<th>file</th><th class="n">rows</th><th class="n">unreadable</th><th>formats</th>', files, "plain")),
         section("Faults", "Rows with a fault marked bad are left out of a run, or stop it; the others are notes.", _faults(report["problems"])),
+        *([section("Evaluation sets", *_against(report["against"]))] if "against" in report else []),
         section("How they are spread", "", f'<div class="grid2">{"".join(f"<figure>{chart}</figure>" for chart in charts if chart)}</div>'),
         section("Samples", "Some rows, at random.", f'<div class="grid2">{"".join(_sample(row, root) for row in samples)}</div>'),
     ])
@@ -44,6 +46,16 @@ def _faults(problems: dict[str, Any]) -> str:
         more = f"<li>and {one['count'] - SHOWN:,} more</li>" if one["count"] > SHOWN else ""
         rows.append(f'<tr><td>{"<b>bad</b>" if one["bad"] else "note"}</td><td>{text(kind)}</td><td class="n">{one["count"]:,}</td><td><ul>{named}{more}</ul></td></tr>')
     return table('<th></th><th>fault</th><th class="n">rows</th><th>which</th>', rows, "plain")
+
+
+def _against(held: dict[str, Any]) -> tuple[str, str]:
+    rows = []
+    for key, said in TOLD.items():
+        if names := held.get(key):
+            more = f"<li>and {len(names) - SHOWN:,} more</li>" if len(names) > SHOWN else ""
+            rows.append(f'<tr><td class="n">{len(names):,}</td><td>{text(said)}</td><td><ul>{"".join(f"<li>{text(name)}</li>" for name in names[:SHOWN])}{more}</ul></td></tr>')
+    note = f"The rows are compared with {held['pictures']:,} different pictures and {held['questions']:,} questions."
+    return note, table('<th class="n">number</th><th>what is not compared</th><th>which</th>', rows, "plain") if rows else ""
 
 
 def _sample(row: Row, root: str) -> str:

@@ -29,6 +29,7 @@ from omnivision.data.room import MOST_GIB, Room, gib
 from omnivision.errors import DataError
 
 Source = str | Path | Packed  # a file, or a picture in a shard or table
+COMPUTES = ("hidden_act", "num_attention_heads", "layer_norm_eps", "image_size", "patch_size")  # of a tower, beside its weights
 PREPROCESSING = ("do_convert_rgb", "do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std",
                  "do_center_crop", "do_pad")  # what an image processor does to pixels
 
@@ -199,8 +200,9 @@ def features_hash(model, processor, precision: str) -> str:
 
 
 def tower_hash(model) -> str:
-    """Sixteen hex digits that name a tower's weights and which of its layers is read."""
-    digest = hashlib.sha256(repr((model.config.vision_feature_layer, model.config.vision_post_layernorm)).encode())
+    """Sixteen hex digits that name a tower's weights, how it computes with them, and which of its layers is read."""
+    told = {key: value for key, value in model.config.vision_config.to_dict().items() if key in COMPUTES}
+    digest = hashlib.sha256(repr((model.config.vision_feature_layer, model.config.vision_post_layernorm, sorted(told.items()))).encode())
     for name, tensor in sorted(model.model.vision_tower.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

@@ -81,8 +81,7 @@ def check(files: list[str], root: str, tokenizer, image_tokens: int, max_length:
     total = sum(one["rows"] + one["unreadable"] for one in counts.values())
     problems = {kind: {"bad": one.bad, "count": len(one.rows), "rows": one.rows} for kind, one in sorted(found.problems.items())}
     report = {"files": counts, "rows": total, "bad_rows": len(found.bad_rows), "bad_fraction": len(found.bad_rows) / max(1, total), "problems": problems}
-    held = {} if evaluation is None else {"against": {"pictures": len(evaluation.names), "questions": len(evaluation.questions),
-                                                      "named_and_not_found": sorted(evaluation.missing), "not_read": evaluation.unread}}
+    held = {} if evaluation is None else {"against": {"pictures": len(evaluation.names), "questions": len(evaluation.questions), **evaluation.told()}}
     return Checked({**report, **texts, **pictures, **held}, rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def output_file(name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
+        if path.is_file() or not path.exists():  # a pipe or /dev/stdout needs no room beside it
+            tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise ConfigError(f"The file cannot be written: {error.strerror}", name, "Name a file that is to be written.") from error
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -17,16 +18,28 @@ from omnivision.data.formats import PLACEHOLDER, QUESTIONS
 from omnivision.data.image import FORMATS, decode, read_image
 from omnivision.data.pictures import Packed, from_data_uri
 from omnivision.data.records import read_records
+from omnivision.data.shards import OTHER_PICTURES
 from omnivision.data.signatures import Signatures, signature
 from omnivision.data.tables import HUB
 from omnivision.errors import DataError
 
 SUFFIXES = tuple(f".{name.lower()}" for name in (*FORMATS, "jpg", "jfif"))
 TEXTS = (".json", ".jsonl", ".ndjson", ".parquet", ".tar")
-ARCHIVES = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")  # in which nobody looks
+PICTURES = (*SUFFIXES, *OTHER_PICTURES, ".heif", ".jp2", ".jxl", ".svg")  # tried by their content, and told where it is of another kind
+STARTS = re.compile(rb"\x89PNG|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)  # of a file that is a picture whatever its name
+UNREAD = (".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".csv", ".tsv", ".xls", ".xlsx", ".ods", ".arrow", ".feather", ".avro", ".orc",
+          ".h5", ".hdf5", ".npy", ".npz", ".pkl", ".pickle", ".mat", ".db", ".sqlite", ".lmdb", ".mdb", ".tfrecord")  # data in which nobody looks
 SAVED = {"dataset_info.json", "state.json"}  # in a folder that `datasets` wrote
+BESIDE = {*SAVED, "dataset_dict.json", "dataset_infos.json"}  # which hold no rows
+TURNS = ("conversations", "messages", "turns")
 FOLDERS_ABOVE = 3  # of an evaluation file, from which the pictures that it names may lie
 FEW_WORDS = 4  # shorter questions are everybody's: "What is this?"
+TOLD = {  # key of a report -> what is said of the number of its names
+    "named_and_not_found": "pictures that these sets name were not found, and are not compared",
+    "not_read": "of their files are not read, or hold neither pictures nor questions that are known as such",
+    "unreadable_pictures": "of their pictures cannot be read, and are not compared",
+    "broken_rows": "of their rows cannot be read",
+}
 
 
 @dataclass
@@ -38,7 +51,13 @@ class Evaluation:
     signatures: Signatures = field(default_factory=Signatures)  # of the names
     questions: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)  # pictures that rows name, and that nobody found
-    unread: list[str] = field(default_factory=list)  # files of rows or archives that nobody could look into
+    unread: list[str] = field(default_factory=list)  # files of rows, tables or archives that gave nothing, or broke off
+    unreadable: list[str] = field(default_factory=list)  # pictures that are there and cannot be decoded
+    broken: list[str] = field(default_factory=list)  # rows: file:line, file[number] or shard::key
+
+    def told(self) -> dict[str, list[str]]:
+        """Names of what is not compared, by the keys of TOLD."""
+        return dict(zip(TOLD, (sorted(self.missing), self.unread, self.unreadable, self.broken), strict=True))
 
     def match(self, digest: str, wanted: np.ndarray) -> str | None:
         """The name of the picture that is the same, byte by byte or nearly."""
@@ -79,46 +98,105 @@ def read_evaluation(paths: Sequence[str], each: Callable[[Callable, Iterable], I
     Raises:
         DataError: a path that is not there, or of which nothing can be read.
     """
-    found, signatures = Evaluation(), []
+    found, signatures, gathered = Evaluation(), [], _Gathered()
     for path in paths:
         questions: set[str] = set()
-        seen = [one for one in each(_named, _held(path, root, questions, found)) if one is not None]
+        seen = list(each(_named, _held(path, root, questions, found, gathered)))
         questions.discard("")
-        if not seen and not questions:
+        if not questions and all(one is None for _, one in seen):
             raise DataError(f"The evaluation set holds neither pictures nor questions of {FEW_WORDS} words or more that can be read", path,
                             "Give pictures, or JSON, JSON lines, Parquet, tar shards or saved data sets.")
         found.questions |= questions
-        for name, (digest, signed, _) in seen:
-            found.hashes[digest] = name
-            found.names.append(name)
-            signatures.append(signed)
-    files = {os.path.basename(name) for name in found.names}
-    found.missing = {name for name in found.missing if os.path.basename(name) not in files}
+        for name, one in seen:
+            if one is None:
+                found.unreadable.append(name)
+            elif one[0] not in found.hashes:  # rows may each carry the same picture
+                found.hashes[one[0]] = name
+                found.names.append(name)
+                signatures.append(one[1])
+    found.unread, found.unreadable, found.broken = (list(dict.fromkeys(names)) for names in (found.unread, found.unreadable, found.broken))
+    found.missing = gathered.missing()
     found.signatures = Signatures(signatures)
     return found
 
 
-def _held(path: str, root: str, questions: set[str], found: Evaluation) -> Iterator[str | Packed]:
-    """The pictures of an evaluation set, and what may be one; its questions are added to `questions`, what is missing to `found`."""
+class _Gathered:
+    """Pictures by where they lie, and those that rows name and that do not lie where the rows say."""
+
+    def __init__(self) -> None:
+        self.lying: set[tuple[str, str]] = set()  # (the file, behind links; its path)
+        self.wanted: dict[str, set[str]] = defaultdict(set)  # name -> ids of the rows
+
+    def missing(self) -> set[str]:
+        """Names to which no path leads. A path has to end with the parts of the name; ScienceQA's bare `image.png` lies in the folder of its row's id."""
+        missing, ends = set(), cache(self._ends)
+        for name, ids in self.wanted.items():
+            parts = _parts(name)
+            if len(parts) > 1:
+                missing |= set() if parts in ends(len(parts)) else {name}
+            elif there := {one for one in ids if (one, *parts) in ends(2)}:
+                missing |= {f"{one}/{name}" if one else name for one in ids - there}
+            elif len(ends(1).get(parts, ())) != 1:
+                missing.add(name)
+        return missing
+
+    def _ends(self, length: int) -> dict[tuple[str, ...], set[str]]:
+        files: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for file, path in self.lying:
+            files[_parts(path)[-length:]].add(file)
+        return files
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Of a path or the path of a URL, whatever it starts from."""
+    path = os.path.normpath(re.sub(r"^\w+://[^/]*", "", name).replace("\\", "/"))
+    return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
+
+
+def _held(path: str, root: str, questions: set[str], found: Evaluation, gathered: _Gathered) -> Iterator[str | Packed]:
+    """The pictures of an evaluation set, and what may be one, each file once; its questions are added to `questions`, what is not read to `found`."""
     named = Path(path).is_file()  # by the user: its content decides, not its suffix
-    places: set[str] = set()
+    files: set[str] = set()
+
+    def first(place: str) -> bool:
+        file = os.path.realpath(place)
+        gathered.lying.add((file, os.path.abspath(place)))
+        known = file in files
+        files.add(file)
+        return not known
+
     for source in _sources(path):
         above = [] if source.startswith(HUB) else [Path(source).parent, *Path(source).resolve().parents[1 : 1 + FOLDERS_ABOVE]]
         place_of = cache(partial(_place, (*above, Path(root))))  # an evaluation file asks several questions of a picture
-        if named or source.lower().endswith(SUFFIXES):
-            yield source
-        if named or source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
-            for raw in _records(source, found.unread):
-                questions.update(map(plain, asked(raw)))
-                for picture in _pictures(raw, source):
+        if _is_picture(source) if named else source.lower().endswith(PICTURES):
+            if first(source):
+                yield source
+        elif named or source.startswith(HUB) or source.lower().endswith(TEXTS) or Path(source).is_dir():
+            holds = False
+            for raw, row in _records(source, found):
+                for question in _asked_within(raw):
+                    holds = True
+                    questions.add(plain(question))
+                for picture in _pictures(raw, row, found.unreadable):
+                    holds = True
                     place = picture if isinstance(picture, Packed) else place_of(picture)
                     if place is None:
-                        found.missing.add(picture)
-                    elif isinstance(place, Packed) or place not in places:
-                        places.add(str(place))
+                        own = raw.get("id") if isinstance(raw, dict) else None
+                        gathered.wanted[picture].add(str(own) if isinstance(own, str | int) else "")
+                    elif isinstance(place, Packed) or first(place):
                         yield place
-        elif source.lower().endswith(ARCHIVES):
+            if not holds:
+                found.unread.append(source)
+        elif source.lower().endswith(UNREAD):
             found.unread.append(source)
+
+
+def _is_picture(file: str) -> bool:
+    try:
+        with open(file, "rb") as start:
+            return STARTS.match(start.read(12)) is not None
+    except OSError:
+        return False  # the reader of rows says why
 
 
 def _place(folders: tuple[Path, ...], name: str) -> str | None:
@@ -130,7 +208,7 @@ def _named(picture: str | Packed):
     try:
         return str(picture), look_at(picture)
     except DataError:
-        return None  # an evaluation set's own broken picture cannot be trained on
+        return str(picture), None  # an evaluation set's own broken picture stops nothing
 
 
 def _sources(path: str) -> Iterator[str]:
@@ -147,18 +225,22 @@ def _sources(path: str) -> Iterator[str]:
             continue
         seen.add(real)
         inner.sort()
-        yield from [folder] if SAVED <= set(files) else (os.path.join(folder, name) for name in sorted(files))
+        yield from [folder] if SAVED <= set(files) else (os.path.join(folder, name) for name in sorted(files) if name not in BESIDE)
 
 
-def _records(source: str, unread: list[str]) -> Iterator[dict]:
-    """Records of a source of questions; none of a file beside them: annotations, scores, another format."""
+def _records(source: str, found: Evaluation) -> Iterator[tuple[Any, str]]:
+    """What stands in a source of questions, or in a file beside them: annotations, scores, another format."""
     try:
-        yield from (record.raw for record in read_records(source) if isinstance(record.raw, dict))
+        for record in read_records(source):
+            if record.error:
+                found.broken.append(record.source)
+            else:
+                yield record.raw, record.source
     except DataError:
-        unread.append(source)
+        found.unread.append(source)
 
 
-def _pictures(value: Any, name: str) -> Iterator[Packed | str]:
+def _pictures(value: Any, name: str, unreadable: list[str]) -> Iterator[Packed | str]:
     """Pictures inside a record, wherever they stand in it, and names of picture files."""
     if isinstance(value, Packed):
         yield value
@@ -167,12 +249,21 @@ def _pictures(value: Any, name: str) -> Iterator[Packed | str]:
             try:
                 yield from_data_uri(value, f"a data URI of {name}")
             except ValueError:
-                return
-        elif value.lower().endswith(SUFFIXES) and len(value) < 4096 and "\n" not in value and "\0" not in value:
+                unreadable.append(f"a data URI of {name}")
+        elif value.lower().endswith(PICTURES) and len(value) < 4096 and "\n" not in value and "\0" not in value:
             yield value
     elif isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
-            yield from _pictures(one, name)
+            yield from _pictures(one, name, unreadable)
+
+
+def _asked_within(value: Any) -> Iterator[str]:
+    """The questions of a record, or of the records in one that asks nothing itself: VQA's {"questions": [...]}, Visual Genome's `qas`."""
+    if isinstance(value, dict) and (own := list(asked(value))):
+        yield from own
+    elif isinstance(value, dict | list):
+        for inner in value if isinstance(value, list) else (inner for key, inner in value.items() if key not in TURNS):
+            yield from _asked_within(inner)
 
 
 def asked(raw: dict[str, Any]) -> Iterable[str]:
@@ -180,7 +271,7 @@ def asked(raw: dict[str, Any]) -> Iterable[str]:
     for key in (*QUESTIONS, "prompt", "request"):
         if isinstance(raw.get(key), str):
             yield raw[key]
-    for key in ("conversations", "messages", "turns"):
+    for key in TURNS:
         for turn in raw[key] if isinstance(raw.get(key), list) else ():
             text = next((turn[name] for name in ("value", "content", "text") if isinstance(turn.get(name), str)), "") if isinstance(turn, dict) else ""
             if text and turn.get("from", turn.get("role")) in ("human", "user"):
