@@ -17,6 +17,10 @@ from omnivision_cli.failures import Failure
 from omnivision_cli.verbs import VERBS, Verb, help_text
 
 
+class Terminated(SystemExit):
+    """A signal that no verb has caught: one that says itself where it stopped raises a plain SystemExit."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
@@ -81,7 +85,7 @@ def _call(verb: Verb, rest: list[str]) -> int | None:
 def _terminated(signum: int, frame: object) -> None:
     if signum != signal.SIGTERM:
         signal.signal(signum, signal.SIG_IGN)  # a closed terminal's comes twice: from the shell and from the system
-    raise SystemExit(failures.TERMINATED)  # unwinds, so that locks and partial files are put away
+    raise Terminated(failures.TERMINATED)  # unwinds, so that locks and partial files are put away
 
 
 def _finish(code: int | None) -> int:
@@ -93,7 +97,7 @@ def _stopped(stop: SystemExit, argv: list[str], as_json: bool) -> int:
     code = stop.code if isinstance(stop.code, int) else (0 if stop.code is None else failures.UNEXPECTED)
     if isinstance(stop.code, str):
         print(stop.code, file=sys.stderr)
-    if code == failures.TERMINATED:
+    if isinstance(stop, Terminated):
         return failures.report(Failure("Terminated", "Terminated", "", failures.RESUMES, code), as_json)
     if as_json and code == failures.USAGE:  # argparse has already printed the usage on stderr
         failure = Failure("UsageError", "The command line was not understood", " ".join(["omnivision", *argv]),
