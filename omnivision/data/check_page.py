@@ -42,20 +42,19 @@ def _faults(problems: dict[str, Any]) -> str:
         return '<p class="note">None.</p>'
     rows = []
     for kind, one in problems.items():
-        named = "".join(f"<li>{text(row)}</li>" for row in one["rows"][:SHOWN])
-        more = f"<li>and {one['count'] - SHOWN:,} more</li>" if one["count"] > SHOWN else ""
-        rows.append(f'<tr><td>{"<b>bad</b>" if one["bad"] else "note"}</td><td>{text(kind)}</td><td class="n">{one["count"]:,}</td><td><ul>{named}{more}</ul></td></tr>')
+        rows.append(f'<tr><td>{"<b>bad</b>" if one["bad"] else "note"}</td><td>{text(kind)}</td><td class="n">{one["count"]:,}</td><td>{_named(one["rows"])}</td></tr>')
     return table('<th></th><th>fault</th><th class="n">rows</th><th>which</th>', rows, "plain")
 
 
 def _against(held: dict[str, Any]) -> tuple[str, str]:
-    rows = []
-    for key, said in TOLD.items():
-        if names := held.get(key):
-            more = f"<li>and {len(names) - SHOWN:,} more</li>" if len(names) > SHOWN else ""
-            rows.append(f'<tr><td class="n">{len(names):,}</td><td>{text(said)}</td><td><ul>{"".join(f"<li>{text(name)}</li>" for name in names[:SHOWN])}{more}</ul></td></tr>')
+    rows = [f'<tr><td class="n">{len(held[key]):,}</td><td>{text(said)}</td><td>{_named(held[key])}</td></tr>' for key, said in TOLD.items() if held[key]]
     note = f"The rows are compared with {held['pictures']:,} different pictures and {held['questions']:,} questions."
     return note, table('<th class="n">number</th><th>what is not compared</th><th>which</th>', rows, "plain") if rows else ""
+
+
+def _named(names: list[str]) -> str:
+    more = f"<li>and {len(names) - SHOWN:,} more</li>" if len(names) > SHOWN else ""
+    return f'<ul>{"".join(f"<li>{text(name)}</li>" for name in names[:SHOWN])}{more}</ul>'
 
 
 def _sample(row: Row, root: str) -> str:

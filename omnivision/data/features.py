@@ -201,8 +201,8 @@ def features_hash(model, processor, precision: str) -> str:
 
 def tower_hash(model) -> str:
     """Sixteen hex digits that name a tower's weights, how it computes with them, and which of its layers is read."""
-    told = {key: value for key, value in model.config.vision_config.to_dict().items() if key in COMPUTES}
-    digest = hashlib.sha256(repr((model.config.vision_feature_layer, model.config.vision_post_layernorm, sorted(told.items()))).encode())
+    computes = [getattr(model.config.vision_config, key, None) for key in COMPUTES]
+    digest = hashlib.sha256(repr((model.config.vision_feature_layer, model.config.vision_post_layernorm, computes)).encode())
     for name, tensor in sorted(model.model.vision_tower.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

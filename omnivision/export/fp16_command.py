@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from omnivision.export.verify import show
+
 HELP = "FP16 safetensors in the hub's layout"
 DESCRIPTION = (
     "Looks at every weight and at the activations over at least 200 pictures, writes FP16 safetensors, reloads them in a new process and "
     "compares next tokens with fp32; below 99 % agreement nothing is left behind."
 )
 EXAMPLE = "omnivision export fp16 --model runs/quickstart/dpo/final --out phone --questions world/eval/open.jsonl --image-root world"
+__all__ = ["add_arguments", "run", "show"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +41,3 @@ def run(args: argparse.Namespace) -> dict:
     from omnivision.export.fp16 import export_fp16
 
     return export_fp16(args.model, args.out, args.questions, args.image_root, args.count, keep=tuple(args.keep_fp32), license_id=args.license)
-
-
-def show(result: dict) -> None:
-    """The result as a few lines for a reader."""
-    from omnivision.export import fp16_check
-
-    fp16_check.show(result)

@@ -6,6 +6,7 @@ import argparse
 
 from omnivision.export.fp16_command import add_kept_and_license, add_shared
 from omnivision.export.gguf.types import PICTURE_TYPES, QUANTIZATIONS
+from omnivision.export.verify import show
 
 HELP = "GGUF files that stock llama.cpp runs: a text file and a picture file"
 DESCRIPTION = (
@@ -13,6 +14,7 @@ DESCRIPTION = (
     "prompts, image embeddings, log-probabilities and greedy answers with fp32; an export that differs is not left behind."
 )
 EXAMPLE = "omnivision export gguf --model runs/quickstart/functions/final --out phone --quantize f16 q8_0"
+__all__ = ["add_arguments", "run", "show"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +36,3 @@ def run(args: argparse.Namespace) -> dict:
     wanted = list(dict.fromkeys(args.quantize))
     return export_gguf(args.model, args.out, wanted, args.questions, args.image_root, args.count, args.tokens, tuple(args.keep_fp32), args.license,
                        args.picture_type)
-
-
-def show(result: dict) -> None:
-    """The result as a few lines for a reader."""
-    from omnivision.export.gguf import check
-
-    check.show(result)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 
 from omnivision.export.fp16_command import add_shared
+from omnivision.export.verify import show
 
 HELP = "ONNX graphs for onnxruntime and transformers.js"
 DESCRIPTION = "Writes vision, embedding and decoder graphs and a runner without torch; runs them in onnxruntime in a new process; keeps them only if they agree."
 EXAMPLE = "omnivision export onnx --model runs/quickstart/functions/final --out phone --quantize fp16 int8"
+__all__ = ["VARIANTS", "add_arguments", "run", "show"]
 VARIANTS = ("fp32", "fp16", "int8")
 
 
@@ -26,10 +28,3 @@ def run(args: argparse.Namespace) -> dict:
     from omnivision.export.onnx_files.target import export_onnx
 
     return export_onnx(args.model, args.out, args.quantize, args.questions, args.image_root, args.count, args.tokens)
-
-
-def show(result: dict) -> None:
-    """The result as a few lines for a reader."""
-    from omnivision.export.onnx_files import check
-
-    check.show(result)
