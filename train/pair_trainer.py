@@ -11,8 +11,6 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 from transformers import Trainer
-from trl.models.utils import prepare_deepspeed
-from trl.trainer.utils import disable_dropout_in_model
 
 from omnivision_train.config import DpoConfig
 from omnivision_train.pair_loss import pair_loss, summed, token_log_probs
@@ -37,6 +35,8 @@ class DpoTrainer(Trainer):
         self.ref_model = None
         if reference is not None:
             _without_dropout(reference)
+            from trl.models.utils import prepare_deepspeed  # only here: trl loads much besides
+
             self.ref_model = prepare_deepspeed(reference, self.accelerator)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -72,9 +72,10 @@ class DpoTrainer(Trainer):
 
 
 def _without_dropout(model: nn.Module) -> None:
-    """Also in attention, which TRL leaves: there it is a number, as transformers' models have it."""
-    disable_dropout_in_model(model)
+    """As TRL does; also in attention, which it leaves: there it is a number, as transformers' models have it."""
     for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
 

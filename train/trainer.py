@@ -9,6 +9,7 @@ import torch
 from deepspeed.runtime import bf16_optimizer
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from omnivision.constants import IGNORE_INDEX
@@ -76,12 +77,13 @@ class StageMixin(Meters):
         return self._order
 
     def get_train_dataloader(self):
-        """Every start of a loader draws a number. A run that goes on starts more of them than one that nobody stopped: theirs is a generator of their own,
-        or what dropout draws would differ from there on."""
-        prepared = super().get_train_dataloader()
-        loader = prepared.base_dataloader
-        loader.generator, loader.worker_init_fn = torch.Generator().manual_seed(self.args.seed), leave_group
-        return prepared
+        """transformers' would load `datasets`, to ask whether the rows are its. Every start of a loader draws a number. A run that goes on starts more of
+        them than one that nobody stopped: theirs is a generator of their own, or what dropout draws would differ from there on."""
+        args = self.args
+        return self.accelerator.prepare(DataLoader(
+            self.train_dataset, batch_size=args.train_batch_size, sampler=self._get_train_sampler(), collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory, persistent_workers=args.dataloader_persistent_workers,
+            generator=torch.Generator().manual_seed(args.seed), worker_init_fn=leave_group))
 
     def _run_epoch(self, *args, epoch, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed from the last step: transformers would do one more
