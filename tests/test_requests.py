@@ -109,7 +109,9 @@ def test_numbers_may_be_said_in_words(checks, request_, level):
 
 @pytest.mark.parametrize(("text", "request_", "is_said"), [
     ("the bus is late", "Tell Ann that the bus is lste", True), ("please tell her that the bus is late again", "Tell her that the bus is late", False),
-    ("the bus is late", "The bus is lat", True), ("the bus is late", "The bus", False)])
+    ("the bus is late", "The bus is lat", True), ("the bus is late", "The bus", False), ("late buses", "Buses on time", False),
+    ("dining room lamp", "Turn off the living room lamp", False), ("dining room lamp", "Turn off the dinning room lamp", True),
+    ("dining room lamp", "Turn off the diningroom lamp", True), ("living room lamps", "the living room lamp", True), ("the red cup on it", "the bed cup on it", False)])
 def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_, is_said):
     assert text_said(text, request_) == is_said
 
@@ -120,7 +122,9 @@ def test_a_slip_of_the_pen_is_forgiven_and_a_missing_half_is_not(text, request_,
     (18, "Set the freezer to -18 degrees", False), (18, "Set it to minus 18", False), (5, "温度调到零下5度", False),
     (-7, "between -5 and 7", False), (7, "between -5 and 7", True),
     (5, "pizza - 5 of them", True), (-7, "7 degrees below zero", True), (3, "from 3 to -3", True), (-3, "from 3 to -3", True),
-    (3, "What is 10 minus 3?", True), (5, "温度在3月-5月", True), (20, "温度10元-20元", True), (3, "from -3 to three", True), (0.5, "a change of -50%", False)])
+    (3, "What is 10 minus 3?", True), (5, "温度在3月-5月", True), (20, "温度10元-20元", True), (3, "from -3 to three", True), (0.5, "a change of -50%", False),
+    (15, "set it to 1,5 degrees", False), (1.5, "set it to 1,5 degrees", True), (1500, "1,500 steps", True), (1234567, "12,34,567 steps", True), (1.5, "1,500 steps", False),
+    (2, "channels 1,2,3", True), (123, "channels 1,2,3", False), (1234.5, "pay 1,234.50", True), (-1500, "minus 1,500", True)])
 def test_a_number_below_zero_is_said_with_its_sign(value, request_, is_said):
     assert number_said(value, request_, "zh" if "温" in request_ else "en") == is_said
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 
 from rapidfuzz import fuzz
+from rapidfuzz.distance import Levenshtein
 
 from omnivision.functions import Function
 from omnivision.functions.options import options
@@ -14,6 +16,8 @@ from omnivision.requests.same import normalised
 from omnivision.requests.words import words_of
 
 LIKENESS = 90  # of 100, rapidfuzz's partial_ratio: how near a text of the call has to be to a part of the request; one letter in ten may differ
+SLIP = 4  # letters of a word in which one may differ: "living room lamp" is no slip of "dining room lamp"
+THOUSANDS = re.compile(r"\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)")  # 1,500 and 12,34,567
 FIGURES = re.compile(r"\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 MINUS = re.compile(r"(?<![A-Za-z0-9_)])[-\u2212\u2013]\s?(?=\d)|\bminus\b|\bnegative\b|\bbelow (?:zero|freezing)\b|负|零下", re.IGNORECASE)
 SIGN_BEFORE = re.compile(r"(?:(?<![A-Za-z0-9_)])[-\u2212\u2013]|\bminus\s+|\bnegative\s+|负|零下)$", re.IGNORECASE)
@@ -59,10 +63,23 @@ def text_said(text: str, request: str) -> bool:
             found = wanted.replace(" ", "") in given.replace(" ", "")
         else:
             found = f" {wanted} " in f" {given} " or re.search(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9])", given)
-        like = fuzz.ratio if len(wanted) > len(given) else fuzz.partial_ratio  # which would look for a shorter request in the text
-        if found or len(wanted) >= 100 // (100 - LIKENESS) and not FIGURES.search(wanted) and like(wanted, given) >= LIKENESS:
+        if found or len(wanted) >= 100 // (100 - LIKENESS) and not FIGURES.search(wanted) and _is_near(wanted, given):
             return True
     return not normalised(text) and text in request
+
+
+def _is_near(wanted: str, given: str) -> bool:
+    """Whether a part of the request differs by slips of the pen only."""
+    if len(wanted) > len(given):  # partial_ratio_alignment would look for the request in the text
+        like, part = fuzz.ratio(wanted, given), given
+    else:
+        place = fuzz.partial_ratio_alignment(wanted, given)
+        like, part = place.score, given[place.dest_start : place.dest_end]
+    if like < LIKENESS:
+        return False
+    words, slips = wanted.split(" "), Counter(wanted.count(" ", 0, edit.src_pos) for edit in Levenshtein.editops(wanted, part)
+                                              if wanted[edit.src_pos : edit.src_pos + 1] != " ")
+    return all(count == 1 and len(words[number]) >= SLIP for number, count in slips.items())
 
 
 def number_said(value: int | float, request: str, language: str) -> bool:
@@ -73,7 +90,7 @@ def number_said(value: int | float, request: str, language: str) -> bool:
     places = list(FIGURES.finditer(plain))
     signs = [_is_signed(plain[: place.start()]) for place in places]
     loose = len(MINUS.findall(plain)) > sum(signs)  # a word for it that stands elsewhere, or a dash that may be none
-    written = [place[0].replace(",", "") for place, sign in zip(places, signs, strict=True) if loose or sign is (value < 0)]
+    written = [one for place, sign in zip(places, signs, strict=True) if loose or sign is (value < 0) for one in _readings(place[0])]
     figures = {float(one) for one in written if one.count(".") < 2}
     as_share = "%" in plain and size < 1e9 and any(abs(one / 100 - size) < 1e-9 for one in figures)
     if size in figures or str(size) in written or as_share:  # as written: a double does not hold a long whole number
@@ -86,6 +103,14 @@ def number_said(value: int | float, request: str, language: str) -> bool:
         plain = NOT_COUNTED.sub("", plain)
         return word in plain or size == 2 and "两" in plain
     return re.search(rf"\b{word}\b", plain.casefold()) is not None
+
+
+def _readings(figures: str) -> list[str]:
+    """The numbers that figures with commas write: thousands (1,500), a decimal comma (1,5) or a list (1,2,3)."""
+    if THOUSANDS.match(figures):
+        return [figures.replace(",", "")]
+    parts = figures.split(",")
+    return [".".join(parts)] if len(parts) == 2 and "." not in figures else parts
 
 
 def _is_signed(before: str) -> bool:
