@@ -56,8 +56,13 @@ class Answer(str):
 
 def without_thoughts(answer: Answer | Missing) -> Answer | Missing:
     """What follows a model's thoughts; Missing where these have not ended, for then it has not answered."""
-    if isinstance(answer, Missing) or (THOUGHT not in answer and not answer.startswith(THINK)):
+    if isinstance(answer, Missing) or not has_thoughts(answer):
         return answer
     if THOUGHT not in answer:
         return Missing(f"thoughts: {THINK} has no end; give the model longer answers, or turn its thinking off")
     return Answer(answer.rpartition(THOUGHT)[2].strip(), answer.ids, answer.raw, answer.calls, answer.fault, answer.cut, answer.margin)
+
+
+def has_thoughts(text: str) -> bool:
+    """Whether a model says something to itself in a text, or in all of it."""
+    return THOUGHT in text or text.startswith(THINK)

@@ -131,7 +131,7 @@ def attach_answers(rows: list[dict], answers: list[Said | None], predictions: Pr
     for key in sorted((key for key in predictions.said if key in by_id), key=lambda key: SUBJECTS.index(subject_of(key))):  # stable
         row, one = by_id[key]
         row["parsed"] = predictions.mapping
-        if row["question_type"] != CHOICE or row["parsed"]:
+        if one is None or row["question_type"] != CHOICE or row["parsed"]:  # None: only thoughts
             continue
         row["options"] = one.raw.get("index2ans") or row.get("options")
         if not isinstance(row["options"], dict) or not row["options"] or not all(isinstance(text, str) for text in row["options"].values()):

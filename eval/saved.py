@@ -13,6 +13,7 @@ from omnivision import __version__
 from omnivision.errors import ConfigError, DataError
 
 from . import mmmu, mmvet, pope, results
+from .answer import Answer, Missing, has_thoughts, without_thoughts
 from .benchmarks import POPE_SPLITS, REAL, expand
 from .grading import ask_judge
 from .pope_splits import mean_of_pope
@@ -84,10 +85,17 @@ def _read(task: str, path: Path, data: Path) -> Read:
         split = task.removeprefix("pope_") if task in POPE_SPLITS else None
         predictions = read_predictions(_file_of(path, task), split=split, splits=pope.SPLITS if split else ())
     answers, settings, by_alias = match(questions, predictions)
+    answers = [one and _spoken(one) for one in answers]
     settings |= {results.SAVED: hashlib.sha256(b"".join(file.read_bytes() for file in predictions.files)).hexdigest()}
     about = {"model": predictions.model or (path.name if path.is_dir() else path.stem), "data_hash": hashes(questions.files),
              "settings": {"predictions": path.name, **settings}, "version": __version__}
     return Read(questions, predictions, answers, by_alias, about)
+
+
+def _spoken(said: Said) -> Said | None:
+    """An answer without its thoughts; None where these have not ended."""
+    answer = without_thoughts(Answer(said.text))
+    return None if isinstance(answer, Missing) else said._replace(text=str(answer))
 
 
 def _check_one_model(read: dict[str, Read]) -> None:
@@ -113,7 +121,9 @@ def _check_splits(read: dict[str, Read]) -> None:
 
 def _score(task: str, read: Read, grades: Path | None, judge: Namespace | None, folder: Path | None) -> tuple[dict, list[dict]]:
     benchmark, questions = REAL[task], read.questions
-    notes = questions.notes | part_of(task, len(questions.rows)) | _attach(benchmark, questions, read.answers, read.predictions, grades, judge, folder)
+    thoughts = sum(has_thoughts(one.text) for one in read.predictions.said.values())
+    notes = questions.notes | ({"thoughts": f"in {thoughts:,} answers, left out"} if thoughts else {})
+    notes |= part_of(task, len(questions.rows)) | _attach(benchmark, questions, read.answers, read.predictions, grades, judge, folder)
     samples = results.samples_of(benchmark, questions.rows, [one and one.text for one in read.answers])
     return results.results_of(task, benchmark, samples, read.about | {"notes": notes}), samples
 

@@ -10,6 +10,7 @@ import zipfile
 import pytest
 from omnivision_eval import chartqa, mmmu, mmvet, pope, scienceqa
 from omnivision_eval.saved import score_saved
+from omnivision_eval.task_data import part_of
 
 from omnivision.errors import ConfigError, DataError
 from omnivision.runs import RunLock
@@ -359,6 +360,21 @@ def test_a_piece_of_a_benchmark_is_called_one(charts, popes, tmp_path, capsys):
     assert not any("50.0 ±" in line and "59.2" in line for line in capsys.readouterr().err.splitlines())
     rows = [row for at, split in enumerate(SPLITS) for row in truth(split, 1000 * at)]
     assert "part" in score_saved(["pope"], write(tmp_path / "a.jsonl", rows), popes)["pope"]["notes"]
+
+
+@pytest.mark.parametrize(("split", "count", "whole"), [("random", 2910, True), ("random", 3000, True), ("popular", 2910, False), ("adversarial", 3000, True)])
+def test_only_the_random_file_of_pope_has_2910_questions(split, count, whole):
+    assert (part_of(f"pope_{split}", count) == {}) is whole
+
+
+def test_thoughts_are_left_out_of_saved_answers_too(popes, tmp_path):
+    rows = truth("random")
+    plain = score_saved(["pope_random"], write(tmp_path / "a.jsonl", rows), popes)["pope_random"]
+    thinking = [{**row, "text": f"<think>There is no doubt.</think>\n{row['text']}"} for row in rows]
+    found = score_saved(["pope_random"], write(tmp_path / "b.jsonl", thinking), popes)["pope_random"]
+    assert found["score"] == plain["score"] == 100 and found["notes"]["thoughts"] == "in 20 answers, left out" and "thoughts" not in plain["notes"]
+    thinking[3]["text"] = "<think>No"  # no end
+    assert score_saved(["pope_random"], write(tmp_path / "c.jsonl", thinking), popes)["pope_random"]["missing"] == 1
 
 
 def test_two_runs_of_saved_answers_compare_on_what_both_answered(charts, tmp_path):

@@ -118,9 +118,16 @@ def test_patterns_mean_what_they_mean_to_the_parser(pattern, good, bad):
     assert all(re.search(pattern, value) for value in good)
 
 
-@pytest.mark.parametrize("pattern", ["^a|b$", "a$b", "(?=a)b", r"(a)\1", r"\bword\b", "(^a|b)", "^[a-z&&b]$", "^[+--]$", "^[!~~b]$", "^[a[b]$", "^a\nb$", "^[a\n]$"])
+@pytest.mark.parametrize("pattern", ["^a|b$", "a$b", "(?=a)b", r"(a)\1", r"\bword\b", "(^a|b)", "^a?+$", "^a*+$", "^(?:ab){1,2}+$", "^[a-z&&b]$", "^[+--]$", "^[!~~b]$", "^[a[b]$", "^a\nb$", "^[a\n]$"])
 def test_patterns_that_the_grammar_cannot_say_are_known(pattern):
     assert plain_pattern(pattern) is None
+
+
+@pytest.mark.parametrize("pattern", [r"^\w+$", r"^[\w-]+$", r"^\d+$", r"^[^\d]$", r"^\W$", r"^[^\W\d]$", r"^\D$", r"^\s$", r"^\S$", r"^[\s\S]$"])
+def test_shorthands_have_the_characters_of_the_parser(pattern):
+    lexeme = matcher(strings(patterns=(plain_pattern(pattern),)))
+    texts = ["José", "猫", "प्रिया", "ทั้ง", "Noe\u0308l", "Ⓐ", "²", "\U0001ccf0", "٣", "7", "\u200d", "\u00a0", "\u2028", "\ud7ff", "\ue000", "_", "-", "\U0010ffff"]
+    assert [text for text in texts if fits(lexeme, f"'{text}'")] == [text for text in texts if re.search(pattern, text)]
 
 
 def test_several_patterns_hold_together_with_a_length():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from functools import lru_cache
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
@@ -12,6 +14,7 @@ _ESCAPED = (
     r"""|U(?:000[1-9a-f][0-9a-f]{4}|0010[0-9a-f]{4}))"""
 )
 _QUOTES = ("'", '"')
+_SHORTHANDS = tuple("wWdDsS")
 
 
 def strings(least: int = 0, most: int | None = None, patterns: tuple[str, ...] = ()) -> str | None:
@@ -39,7 +42,8 @@ def plain_pattern(pattern: str) -> str | None:
     """A schema's pattern as one that has to match the whole string, or None where the grammar cannot say it.
 
     Ends (^ and $) are understood where they stand around the whole pattern; inside it, and for look-arounds, back-references,
-    word boundaries, line breaks and what the grammar reads as a class in a class, there is no such pattern.
+    word boundaries, line breaks, possessive quantifiers (a second one to the grammar) and what the grammar reads as a class in a
+    class, there is no such pattern.
     """
     if "\n" in pattern:  # it would end the grammar's line
         return None
@@ -49,7 +53,11 @@ def plain_pattern(pattern: str) -> str | None:
     while at < len(body):
         one = body[at : at + 2] if body[at] == "\\" else body[at]
         at += len(one)
-        if in_class:
+        if not in_class and one in "?*+}" and body[at : at + 1] == "+":
+            return None
+        if one[0] == "\\" and one[1:] in _SHORTHANDS:
+            one = _members(one) if in_class else f"[{_members(one)}]"
+        elif in_class:
             if one == "[" or one in "&-~" and body[at : at + 1] == one:  # a class in a class, or two of them joined
                 return None
             in_class = one != "]"
@@ -63,6 +71,14 @@ def plain_pattern(pattern: str) -> str | None:
     anything = "(?s:.*)"
     whole = ("" if begins else anything) + f"(?:{''.join(written)})" + ("" if ends else anything)
     return None if LLMatcher.validate_grammar(f"start: WHOLE\nWHOLE: /{whole}/") else whole
+
+
+@lru_cache(maxsize=None)
+def _members(shorthand: str) -> str:
+    r"""The characters of \w, \d or another as a class's ranges: as Python reads it, since to the grammar \w has vowel signs too, and \d newer digits."""
+    everything = "".join(chr(one) for one in range(sys.maxunicode + 1) if not 0xD800 <= one < 0xE000)
+    runs = (found[0] for found in re.finditer(f"{shorthand}+", everything))
+    return "".join(f"\\x{{{ord(run[0]):x}}}-\\x{{{ord(run[-1]):x}}}" for run in runs)
 
 
 def _is_empty(pattern: str) -> bool:
