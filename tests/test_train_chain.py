@@ -126,6 +126,23 @@ def test_a_misspelt_key_of_any_stage_is_found_before_the_first_runs(world, tmp_p
     assert not ran and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("stage, key, remedy", [("align", "out", "give out="), ("sft", "out", "give out="), ("shared", "out", "give out="), ("pairs", "out", "give out="),
+                                                ("align", "start", "starts from the one before"), ("dpo", "start", "starts from the one before")])
+def test_where_a_stage_writes_and_starts_is_the_chains_to_say(tmp_path, ran, stage, key, remedy):
+    stages = [{"stage": "align", "config": "align.yaml"}, {"stage": "sft"}, {"stage": "pairs", "data": "rows.jsonl"}, {"stage": "dpo"}]
+    (tmp_path / "align.yaml").write_text("out: of_its_own")  # for a run of the stage alone
+    file, own = tmp_path / "chain.yaml", str(tmp_path / "run")
+    file.write_text(yaml.safe_dump({"out": own, "stages": stages}))
+    assert [link.config.out for link in chain_module.open_chain(str(file), [], []) if link.config] == [own] * 3
+    with pytest.raises(ConfigError, match=rf"`{key}` is set for {stage}, and the chain sets it.*{remedy}"):
+        chain(str(file), [f"{stage}.{key}=elsewhere"], [])
+    marked = [entry | ({key: "elsewhere"} if entry["stage"] == stage else {}) for entry in stages]
+    file.write_text(yaml.safe_dump({"out": own, "stages": marked, "shared": {key: "elsewhere"} if stage == "shared" else {}}))
+    with pytest.raises(ConfigError, match=rf"`{key}` is set for {stage}, and the chain sets it.*{remedy}"):
+        chain(str(file), [], [])
+    assert not ran and not Path(own).exists()
+
+
 def test_pairs_stand_between_sft_and_dpo_and_flags_go_to_every_stage(tmp_path):
     entries = [{"stage": "align"}, {"stage": "sft"}, {"stage": "pairs", "data": "world/dpo.jsonl"}, {"stage": "dpo"}]
     links = read_links(ChainConfig("runs/x", entries, {"feature_cache": "cache", "cache_gib": 5.0}), tmp_path, ["sft.lr=3e-6", "pairs.limit=7"], ["--num_gpus", "8"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -85,6 +86,12 @@ def test_a_weight_below_zero_would_unlearn(recipe, key):
 def test_they_are_looked_at_before_the_files(world, tmp_path, stage):
     with pytest.raises(ConfigError, match="`passes` is"):
         train_world.train(train_world.settings(world, tmp_path, stage, data=[str(tmp_path / "none.jsonl")], passes=[NAN]), stage)
+
+
+def test_a_file_stands_once_however_its_path_is_written(world, tmp_path):
+    file = Path(world.file("align"))
+    with pytest.raises(ConfigError, match="A file stands twice"):
+        train_world.train(train_world.settings(world, tmp_path, "align", data=[str(file), str(world.folder / "images" / ".." / file.name)]), "align")
 
 
 BAD = {  # a row that reading lets pass and its stage leaves out

@@ -31,6 +31,7 @@ from omnivision_train.config import BATCH, FOLLOWS, MAY_CHANGE, StageConfig
 from omnivision_train.run_data import MANIFEST
 
 PAIRS = "pairs"
+OWN = {"out": "give out=", "start": "each stage starts from the one before"}  # keys of a stage that the chain sets
 MAKES = ("preset", "vision", "language", "projector", "projector_gelu")  # the first stage's: the model that all of them train
 NO_DIFFERENCE = ("--cache-gib", "--key-variable", "--max-cost", "--price-in", "--price-out")  # to what the pairs are
 
@@ -133,6 +134,7 @@ def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: l
     if unknown:
         raise ConfigError(f"`{unknown[0]}` is no key of the chain", "command line",
                           f"Give out=, shared.KEY=, or STAGE.KEY= of {', '.join(map(str, named))}.")
+    check_keys(config, words)
     for entry in config.stages:
         keys = dict(entry)
         stage = keys.pop("stage", None)
@@ -156,6 +158,20 @@ def read_links(config: ChainConfig, folder: Path, overrides: list[str], flags: l
     if not links:
         raise ConfigError("The chain has no stages", "stages", "Name at least one.")
     return links
+
+
+def check_keys(config: ChainConfig, words: dict[str, list[str]]) -> None:
+    """Where a stage writes and what it starts from is the chain's to say; a stage's file may say it for runs without the chain.
+
+    Raises:
+        ConfigError: a stage or `shared` has such a key, in the chain's file or on the command line.
+    """
+    asked = [("shared", config.shared)] + [(entry.get("stage"), entry) for entry in config.stages] + [
+        (stage, [word.partition("=")[0] for word in given]) for stage, given in words.items()]
+    for key, remedy in OWN.items():
+        for stage, keys in asked:
+            if key in keys:
+                raise ConfigError(f"`{key}` is set for {stage}, and the chain sets it", f"{stage}.{key}", f"Remove it: {remedy}.")
 
 
 def chain_file(out: Path, stage: str) -> Path:

@@ -21,6 +21,7 @@ from omnivision.data.pictures import Packed, locate
 from omnivision.data.resized import ResizedCache
 from omnivision.data.rows import Row, load_rows
 from omnivision.data.sources import source_hash
+from omnivision.data.tables import HUB
 from omnivision.errors import ConfigError, DataError
 from omnivision.hardware import device
 from omnivision.model.build import stand_in
@@ -116,7 +117,7 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     files = config.data if main else files
     if not files:
         raise DataError("The config names no data", "data", "Give at least one file.")
-    if len(set(files)) != len(files):
+    if len({file if file.startswith(HUB) else Path(file).resolve() for file in files}) != len(files):
         raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
     loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
     told, hashes = {"held_out": True} if held_out else {}, known_hashes(run, loaded)
