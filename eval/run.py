@@ -9,7 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from omnivision.errors import ConfigError
+from omnivision.errors import ConfigError, DataError
+from omnivision.functions import FunctionSet
+from omnivision.functions.calls import write_arguments
 from omnivision.runs import write_text
 
 from . import results
@@ -43,11 +45,13 @@ def evaluate(model: Model | Source, data_dir: str | Path, tasks: list[str] | tup
 
     Raises:
         ConfigError: unknown task or split, no checkpoint, settings that do not go with the tasks, or `out_dir` is in use or another run's.
-        DataError: missing or broken question files, or more than 1 % of a task's pictures; or pictures that cannot be swapped.
+        DataError: missing or broken question files, or more than 1 % of a task's pictures; pictures that cannot be swapped; or true calls
+            that the model's functions cannot write.
     """
     tasks = expand(tasks, MODULES, "that a model can answer")
     _check(tasks, model, settings)
     data = {task: load_task(task, data_dir, settings.split, settings.limit) for task in tasks}
+    _check_true_calls(model, data)
     out = Path(out_dir) if out_dir else None
     model_hash = model.fingerprint() if isinstance(model, Source) and out else None  # reads all weights
     cases = cases_of(model, model_hash, data, settings, out)
@@ -76,6 +80,30 @@ def _check(tasks: list[str], model: Model | Source, settings: Settings) -> None:
     if settings.counterfactuals and (TASK not in tasks or model.blank):
         what = "A blind model sees no picture that could be changed" if model.blank else f"Counterfactuals are of the task {TASK}"
         raise ConfigError(what, "--counterfactuals", f"Add the task {TASK}, without --blank, or leave it out.")
+
+
+def _check_true_calls(model: Model | Source, data: dict[str, TaskData]) -> None:
+    """Every true call is one that the model's functions can write: else no answer could be right.
+
+    Raises:
+        DataError: some are not.
+    """
+    functions = FunctionSet.beside(model.name) if isinstance(model, Source) else getattr(model, "functions", None)
+    for task, one in data.items() if functions else ():
+        faults = {row["question_id"]: fault for row in one.rows for call in row.get("calls", ()) if (fault := _fault(call, functions))}
+        if faults:
+            first, fault = next(iter(faults.items()))
+            raise DataError(f"{len(faults)} of {len(one.rows)} requests of {task} have true calls that the model's functions cannot write: {fault}",
+                            f"question {first}", "Correct these rows, or take the model that was trained on their functions.")
+
+
+def _fault(call: dict, functions: FunctionSet) -> str | None:
+    nested = call.get("nested") or {}
+    try:
+        write_arguments(functions[call["name"]], call.get("arguments", {}), nested)
+    except DataError as error:
+        return f"{error.what} ({error.where})"
+    return next((fault for inner in nested.values() if (fault := _fault(inner, functions))), None)
 
 
 def _answers(asked: Callable[..., Answers], cases: list[Case], settings: Settings, folder: Path | None, on_batch: Callable[[int, int], None] | None) -> Answers:

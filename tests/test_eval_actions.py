@@ -121,6 +121,18 @@ def test_rows_of_ones_own_that_cannot_be_asked_are_named(own, row, word):
         load_task("actions", file, "eval")
 
 
+@pytest.mark.parametrize(("wrong", "why"), [
+    (call("odrer", item="cat"), "odrer"), (call("order", itm="cat"), "itm"), (call("order", item=3), "3"),
+    ({"name": "order", "nested": {"item": call("order", item=3)}}, "3")])
+def test_true_calls_that_the_model_cannot_write_are_refused(own, acting, wrong, why):
+    right = call("order", item="cat")
+    file, knowing = own({"id": "a", "request": "y", "calls": [right]}, {"id": "b", "request": "z", "calls": [right, wrong]})
+    assert evaluate(knowing, file, ["actions"], settings=Settings(limit=1))["actions"]["score"] == 100
+    for model in (knowing, source_of(acting)):
+        with pytest.raises(DataError, match=rf"1 of 2 requests of actions .*{why}.*\(question b\)"):
+            evaluate(model, file, ["actions"])
+
+
 def samples_of(rows):
     """rows: (image, language, true calls, made calls, fault)."""
     asked = [{"question_id": at, "image": image, "language": language, "text": "", "calls": true} for at, (image, language, true, _, _) in enumerate(rows)]
