@@ -15,8 +15,6 @@ import torch
 import train_world
 from omnivision_train import launch as launch_module
 from omnivision_train import main as main_module
-from omnivision_train.config import SftConfig
-from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
 
 from omnivision.config_files import dump_config
 from omnivision.errors import ConfigError, OmniError, ResumableError
@@ -264,50 +262,3 @@ def test_an_interrupted_launcher_is_ended_and_waited_for(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         launch_module.launch(["sft"], [])
     assert process.said == ["wait", "terminate", "wait"]
-
-
-def test_a_deepspeed_file_of_ones_own(world, tmp_path):
-    file = tmp_path / "ds.json"
-    file.write_text('{"zero_optimization": {"stage": 2}}')
-    assert deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(file))) == {
-        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "zero_optimization": {"stage": 2}}
-    file.write_text("{")
-    for name in (file, tmp_path / "none.json"):
-        with pytest.raises(ConfigError, match="DeepSpeed file cannot be read"):
-            deepspeed_config(train_world.settings(world, tmp_path, "sft", deepspeed=str(name)))
-    made = deepspeed_config(train_world.settings(world, tmp_path, "sft", zero_stage=3, offload_optimizer=True))
-    assert made["zero_optimization"]["stage"] == 3
-    assert made["zero_optimization"]["offload_optimizer"] == {"device": "cpu"}
-
-
-@pytest.mark.parametrize("settings", [{"zero_optimization": "two"}, {"zero_optimization": {"stage": "two"}}, {"zero_optimization": {"stage": 4}},
-                                      {"zero_optimization": {"stage": 2, "offload_optimizer": "cpu"}}, [], 7])
-def test_deepspeed_settings_of_another_shape_are_refused(settings, tmp_path):
-    file = tmp_path / "ds.json"
-    file.write_text(json.dumps(settings))
-    with pytest.raises(ConfigError, match="ZeRO stage is|not an object"):
-        zero_settings(SftConfig(deepspeed=str(file)))
-
-
-@pytest.mark.parametrize(("own", "said"), [({"train_micro_batch_size_per_gpu": 4}, "`batch_size` is 8"), ({"gradient_accumulation_steps": 2}, "`accumulation` is 1"),
-                                           ({"gradient_clipping": 0.5}, "`max_grad_norm` is 1"), ({"fp16": {"enabled": True}}, "fp16")])
-def test_deepspeed_numbers_that_say_something_else_than_the_stage_are_refused(own, said):
-    with pytest.raises(ConfigError, match=said):
-        deepspeed_config(SftConfig(deepspeed=own))
-
-
-def test_deepspeed_numbers_that_say_the_same_are_fine():
-    own = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "fp16": {"enabled": "auto"}}
-    assert deepspeed_config(SftConfig(deepspeed=own)) == own
-
-
-def test_deepspeed_settings_may_leave_things_out():
-    assert zero_settings(SftConfig(deepspeed={"zero_optimization": None})) == (0, False)
-    assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 1, "offload_optimizer": None}})) == (1, False)
-    assert zero_settings(SftConfig(deepspeed={"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}}})) == (3, True)
-
-
-@pytest.mark.parametrize("changes", [{"zero_stage": 0, "offload_optimizer": True}, {"deepspeed": {"zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}}])
-def test_an_offload_that_deepspeed_would_ignore_is_refused(changes):
-    with pytest.raises(ConfigError, match="leaves the optimizer's state on the device"):
-        zero_settings(SftConfig(**changes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omnivision_train import precision
 from omnivision_train.config import StageConfig
 from omnivision_train.launch import rank_and_ranks
 
+ZERO = "zero_optimization"
 FP32_SUMS = {"grad_accum_dtype": "fp32"}
 
 
@@ -45,7 +47,7 @@ def _settings(config: StageConfig) -> dict[str, Any]:
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
-        "zero_optimization": zero,
+        ZERO: zero,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 1_000_000_000,
@@ -65,11 +67,14 @@ def _own(config: StageConfig) -> dict[str, Any]:
 
 
 def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
-    """The JSON, whose sizes are the stage's.
+    """The JSON, whose sizes are the stage's; null is as if a key were not there.
 
     Raises:
-        ConfigError: a number in it says something else than the stage's key.
+        ConfigError: a number in it says something else than the stage's key; the part about ZeRO has another name.
     """
+    own = {key: value for key, value in own.items() if value is not None}
+    if ZERO not in own and (near := get_close_matches(ZERO, own, n=1, cutoff=0.9)):
+        raise ConfigError(f"`{near[0]}` is no key of DeepSpeed's", f"deepspeed: {near[0]}", f"Write {ZERO}.")
     told = {"train_micro_batch_size_per_gpu": ("batch_size", config.batch_size), "gradient_accumulation_steps": ("accumulation", config.accumulation),
             "gradient_clipping": ("max_grad_norm", config.max_grad_norm)}
     if "WORLD_SIZE" in os.environ:
@@ -79,7 +84,30 @@ def _checked(own: dict[str, Any], config: StageConfig) -> dict[str, Any]:
             raise ConfigError(f"The DeepSpeed settings have {own[key]!r} as {key}, and `{name}` is {value:g}", f"deepspeed: {key}", f'Write "auto" there: `{name}` says it.')
     if _mapping(own.get("fp16") or {}, "fp16").get("enabled") is True:
         raise ConfigError("The DeepSpeed settings train in fp16, which no stage does", "deepspeed: fp16.enabled", "Remove it: `precision` says bf16 or fp32.")
-    return {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", **own}
+    return {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", ZERO: {"stage": 0}, **own}
+
+
+def check_own(config: StageConfig) -> None:
+    """A JSON of one's own, as DeepSpeed will read it once all has loaded.
+
+    Raises:
+        ConfigError: bf16 that is not what `precision` says; a key or value that its part about ZeRO cannot have.
+    """
+    if not config.deepspeed:
+        return
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    own, bf16 = deepspeed_config(config), precision.deepspeed_bf16(config)
+    if "bf16" in own and (enabled := _mapping(own["bf16"], "bf16").get("enabled", False)) not in ("auto", bf16):
+        raise ConfigError(f"The DeepSpeed settings have {enabled!r} as bf16.enabled, and by `precision` it is {bf16}", "deepspeed: bf16.enabled",
+                          'Write "auto" there: `precision` says it, and on a CPU it is none of DeepSpeed\'s.')
+    given = json.loads(json.dumps(own[ZERO]), object_hook=lambda part: {key: value for key, value in part.items() if value != "auto"})
+    try:
+        DeepSpeedZeroConfig(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"DeepSpeed does not take this: {first['msg']}", f"deepspeed: {'.'.join(map(str, (ZERO, *first['loc'])))}", "Correct `deepspeed`.") from error
 
 
 def zero_settings(config: StageConfig) -> tuple[int, bool]:
@@ -88,7 +116,7 @@ def zero_settings(config: StageConfig) -> tuple[int, bool]:
     Raises:
         ConfigError: the JSON's part about ZeRO is not as DeepSpeed wants it; an offload that DeepSpeed would ignore.
     """
-    zero = _mapping(_settings(config).get("zero_optimization") or {}, "zero_optimization")
+    zero = _mapping(_settings(config)[ZERO], ZERO)
     offload = _mapping(zero.get("offload_optimizer") or {}, "zero_optimization.offload_optimizer")
     stage = zero.get("stage", 0)
     if isinstance(stage, bool) or stage not in range(4):

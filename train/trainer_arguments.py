@@ -13,7 +13,7 @@ from omnivision.errors import ConfigError
 from omnivision_train import precision
 from omnivision_train.compiled import check_compile
 from omnivision_train.config import StageConfig
-from omnivision_train.deepspeed_config import deepspeed_config, zero_settings
+from omnivision_train.deepspeed_config import check_own, deepspeed_config, zero_settings
 from omnivision_train.loss_kernel import check_loss_kernel
 
 PATIENCE = 3600  # seconds that processes wait for each other: one may be hashing a terabyte, and torch's half hour would end the job
@@ -24,6 +24,7 @@ def training_arguments(config: StageConfig, folder: Path) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     check_optimizer(config)
     check_clipping(config)
+    check_own(config)
     check_compile(config)
     check_loss_kernel(config)
     check_dashboard(config)
