@@ -144,7 +144,17 @@ def test_once_a_call_is_not_done_those_behind_it_are_not_begun(executor, tmp_pat
     deeds = list(executor(rules).act_all(calls))
     assert [deed.outcome for deed in deeds] == ["done", "nothing to do", "done", "failed", "not reached", "not reached"] and len(find.calls) == 2
     assert deeds[4].reason == "a call before it was not done" and deeds[4].nested["to"].outcome == "not reached"
-    assert [deed.outcome for deed in executor(rules, execute=False).act_all(calls)].count("dry run") == 4  # of which each is judged by itself
+    assert [deed.outcome for deed in executor(rules, execute=False).act_all(calls)].count("dry run") == 4
+
+
+def test_a_dry_run_judges_every_call_and_says_what_would_not_be_reached(executor):
+    rules = {"find": Rule(READ_ONLY, Recorded("a")), "wipe": Rule(NEVER), "send": Rule(READ_ONLY, Recorded())}
+    wipe = Action("wipe", {}, (0, 1))
+    deeds = list(executor(rules, execute=False).act_all(Calls([FIND_ANN, wipe, SEND_ANN, wipe])))
+    assert [deed.outcome for deed in deeds] == ["dry run", "not allowed", "not reached", "not allowed"]
+    assert deeds[2].reason == "a call before it would not be done" and deeds[2].nested["to"].outcome == "not reached"
+    deed = executor(rules | {"find": Rule(NEVER)}, execute=False).act(SEND_ANN)
+    assert (deed.outcome, deed.reason, deed.nested["to"].outcome) == ("not reached", "the call in argument 'to' would not be done", "not allowed")
 
 
 @pytest.mark.parametrize("added", [2, object()])

@@ -71,17 +71,20 @@ class Executor:
     def act_all(self, calls: Calls) -> Iterator[Deed]:
         """Run the calls of one answer in their order: none where a part of it is malformed, and no more once one is not done.
 
+        A dry run judges them all, and says which would not be reached.
+
         Raises:
             As act.
         """
         for error in calls.errors:
             self._write({"name": error.name, "span": list(error.span), "outcome": MALFORMED, "reason": f"{error.kind}: {error.message}"})
-        hindered = "a part of the answer is malformed" if calls.errors else ""
+        malformed, hindered = "a part of the answer is malformed" if calls.errors else "", ""
         for action in calls:
-            deed = self._unreached(action, hindered) if hindered else self.act(action)
+            unread = malformed or self.execute and hindered
+            deed = self._unreached(action, unread) if unread else self._act(action, hindered)
             yield deed
-            if self.execute and deed.outcome not in (DONE, NOTHING):
-                hindered = hindered or "a call before it was not done"
+            if deed.outcome not in (self._good, NOTHING):
+                hindered = f"a call before it {self._not_done}"
 
     def act(self, action: Action) -> Deed:
         """Run one call and the calls inside it, as far as the policy allows.
@@ -91,6 +94,18 @@ class Executor:
         Raises:
             ResumableError: the audit cannot be written, and nothing has run. OmniError: it cannot be written any more; names what has run.
         """
+        return self._act(action)
+
+    @property
+    def _good(self) -> str:
+        """The outcome of a call that does not stand in the way of others."""
+        return DONE if self.execute else DRY_RUN
+
+    @property
+    def _not_done(self) -> str:
+        return "was not done" if self.execute else "would not be done"
+
+    def _act(self, action: Action, hindered: str = "") -> Deed:
         rule = self.rules.get(action.name) if self.rules is not None else None
         barred = self._barred(action, rule)
         if barred:
@@ -99,8 +114,8 @@ class Executor:
         nested: dict[str, Deed] = {}
         for name, one in action.nested.items():  # once one is not done, the call around them cannot run, and the others are for nothing
             hopeless = self.execute and any(deed.outcome != DONE for deed in nested.values())
-            nested[name] = self._unreached(one) if hopeless else self.act(one)
-        stopped = self._stopped(action, nested)
+            nested[name] = self._unreached(one) if hopeless else self._act(one, hindered)
+        stopped = self._stopped(action, nested, hindered)
         if stopped:
             return self._noted(Deed(action, stopped[0], rule and rule.policy, reason=stopped[1], nested=nested))
         return self._run(action, rule, nested)
@@ -124,13 +139,13 @@ class Executor:
         nested = {name: self._unreached(one) for name, one in action.nested.items()}
         return self._noted(Deed(action, NOT_REACHED, reason=reason, nested=nested))
 
-    def _stopped(self, action: Action, nested: dict[str, Deed]) -> tuple[str, str] | None:
+    def _stopped(self, action: Action, nested: dict[str, Deed], hindered: str) -> tuple[str, str] | None:
         """Why a call is not run now that the calls inside it are over, if so."""
+        missing = [name for name, deed in nested.items() if deed.outcome != self._good]
+        if hindered or missing:
+            return NOT_REACHED, hindered or f"the call in argument {missing[0]!r} {self._not_done}"
         if not self.execute:
             return DRY_RUN, ""
-        missing = [name for name, deed in nested.items() if deed.outcome != DONE]
-        if missing:
-            return NOT_REACHED, f"the call in argument {missing[0]!r} was not done"
         faults = self.functions[action.name].faults(_complete(action, nested))
         return (INVALID, f"with the results of the calls inside: {faults[0][1]}") if faults else None
 
