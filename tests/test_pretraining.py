@@ -155,6 +155,14 @@ def test_a_folder_has_one_owner(tmp_path):
     assert not (tmp_path / "config.resolved.yaml").exists()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_where_no_folder_can_be_is_refused(tmp_path, name):
+    train, config = RECIPES[name]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="The run's folder cannot be made: .*file"):
+        train(replace(config, out=str(tmp_path / "file")))
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch, capfd):
     train, config = RECIPES["language"]
     config = replace(config, out=str(tmp_path), save_steps=1)

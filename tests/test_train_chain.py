@@ -143,6 +143,13 @@ def test_where_a_stage_writes_and_starts_is_the_chains_to_say(tmp_path, ran, sta
     assert not ran and not Path(own).exists()
 
 
+def test_a_chain_where_no_folder_can_be_is_refused(world, tmp_path, ran):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="The run's folder cannot be made"):
+        chain(write(tmp_path, world), [f"out={tmp_path / 'file' / 'x'}"], [])
+    assert not ran
+
+
 def test_pairs_stand_between_sft_and_dpo_and_flags_go_to_every_stage(tmp_path):
     entries = [{"stage": "align"}, {"stage": "sft"}, {"stage": "pairs", "data": "world/dpo.jsonl"}, {"stage": "dpo"}]
     links = read_links(ChainConfig("runs/x", entries, {"feature_cache": "cache", "cache_gib": 5.0}), tmp_path, ["sft.lr=3e-6", "pairs.limit=7"], ["--num_gpus", "8"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -109,7 +110,9 @@ def test_bad_rows_alone_are_bad_data_however_many_are_allowed(world, tmp_path, s
         train_world.train(config, stage)
 
 
-def test_a_run_where_no_folder_can_be_is_refused(world, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="The run's folder cannot be made"):
-        train_world.train(train_world.settings(world, tmp_path / "file", "align"), "align")
+@pytest.mark.parametrize("stage, key, whose", [("align", "out", "run"), ("align", "feature_cache", "cache"), ("align", "picture_cache", "cache"),
+                                               ("dpo", "reference_cache", "reference cache")])
+def test_a_run_where_no_folder_can_be_is_refused(world, tmp_path, stage, key, whose):
+    (file := tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=rf"The {whose}'s folder cannot be made: .*{file}.*Give another one"):
+        train_world.train(replace(train_world.settings(world, tmp_path / "run", stage), **{key: str(file)}), stage)

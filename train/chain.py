@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 from omnivision.config_files import dump_config, load_config, load_tree, read_yaml
+from omnivision.data.room import make_folder
 from omnivision.data.sources import source_hash
 from omnivision.data.tables import HUB
 from omnivision.errors import ConfigError
@@ -94,7 +95,7 @@ def chain(path: str, overrides: list[str], flags: list[str]) -> Path:
             continue
         print(f"chain: {link.stage}", file=sys.stderr, flush=True)
         if link.config is not None:
-            link.result.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(link.result.parent, "run")
             chain_file(Path(link.config.out), link.stage).write_text(dump_config(link.config))
         _run(link.command)
         if link.config is None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from omnivision.data.room import make_folder
 from omnivision.errors import ConfigError, DivergedError
 from omnivision.hardware import device
 from omnivision.runs import HAND_OVER, RunLock, newest_checkpoint, remove
@@ -91,12 +92,12 @@ def open_run(config: PretrainingConfig) -> Iterator[Path | None]:
     """Locks `out` and yields the checkpoint to go on from, None for a new run.
 
     Raises:
-        ConfigError: another process is at it, the folder has a result, or its run began with other settings.
+        ConfigError: the folder cannot be made, another process is at it, it has a result, or its run began with other settings.
     """
     torch.set_num_threads(config.threads)
     folder = Path(config.out)
     checkpoints = folder / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "run")
     with RunLock(folder):
         clear_leftovers(checkpoints)
         if (folder / HAND_OVER).is_file():

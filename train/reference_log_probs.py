@@ -26,6 +26,7 @@ from torch import nn
 
 from omnivision.data.image import DECODER, read_image
 from omnivision.data.parallel import cores, in_order
+from omnivision.data.room import make_folder
 from omnivision_train import precision
 from omnivision_train.config import DpoConfig
 from omnivision_train.encoding import as_pixels, encode_rest
@@ -45,7 +46,7 @@ class ReferenceFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent, "reference cache")
         self.known: dict[str, LogProbs] = {}
         self.read()
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from omnivision.config_files import dump_config, read_yaml
 from omnivision.constants import FUNCTION_FILE
 from omnivision.data.preview import as_text, tokens_of
+from omnivision.data.room import make_folder
 from omnivision.errors import ConfigError, ResumableError
 from omnivision.hardware import avoid_attention_plans
 from omnivision.memory import keep_freed_memory
@@ -57,10 +58,7 @@ def open_run(config: StageConfig, stage: str):
         return
     if not torch.cuda.is_available() and (said := crowded(torch.get_num_threads())):
         print(f"{stage}: {said}", file=sys.stderr)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        raise ConfigError(f"The run's folder cannot be made: {error.strerror}", str(folder), "Give another `out`.") from error
+    make_folder(folder, "run")
     with RunLock(folder):
         if (folder / "final" / HAND_OVER).is_file():
             settle(folder)

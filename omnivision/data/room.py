@@ -1,4 +1,4 @@
-"""How much a cache on disk may grow."""
+"""Folders on disk: how they are made, and how much a cache may grow."""
 
 from __future__ import annotations
 
@@ -7,8 +7,25 @@ import shutil
 import sys
 from pathlib import Path
 
+from omnivision.errors import ConfigError
+
 MOST_GIB = 100.0  # of a cache, unless a setting says otherwise
 SPARED = 2**30  # bytes of the disk that no cache takes: checkpoints have to find room
+
+
+def make_folder(folder: Path, of: str) -> None:
+    """Makes a folder that a setting names, and those above it.
+
+    Args:
+        of: whose folder it is, for the error.
+
+    Raises:
+        ConfigError: something else is there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise ConfigError(f"The {of}'s folder cannot be made: {error.strerror}", str(folder), "Give another one.") from error
 
 
 class Room:
@@ -21,7 +38,7 @@ class Room:
     """
 
     def __init__(self, folder: Path, most_gib: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, "cache")
         self.folder, self.most_gib, self._told = folder, most_gib, False
 
     def left(self, used: int) -> int:
