@@ -48,6 +48,7 @@ class _Loader(yaml.SafeLoader):
         return int(node.value.replace("_", ""), 0 if node.value[1:2] in ("x", "o") else 10)
 
 
+COMMAND_LINE = "command line"  # where a setting came from, without a file
 NULL = ("null", "Null", "NULL", "~")
 INTEGER = re.compile(r"[-+]?[0-9][0-9_]*$|0o[0-7]+$|0x[0-9a-fA-F]+$")
 FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
@@ -74,7 +75,7 @@ def load_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     Raises:
         ConfigError: no such file, broken YAML, an unknown or missing key, a value of another type.
     """
-    return load_tree(cls, read_yaml(path) if path is not None else {}, overrides, str(path) if path is not None else "command line")
+    return load_tree(cls, read_yaml(path) if path is not None else {}, overrides, str(path) if path is not None else COMMAND_LINE)
 
 
 def load_tree(cls: type[Config], tree: dict[str, Any], overrides: Sequence[str], source: str) -> Config:
@@ -155,7 +156,8 @@ def _build(cls: type, tree: dict[str, Any], source: str, prefix: str) -> Any:
     required = [name for name, field in fields.items() if name not in tree
                 and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING]
     if required:
-        raise ConfigError(f"Missing: {', '.join(f'`{prefix}{name}`' for name in required)}", source, f"Add it to the file, or {prefix}{required[0]}=… to the command.")
+        raise ConfigError(f"Missing: {', '.join(f'`{prefix}{name}`' for name in required)}", source,
+                          f"Give {prefix}{required[0]}=…." if source == COMMAND_LINE else "Add it to the file.")
     hints = typing.get_type_hints(cls)
     values = {key: _coerce(value, hints[key], source, prefix + key) for key, value in tree.items()}
     try:

@@ -6,9 +6,10 @@ A plain schema says nothing but type, enum, bounds, patterns, properties, items 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import combinations
+
+from jsonschema import Draft202012Validator
 
 from omnivision.errors import ConfigError
 from omnivision.functions.function import Function
@@ -92,7 +93,7 @@ def _both(a: dict, b: dict) -> dict:
         elif key == "type":
             found[key] = tuple(one for one in a[key] if one in b[key])
         elif key == "enum":
-            found[key] = [one for one in a[key] if json.dumps(one) in map(json.dumps, b[key])]
+            found[key] = _in_both(a[key], b[key])
         elif key == "pattern":
             found[key] = (*a[key], *b[key])
         elif key == "required":
@@ -112,6 +113,11 @@ def _both(a: dict, b: dict) -> dict:
     return found
 
 
+def _in_both(first: list, second: list) -> list:
+    """As the parser compares: 2 is 2.0, and 1 is not true."""
+    return [one for one in first if Draft202012Validator({"enum": second}).is_valid(one)]
+
+
 def _properties(a: dict, b: dict) -> dict:
     """Of a property that only one of two schemas names, the other may say something by its additionalProperties."""
     names = dict.fromkeys([*a.get("properties", {}), *b.get("properties", {})])
@@ -127,5 +133,5 @@ def _joined(schemas: list[dict | bool]) -> dict | bool:
 def _disjoint(a: dict, b: dict) -> bool:
     """Whether no value fits both, as far as types and listed values tell."""
     if "enum" in a and "enum" in b:
-        return not {json.dumps(one) for one in a["enum"]} & {json.dumps(one) for one in b["enum"]}
+        return not _in_both(a["enum"], b["enum"])
     return not set(a.get("type", TYPES)) & set(b.get("type", TYPES))

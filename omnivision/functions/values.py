@@ -213,9 +213,17 @@ def bounds(option: dict, whole: bool) -> tuple[Decimal | None, Decimal | None]:
         lows = [math.ceil(one) for one in lows] + [math.floor(option[key]) + 1 for key in ("exclusiveMinimum",) if key in option]
         highs = [math.floor(one) for one in highs] + [math.ceil(option[key]) - 1 for key in ("exclusiveMaximum",) if key in option]
     else:  # the next float: texts between it and the bound would be read as the bound
-        lows += [math.nextafter(option[key], math.inf) for key in ("exclusiveMinimum",) if key in option]
-        highs += [math.nextafter(option[key], -math.inf) for key in ("exclusiveMaximum",) if key in option]
+        lows += [_beside(option[key], math.inf) for key in ("exclusiveMinimum",) if key in option]
+        highs += [_beside(option[key], -math.inf) for key in ("exclusiveMaximum",) if key in option]
     return (Decimal(repr(max(lows))) if lows else None), (Decimal(repr(min(highs))) if highs else None)
+
+
+def _beside(bound: int | float, towards: float) -> int | float:
+    """The next number that is not the bound; of a whole number beyond all floats the next whole one."""
+    try:
+        return math.nextafter(bound, towards)
+    except OverflowError:
+        return bound + (1 if towards > 0 else -1)
 
 
 def comma_separated(fields: list[tuple[str, bool]]) -> str:

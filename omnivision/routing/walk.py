@@ -6,8 +6,8 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 
-from omnivision.errors import ResumableError
-from omnivision.routing.asking import ANSWERED, Reply, Workers, outcome_of
+from omnivision.errors import ConfigError, ResumableError
+from omnivision.routing.asking import ANSWERED, Reply, Workers
 from omnivision.routing.graph import Graph
 from omnivision.routing.router import Router
 from omnivision.routing.turns import turn
@@ -64,7 +64,7 @@ def walk(request: str, graph: Graph, router: Router, workers: Workers, picture: 
         request: as a person wrote it. graph, router, workers: opened. picture: a file; None where there is none.
 
     Raises:
-        ResumableError: at some step nobody answered.
+        ResumableError: at some step nobody answered. ConfigError: there is nobody to answer but the router, and it does not.
     """
     name = uuid.uuid4().hex[:12]
     steps: list[Step] = []
@@ -89,7 +89,10 @@ def walk(request: str, graph: Graph, router: Router, workers: Workers, picture: 
         replies = workers.ask(f"{name}/1", graph.default, request, picture=picture)
         return Walk(name, request, (_step(graph.default, request, replies, started, 1, workers),), NO_WORKER)
     answer = router.answer(request, picture)
-    own = Reply(ROUTER, outcome_of(answer), answer or "")
+    if not answer:
+        raise ConfigError(f"The router chose no worker, and its own answer is {'empty' if answer is not None else 'longer than --max-new-tokens'}", request[:200],
+                          "Give the graph a `default` worker." if answer is not None else "Let it be longer, or give the graph a `default` worker.")
+    own = Reply(ROUTER, ANSWERED, answer)
     return Walk(name, request, (_step(ROUTER, request, (own,), started, 1, workers),), NO_WORKER)
 
 
