@@ -10,7 +10,7 @@ from typing import NamedTuple
 from omnivision_cli.terminal import for_terminal
 
 UNEXPECTED, USAGE, OUT_OF_MEMORY, RESUMABLE, INTERRUPTED, TERMINATED = 1, 2, 4, 6, 130, 143
-RESUMES = "A run that has a folder resumes from its last checkpoint."
+RESUMES = "A run that has a folder resumes from its last checkpoint; an export starts anew."
 NO_MEMORY_TEXT = ("can't allocate memory", "CUDA out of memory", "Cannot allocate memory")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +13,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoProcessor, GenerationConfig
 from transformers.initialization import no_init_weights
+from transformers.utils import CHAT_TEMPLATE_FILE, PROCESSOR_NAME
 
 from omnivision.errors import ConfigError, DataError, one_line
+from omnivision.export.folder import is_list
 from omnivision.export.stored import StoredTensors
 from omnivision.export.streaming import SMALL, empty, give_back_at_once, is_empty, stream
 from omnivision.model.configuration import OmniVisionConfig
+from omnivision.model.conversation import encode_messages
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 from omnivision.model.processing import OmniVisionProcessor
 
@@ -28,6 +32,7 @@ OTHER_ANSWERS = ("repetition_penalty", "encoder_repetition_penalty", "no_repeat_
                  "begin_suppress_tokens", "sequence_bias", "min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id",
                  "exponential_decay_length_penalty", "guidance_scale", "num_beams")
 AGAIN = "Copy or train it again."
+PUT_AGAIN = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,13 @@ class Checkpoint:
         if not (self.folder / GENERATION).is_file():
             return self._hollow().generation_config
         try:
-            return GenerationConfig.from_pretrained(self.folder, local_files_only=True)
+            found = GenerationConfig.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{GENERATION} cannot be read: {one_line(error)}", str(self.folder), AGAIN) from error
+        ends = found.eos_token_id
+        if not (ends is None or isinstance(ends, int) or is_list(ends, int)):
+            raise DataError(f"eos_token_id is {ends!r}, expected an id or a list of ids", str(self.folder / GENERATION), AGAIN)
+        return found
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
@@ -139,6 +148,8 @@ def open_config(folder: Path) -> OmniVisionConfig:
         raise DataError(f"config.json cannot be read: {one_line(error)}", str(folder), AGAIN) from error
     if not isinstance(config, OmniVisionConfig):
         raise ConfigError(f"the model is a {config.model_type!r}, not an omnivision model", str(folder), "Give the final/ folder of a run.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise DataError("config.json says that the weights are quantised", str(folder), "Give the checkpoint before it was quantised.")
     return config
 
 
@@ -149,10 +160,27 @@ def load_processor(folder: Path) -> OmniVisionProcessor:
         DataError: one of their files is missing or broken.
     """
     try:
-        return AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises plain Exceptions
-        remedy = "Put tokenizer and processor files beside the weights (processor.save_pretrained)."
-        raise DataError(f"the processor cannot be loaded: {one_line(error)}", str(folder), remedy) from error
+        raise DataError(f"the processor cannot be loaded: {one_line(error)}", str(folder), PUT_AGAIN) from error
+    for name in ("image_mean", "image_std"):
+        if not _are_channels(found := getattr(processor.image_processor, name)):
+            raise DataError(f"{name} is {found!r}, expected three numbers", str(folder / PROCESSOR_NAME), PUT_AGAIN)
+    _refuse_broken_template(processor, folder)
+    return processor
+
+
+def _are_channels(found: object) -> bool:
+    return isinstance(found, list | tuple) and len(found) == 3 and all(isinstance(one, int | float) and math.isfinite(one) for one in found)
+
+
+def _refuse_broken_template(processor: OmniVisionProcessor, folder: Path) -> None:
+    text = {"type": "text", "text": 0}
+    try:
+        for content in ([text], [{"type": "image"}, text]):
+            encode_messages(processor.tokenizer, [{"role": "user", "content": content}], ["?"], processor.chat_template, 1, True)
+    except Exception as error:  # a template is a program
+        raise DataError(f"the chat template cannot be used: {one_line(error)}", str(folder / CHAT_TEMPLATE_FILE), PUT_AGAIN) from error
 
 
 def _refuse_what_is_not_whole(checkpoint: Checkpoint) -> None:

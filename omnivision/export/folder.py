@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +19,12 @@ REFERENCE_FILE = "reference.jsonl"
 PICTURE_FOLDER = "reference"
 
 MANIFEST = "export.json"
+IN_THE_WAY = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+OPTIONAL: dict[str, Callable[[object], bool]] = {  # of a manifest: what stands in it for one kind of export
+    "kept_in_fp32": lambda value: is_list(value, str),
+    "stop_token_ids": lambda value: is_list(value, int),
+    "not_applied": lambda value: isinstance(value, dict),
+}
 
 
 @contextmanager
@@ -34,8 +42,8 @@ def whole_or_nothing(out: Path, source: Path | None = None) -> Iterator[Path]:
     folder = _working_folder(out)
     try:
         yield folder
-        folder.chmod(0o755)
-        os.rename(folder, out)
+        _open_as_others(folder)
+        _rename(folder, out)
     except Exception as error:
         if is_disk_full(error):
             raise _full(out) from error
@@ -50,13 +58,34 @@ def _working_folder(out: Path) -> Path:
     """A new folder beside `out`, whose name is short: that of `out` may be as long as names can be."""
     try:
         if out.exists() or out.is_symlink():  # a link that leads nowhere is in the way too
-            raise ConfigError("the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten.")
+            raise _exists(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".export.", suffix=".part", dir=out.parent))
     except OSError as error:
         if is_disk_full(error):
             raise _full(out) from error
         raise ConfigError(f"the output folder cannot be made: {error.strerror}", str(out), "Choose another --out.") from error
+
+
+def _open_as_others(folder: Path) -> None:
+    """Gives the folder the rights that any new one gets here: mkdtemp's are its owner's alone."""
+    (usual := folder / ".rights").mkdir()
+    mode = stat.S_IMODE(usual.stat().st_mode)
+    usual.rmdir()
+    folder.chmod(mode)
+
+
+def _rename(folder: Path, out: Path) -> None:
+    try:
+        os.rename(folder, out)
+    except OSError as error:
+        if error.errno in IN_THE_WAY:  # another export was faster
+            raise _exists(out) from error
+        raise
+
+
+def _exists(out: Path) -> ConfigError:
+    return ConfigError("the output folder exists already", str(out), "Choose another --out or remove it: nothing is overwritten.")
 
 
 def _name_out(error: OmniError, folder: Path, out: Path) -> None:
@@ -85,7 +114,7 @@ def read_manifest(folder: Path) -> dict:
     """The manifest of an export.
 
     Raises:
-        ConfigError: there is none, or a broken one.
+        ConfigError: there is none, or a broken one. DataError: a value of another type than an export writes.
     """
     file = folder / MANIFEST
     try:
@@ -96,7 +125,15 @@ def read_manifest(folder: Path) -> dict:
             raise TypeError("format is no text")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError("no export", str(file), "Give a folder that `omnivision export` wrote.") from error
+    odd = [name for name, fits in OPTIONAL.items() if name in manifest and not fits(manifest[name])]
+    if odd:
+        raise DataError(f"{odd[0]} is {str(manifest[odd[0]])[:60]}, which no export writes", str(file), "Copy the export again.")
     return manifest
+
+
+def is_list(value: object, kind: type) -> bool:
+    """Whether a value of a JSON file is a list of one kind."""
+    return isinstance(value, list) and all(isinstance(one, kind) for one in value)
 
 
 def check_hashes(folder: Path) -> dict:

@@ -59,6 +59,8 @@ def _files(folder: Path) -> list[Path]:
         raise ConfigError(f"the checkpoint holds no {WHOLE}", str(folder), "Copy or train it again.")
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("weight_map names no files")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{INDEX} is broken", str(folder), "Copy the checkpoint again.") from error
     gone = [name for name in names if not (folder / name).is_file() or Path(name).name != name]

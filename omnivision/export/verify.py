@@ -78,8 +78,9 @@ def verify_in_new_process(folder: str | Path, compute: str = "auto") -> dict:
         As verify_folder; DataError too where the process dies.
     """
     home = str(Path(omnivision.__file__).parent.parent)
+    # -P: what lies in the user's folder under a library's name is not run
     path = os.pathsep.join(part for part in (home, os.environ.get("PYTHONPATH")) if part)
-    command = [sys.executable, "-m", "omnivision.export.verify", str(Path(folder).resolve()), compute]
+    command = [sys.executable, "-P", "-m", "omnivision.export.verify", str(Path(folder).resolve()), compute]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])

@@ -38,8 +38,9 @@ class Projector(nn.Module):
         self.linear_2 = nn.Linear(hidden_width, text_width)
 
     def forward(self, features_BPC: Tensor) -> Tensor:
-        """Returns (B, T, D). Features are cast to the projector's own type."""
-        return self.of_tokens(self.layout(features_BPC.to(self.linear_1.weight.dtype)))
+        """Returns (B, T, D). Features are cast to the projector's own type: that of the linear which is not kept in fp32, see kept_layers."""
+        own = min(self.linear_1.weight.dtype, self.linear_2.weight.dtype, key=lambda kind: kind.itemsize)
+        return self.of_tokens(self.layout(features_BPC.to(own)))
 
     def of_tokens(self, tokens_NG: Tensor) -> Tensor:
         """The same for tokens' grouped patches, (..., G) -> (..., D)."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omnivision.export.folder import device_bytes
 from omnivision.pairs.words import word_edits
 from omnivision.report.charts import last_value, loss_chart
 from omnivision.report.escape import text
@@ -212,12 +213,12 @@ def marked(words: str, spans: Sequence[Sequence[int]], tag: str) -> str:
 def _export(files: Sequence[Mapping[str, Any]], check: Mapping[str, Any]) -> str:
     if not files:
         return ""
-    total = sum(int(file["bytes"]) for file in files)
+    total = device_bytes({file["file"]: int(file["bytes"]) for file in files})
     rows = [
         f'<tr><td>{text(file["file"])}</td><td class="n">{int(file["bytes"]):,}</td><td class="n">{_size(int(file["bytes"]))}</td></tr>'
         for file in files
     ]
-    rows.append(f'<tr class="sum"><td>total</td><td class="n">{total:,}</td><td class="n">{_size(total)}</td></tr>')
+    rows.append(f'<tr class="sum"><td>total, without the reference questions and pictures</td><td class="n">{total:,}</td><td class="n">{_size(total)}</td></tr>')
     said = []
     if "top1_agreement" in check:
         said.append(

@@ -18,7 +18,7 @@ from omnivision.export.folder import MANIFEST, check_hashes, count_bytes, not_ap
 from omnivision.export.gguf.calls import LONGEST, count_calls
 from omnivision.export.gguf.embeddings import read_embeddings
 from omnivision.export.gguf.engine import Engine, PictureEngine, Reply
-from omnivision.export.gguf.tiles import prepared
+from omnivision.export.gguf.tiles import BLOCK, prepared
 from omnivision.export.reference import Question, read_reference
 from omnivision.memory import peak_bytes
 
@@ -114,13 +114,25 @@ def checked_manifest(folder: Path) -> dict:
     manifest = check_hashes(folder)
     files, picture, parts = (manifest.get(name) for name in ("files", "picture", "parts"))
     if not (isinstance(files, dict) and files and all(name in LIMITS and _is_pair(pair, manifest["sha256"]) for name, pair in files.items())
-            and isinstance(picture, dict) and {"image_size", "patch_size", "raster"} <= set(picture) and isinstance(parts, dict)):
+            and _prepares(picture) and isinstance(parts, dict) and all(_counts(one) for one in parts.values())):
         raise DataError("it does not say which files make a pair, or how pictures are prepared", str(folder / MANIFEST), "Export again.")
     return manifest
 
 
 def _is_pair(pair: object, known: Collection[str]) -> bool:
     return isinstance(pair, list) and len(pair) == 2 and all(isinstance(name, str) and name in known for name in pair)
+
+
+def _prepares(picture: object) -> bool:
+    """Whether these are settings of tiles.prepared."""
+    said = picture if isinstance(picture, dict) else {}
+    size, patch = (one if isinstance(one, int) else 0 for one in (said.get("image_size"), said.get("patch_size")))
+    raster = said.get("raster")
+    return 1 <= patch <= size and isinstance(raster, bool) and not (raster and size // patch % BLOCK)
+
+
+def _counts(bytes_of: object) -> bool:
+    return isinstance(bytes_of, dict) and all(isinstance(number, int) for number in bytes_of.values())
 
 
 def prepared_picture(question: Question, settings: dict):
@@ -136,8 +148,8 @@ def compare(reply: Reply, row: dict, limit: Limit, agreement: Agreement, questio
     agreement.prompts_equal += _is_prompt(reply, row["input_ids"])
     for at, step in enumerate(row["steps"]):
         tops = reply.logprobs[at] if at < len(reply.logprobs) else {}
-        if tops:
-            lowest = min(tops.values())
+        if tops is not None:
+            lowest = min(tops.values(), default=-math.inf)  # an engine that tells nothing does not agree
             agreement.add_logprobs([abs(tops.get(token, lowest) - value) for token, value in zip(step["top_ids"], step["top_logprobs"])])
         if at >= len(reply.ids) or reply.ids[at] != step["id"]:
             gap = step["top_logprobs"][0] - step["top_logprobs"][1]
@@ -183,7 +195,7 @@ def check_gate(result: dict, folder: str | Path) -> None:
         limit, reasons, remedy = LIMITS[quantization], [], "Export in a finer type, or train it with `projector_gelu: tanh`."
         if found["prompts_equal"] < found["questions"]:
             reasons.append(f"{found['questions'] - found['prompts_equal']} of {found['questions']} prompts are other tokens")
-            remedy = "Give the checkpoint the project's chat template and its own tokenizer again, or use omnivision export onnx."
+            remedy = "Give the checkpoint its own tokenizer again, or use omnivision export onnx."
         if not (found["embedding_diff"] <= limit.embedding and found["embedding_relative"] <= limit.relative):  # a NaN fails too
             reasons.append(f"image embeddings differ by {found['embedding_diff']:.3g} (limit {limit.embedding:g}), "
                            f"{found['embedding_relative']:.2g} of their largest (limit {limit.relative:g})")

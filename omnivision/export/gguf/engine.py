@@ -32,7 +32,7 @@ class Reply:
 
     prompt_tokens: int
     ids: list[int]
-    logprobs: list[dict[int, float]]  # of each step, its most likely tokens
+    logprobs: list[dict[int, float] | None]  # of each step, its most likely tokens; None where it ends inside a character
     text: str
     around: tuple[list[int], list[int]]  # ids of the prompt before and after the picture; the whole prompt before where there is none
 
@@ -78,7 +78,13 @@ class Engine:
         answer = self._post("/completion", {**request, **({"grammar": grammar} if grammar else {})}, text)
         ids, (before, *after) = answer["tokens"], [prompt] if picture is None else MARKER.split(prompt, 1)
         around = tuple(self._post("/tokenize", {"content": part, "parse_special": True}, text)["tokens"] for part in (before, "".join(after)))
-        return Reply(answer["tokens_evaluated"], ids, _by_step(ids, answer.get("completion_probabilities", [])), answer["content"], around)
+        steps = [found or (None if self._inside_a_character(ids[: at + 1], text) else {})
+                 for at, found in enumerate(_by_step(ids, answer.get("completion_probabilities", [])))]
+        return Reply(answer["tokens_evaluated"], ids, steps, answer["content"], around)
+
+    def _inside_a_character(self, ids: list[int], text: str) -> bool:
+        """Whether tokens end before a character does: of such a step the server tells nothing."""
+        return self._post("/detokenize", {"tokens": ids}, text)["content"].endswith("\ufffd")
 
     def _post(self, path: str, body: dict, text: str) -> dict:
         """One request to the server's own endpoints: those in OpenAI's format do not tell every id."""
@@ -94,7 +100,7 @@ class Engine:
 
 
 def _by_step(ids: list[int], told: list[dict]) -> list[dict[int, float]]:
-    """The most likely tokens of every step; the server tells none of tokens that end inside a character."""
+    """The most likely tokens of every step, none where the server tells none."""
     found, left = [], iter(told)
     one = next(left, None)
     for token in ids:

@@ -21,17 +21,19 @@ from omnivision.export.gguf.check import FORMAT, check_gate
 from omnivision.export.gguf.embeddings import write_embeddings
 from omnivision.export.gguf.fits import refuse_what_does_not_fit
 from omnivision.export.gguf.gbnf import GRAMMAR_FILE, gbnf
+from omnivision.export.gguf.packages import gguf
 from omnivision.export.gguf.picture_file import write_picture
 from omnivision.export.gguf.text_file import table_rows, write_text
-from omnivision.export.gguf.vocabulary import vocabulary
+from omnivision.export.gguf.vocabulary import Vocabulary, vocabulary
 from omnivision.export.gguf.writing import Planned
 from omnivision.export.model_card import add_card
-from omnivision.export.reference import gather_questions, write_reference
+from omnivision.export.reference import Question, gather_questions, write_reference
 from omnivision.export.verify import verify_in_new_process
 from omnivision.functions import FunctionSet, functional_tokens
 from omnivision.generation import stop_ids
 from omnivision.memory import peak_bytes
 from omnivision.model.configuration import OmniVisionConfig
+from omnivision.model.conversation import TEMPLATE_FILE, default_template
 
 CLIENT = "client.py"
 PARTS = {"token_embd": "embeddings", "output.": "head", "v.": "tower", "mm.": "projector"}
@@ -69,7 +71,10 @@ def export_gguf(model_dir: str | Path, out_dir: str | Path, quantizations: list[
         checkpoint = open_checkpoint(source)
         if (resample := checkpoint.processor.image_processor.resample) != Image.Resampling.BICUBIC:
             raise ConfigError(f"{CLIENT} squashes pictures by filter {int(Image.Resampling.BICUBIC)} (bicubic), this model's by {int(resample)}", str(source), "Use omnivision export onnx.")
-        parts = _write_files(folder, checkpoint, pictures, keep)
+        _refuse_another_template(checkpoint)
+        words = vocabulary(checkpoint.processor.tokenizer, table_rows(checkpoint.stored), stop_ids(checkpoint))
+        _refuse_control_tokens(asked, words, questions)
+        parts = _write_files(folder, checkpoint, words, pictures, keep)
         model = checkpoint.running_model()
         write_reference(folder, model, checkpoint.processor, asked, new_tokens)
         write_embeddings(folder, model, checkpoint.processor)
@@ -119,11 +124,28 @@ def picture_settings(config: OmniVisionConfig) -> dict:
     return {"image_size": vision.image_size, "patch_size": vision.patch_size, "raster": config.projector_layout == "raster"}
 
 
-def _write_files(folder: Path, checkpoint: Checkpoint, pictures: dict[str, str], keep: tuple[str, ...]) -> dict:
+def _refuse_another_template(checkpoint: Checkpoint) -> None:
+    """The text file gets the project's template as llama.cpp needs it; the reference asks single questions, where another may look the same."""
+    if checkpoint.processor.chat_template.strip() != default_template().strip():
+        raise ConfigError("the checkpoint has a chat template of its own, the file for llama.cpp would get the project's", str(checkpoint.folder),
+                          "Use omnivision export onnx; or, where the model was trained with the project's, put that in its place: "
+                          f"{TEMPLATE_FILE.name} of omnivision/model.")
+
+
+def _refuse_control_tokens(asked: list[Question], words: Vocabulary, file: str | Path | None) -> None:
+    """Of what a user types the server makes the tokens themselves, the checkpoint reads letters: no file can answer the same."""
+    control = [token for token, kind in zip(words.tokens, words.types) if kind == gguf().TokenType.CONTROL]
+    for question in asked:
+        held = next((token for token in control if token in question.text), None)
+        if held:
+            raise DataError(f"the question {question.text[:100]!r} holds the control token {held}, which llama.cpp's server does not read as text",
+                            str(file), "Leave the question out.")
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint, words: Vocabulary, pictures: dict[str, str], keep: tuple[str, ...]) -> dict:
     """Every file but the reference; returns bytes per part. `pictures` says which picture file goes with a text file, by their types."""
     source, config, stored, tokenizer = checkpoint.folder, checkpoint.config, checkpoint.stored, checkpoint.processor.tokenizer
     kept = _kept(checkpoint, keep)
-    words = vocabulary(tokenizer, table_rows(stored), stop_ids(checkpoint))
     images, parts = checkpoint.processor.image_processor, {}
     for one in pictures:
         plan = write_text(folder / text_name(one), config, stored, words, one, source.resolve().name, kept)

@@ -15,8 +15,8 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from omnivision import OmniVisionConfig, OmniVisionForConditionalGeneration, OmniVisionProcessor
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END
-from omnivision.errors import ConfigError, DataError
-from omnivision.export.folder import count_bytes, whole_or_nothing
+from omnivision.errors import ConfigError, DataError, one_line
+from omnivision.export.folder import count_bytes, is_list, whole_or_nothing
 from omnivision.export.gguf.names import picture_names, text_names
 from omnivision.export.gguf.packages import gguf
 from omnivision.export.gguf.reading import GgufFile
@@ -50,10 +50,12 @@ def import_pair(text_file: str | Path, picture_file: str | Path, out_dir: str | 
     try:
         config = OmniVisionConfig(vision_config=_vision(picture), text_config=_language(text), **_projector(picture),
                                   image_token_id=words.convert_tokens_to_ids(IMAGE_TOKEN))
-    except ValueError as error:
-        raise DataError(f"the two files make no model: {error}", str(picture.file), "Give the two files of one model.") from error
+        with torch.device("meta"):
+            hollow = OmniVisionForConditionalGeneration(config)
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, KeyError, AttributeError) as error:  # what numbers of no model lead to
+        raise DataError(f"the two files make no model: {one_line(error)}", f"{text.file}, {picture.file}", "Give the two files of one model.") from error
     with whole_or_nothing(out) as folder:
-        model = _filled(config, text, picture)
+        model = _filled(hollow, text, picture)
         model.generation_config = GenerationConfig(eos_token_id=words.convert_tokens_to_ids([TURN_END, END_OF_TEXT]), pad_token_id=words.pad_token_id,
                                                    do_sample=False)
         model.save_pretrained(folder)
@@ -83,7 +85,7 @@ def _language(text: GgufFile) -> dict:
     if other:
         raise DataError(f"positions are turned in a way that the checkpoint would not: {', '.join(other)}", str(text.file), "Give a file of OmniVLM.")
     return {"model_type": "qwen2", "vocab_size": text.shape("token_embd.weight")[0], "hidden_size": said("embedding_length"),
-            "intermediate_size": said("feed_forward_length"), "num_hidden_layers": said("block_count"),
+            "intermediate_size": said("feed_forward_length"), "num_hidden_layers": _blocks(text, "qwen2.block_count"),
             "num_attention_heads": said("attention.head_count"), "num_key_value_heads": said("attention.head_count_kv"),
             "max_position_embeddings": said("context_length"), "rms_norm_eps": round(said("attention.layer_norm_rms_epsilon"), 12),
             "rope_parameters": {"rope_type": "default", "rope_theta": said("rope.freq_base")},
@@ -92,11 +94,19 @@ def _language(text: GgufFile) -> dict:
 
 def _vision(picture: GgufFile) -> dict:
     width, _, patch, _ = picture.shape("v.patch_embd.weight")
-    blocks = picture.setting("siglip.vision.block_count")
+    blocks = _blocks(picture, "siglip.vision.block_count")
     return {"hidden_size": width, "intermediate_size": picture.shape("v.blk.0.ffn_down.weight")[0], "num_hidden_layers": blocks,
             "num_attention_heads": picture.settings.get("siglip.vision.attention.head_count", width // HEAD_WIDTH),
             "image_size": picture.setting("siglip.vision.image_size"), "patch_size": patch, "hidden_act": "gelu",
             "layer_norm_eps": round(picture.settings.get("siglip.vision.attention.layer_norm_epsilon", 1e-6), 12), "vision_use_head": False}
+
+
+def _blocks(file: GgufFile, key: str) -> int:
+    """How many blocks a file says it has. Each is made before one of its tensors is missed: more than there are tensors would take for ever."""
+    said = file.setting(key)
+    if not 1 <= said <= len(file.names):
+        raise DataError(f"{key} is {said}, and the file holds {len(file.names)} tensors", str(file.file), "Fetch it again.")
+    return said
 
 
 def _projector(picture: GgufFile) -> dict:
@@ -115,9 +125,8 @@ def _left_out(picture: GgufFile) -> set[str]:
     return {name for name in picture.names if name.startswith(POOLING_HEAD)}
 
 
-def _filled(config: OmniVisionConfig, text: GgufFile, picture: GgufFile) -> OmniVisionForConditionalGeneration:
-    with torch.device("meta"):
-        model = OmniVisionForConditionalGeneration(config)
+def _filled(model: OmniVisionForConditionalGeneration, text: GgufFile, picture: GgufFile) -> OmniVisionForConditionalGeneration:
+    config = model.config
     names = {text: text_names(config.text_config.num_hidden_layers, config.tie_word_embeddings),
              picture: _picture_names(picture, config.vision_config.num_hidden_layers)}
     unknown = sorted((text.names - set(names[text])) | (picture.names - set(names[picture]) - _left_out(picture)))
@@ -130,6 +139,8 @@ def _filled(config: OmniVisionConfig, text: GgufFile, picture: GgufFile) -> Omni
         if values.shape != wanted[name]:
             what = f"{name} has shape {tuple(values.shape)}, expected {tuple(wanted[name])}"
             raise DataError(what, f"{text.file}, {picture.file}", "Give the two files of one model.")
+        if not values.isfinite().all():
+            raise DataError(f"{name} holds numbers that are not finite", f"{text.file}, {picture.file}", "Fetch the files again.")
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.language_model.embed_tokens.weight"]
     missing = model.load_state_dict(state, strict=False, assign=True).missing_keys
@@ -145,7 +156,9 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
     Raises:
         DataError: other keys than those of a byte-level BPE, or ids that do not come out as they stand in the file.
     """
-    tokens, kinds = text.setting("tokenizer.ggml.tokens"), text.setting("tokenizer.ggml.token_type")
+    tokens, kinds, joined = (text.setting(f"tokenizer.ggml.{one}") for one in ("tokens", "token_type", "merges"))
+    if not (is_list(tokens, str) and is_list(kinds, int) and is_list(joined, str) and len(tokens) == len(kinds)):
+        raise DataError("tokens, token_type and merges of the tokenizer are no lists that belong together", str(text.file), "Fetch it again.")
     if text.setting("tokenizer.ggml.model") != "gpt2":
         raise DataError(f"the tokenizer is {text.settings['tokenizer.ggml.model']!r}, not a byte-level BPE", str(text.file), "Give a file of OmniVLM.")
     pre = text.settings.get("tokenizer.ggml.pre", "qwen2")
@@ -156,7 +169,10 @@ def _tokenizer(text: GgufFile) -> PreTrainedTokenizerFast:
     added = {back.get(token, token): row for row, (token, kind) in enumerate(zip(tokens, kinds))
              if kind in (types.CONTROL, types.USER_DEFINED) and token != f"[PAD{row}]"}  # older converters call spare rows user-defined
     control = [token for token, row in added.items() if kinds[row] == types.CONTROL]
-    merges = [tuple(one.split(" ", 1)) for one in text.setting("tokenizer.ggml.merges")]
+    merges = [tuple(one.split(" ", 1)) for one in joined]
+    odd = [one for one in merges if len(one) != 2 or not {*one, "".join(one)} <= normal.keys()]
+    if odd:  # tokenizers' own error for some of them ends the process
+        raise DataError(f"{len(odd)} merges join no tokens to a token, the first is {' '.join(odd[0])!r}", str(text.file), "Fetch it again.")
     backend = Tokenizer(models.BPE(vocab=normal, merges=merges))
     backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), "isolated"),

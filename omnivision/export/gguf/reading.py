@@ -20,7 +20,7 @@ class GgufFile:
 
     def __init__(self, file: Path) -> None:
         if not file.is_file():
-            raise ConfigError("no such file", str(file), "Give a .gguf file.")
+            raise ConfigError("it is a folder" if file.is_dir() else "no such file", str(file), "Give a .gguf file.")
         self.file = file
         try:
             reader = gguf().GGUFReader(file)

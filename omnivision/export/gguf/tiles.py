@@ -107,9 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--patch", type=int, required=True, help="patch_size of the model")
     parser.add_argument("--raster", action="store_true", help="the model's projector is raster")
     args = parser.parse_args(argv)
+    if not 1 <= args.patch <= args.size:
+        parser.error(f"--patch is {args.patch}; 1 to --size ({args.size}) are possible")
     prepared(opened(args.picture), args.size, args.patch, args.raster).save(args.out, "PNG")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
