@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,6 +24,17 @@ def test_stages_leave_datasets_until_it_is_used():
                 "print(before, len(datasets.Dataset.from_list([{'a': 1}])), 'pandas' in sys.modules, type(datasets).__name__)") \
         == ["False", "1", "True", "module"]
     assert said(stages + "from datasets import Dataset\nfrom transformers import Trainer\nprint(Dataset.__module__)") == ["datasets.arrow_dataset"]
+
+
+def test_threads_that_ask_at_once_wait_for_one_run(tmp_path, monkeypatch):
+    (tmp_path / "put_off_slow.py").write_text("import sys, time\nruns = [1]\nearly = hasattr(sys.modules[__name__], 'late')\ntime.sleep(0.3)\nlate = 2\nruns.append(2)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    put_off("put_off_slow")
+    import put_off_slow
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: put_off_slow.late, range(4))) == [2] * 4
+    assert put_off_slow.runs == [1, 2] and put_off_slow.early is False
 
 
 def test_the_module_runs_once_at_the_first_name(tmp_path, monkeypatch):
