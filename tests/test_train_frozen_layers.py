@@ -13,7 +13,7 @@ from omnivision_train.activations import activation_bytes
 from omnivision_train.config import FunctionsConfig
 from omnivision_train.data import Conversations
 from omnivision_train.frozen_layers import hold_layers
-from omnivision_train.functions import call_rows, hold_other_rows
+from omnivision_train.functions import call_rows
 from omnivision_train.last_layer import narrow_last_layer
 from omnivision_train.memory import count_parts, on_meta
 from omnivision_train.throughput import Flops, matrix_weights
@@ -53,10 +53,9 @@ def test_what_is_held_stays_bit_for_bit(world, tmp_path, capsys, changes):
     assert re.search(r"frozen_layers +[\d,]+ parameters  frozen", said) and re.search(r"projector +[\d,]+ parameters  frozen", said)
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_above_are_those_of_the_whole_model_and_none_are_below(world, tied, checkpointing):
-    model, processor, _ = begun(world, tied)
+def test_gradients_above_are_those_of_the_whole_model_and_none_are_below(world, checkpointing):
+    model, processor, _ = begun(world)
     batch = batch_of(world, processor)
     stages.set_trainable(model, "functions", main=False)
     whole = gradients(model, batch)
@@ -64,10 +63,10 @@ def test_gradients_above_are_those_of_the_whole_model_and_none_are_below(world, 
     if checkpointing:
         model.activation_checkpointing_enable()
     held = gradients(model, batch)
-    assert {name for name in whole if any(part in name for part in UPPER)} - set(held) == (set() if tied else {TABLE})
+    assert {name for name in whole if any(part in name for part in UPPER)} <= set(held)
     assert all(any(part in name for part in UPPER) for name in held)
     assert all(torch.allclose(held[name], whole[name], atol=1e-7) for name in held if name != TABLE)
-    assert not tied or not torch.allclose(held[TABLE], whole[TABLE], atol=1e-7)  # of the head alone: what words are looked up by learns nothing
+    assert not torch.allclose(held[TABLE], whole[TABLE], atol=1e-7)  # of the head alone: what words are looked up by learns nothing
 
 
 def test_adapters_are_put_above_alone(world):
@@ -91,9 +90,9 @@ def test_a_negative_number_is_refused():
         FunctionsConfig(frozen_layers=-1)
 
 
-@pytest.mark.parametrize("changes, tied", [({}, True), (RANK, True), ({}, False)])
-def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
-    model, processor, ids = begun(world, tied)
+@pytest.mark.parametrize("changes", [{}, RANK])
+def test_the_plan_counts_what_trains_and_what_is_kept(world, changes):
+    model, processor, ids = begun(world)
     config = FunctionsConfig(**changes, frozen_layers=1, functions=str(world.folder / "functions.json"), batch_size=4)
     planned = on_meta(model.config, config)
     if changes:
@@ -101,8 +100,7 @@ def test_the_plan_counts_what_trains_and_what_is_kept(world, changes, tied):
     narrow_last_layer(model, config)
     table = stages.set_trainable(model.train(), "functions", main=False, frozen_layers=1)
     counted = {part.name: part.parameters for part in count_parts(planned, config)}
-    head = 0 if tied else model.lm_head.weight.numel()  # trains, and is counted with the language model
-    assert counted["frozen layers"] == table["frozen_layers"][1] and counted["language model"] == table["language_model"][1] + head
+    assert counted["frozen layers"] == table["frozen_layers"][1] and counted["language model"] == table["language_model"][1]
     trains = counted["adapter" if changes else "language model"]
     assert trains == sum(p.numel() for p in model.parameters() if p.requires_grad)
     samples = Conversations(call_rows(world.rows("functions"), processor.tokenizer, FunctionSet.from_json(config.functions)), processor, world.folder, 256)
@@ -131,11 +129,12 @@ def test_operations_by_hand(world):
     assert Flops(model, encoded=True, frozen_layers=1).per_token == 2 * layer + 6 * layer  # the first forward alone
 
 
-def test_a_table_of_its_own_below_held_layers_stays_whole(world):
+def test_rows_of_functional_tokens_that_would_not_train_are_refused(world):
     model, _, ids = begun(world, tied=False)
-    stages.set_trainable(model, "functions", main=False, frozen_layers=1)
-    hold_other_rows(model, FunctionsConfig(frozen_layers=1), ids)
-    assert not model.get_input_embeddings().weight.requires_grad and model.lm_head.weight.requires_grad
+    with pytest.raises(ConfigError, match=r"rows of functional tokens do not train \(frozen_layers: 1\). Set frozen_layers=0"):
+        stages.set_trainable(model, "functions", main=False, frozen_layers=1)
+    with pytest.raises(ConfigError, match="rows of functional tokens do not train"):
+        lora.add_adapters(model, FunctionsConfig(**RANK, frozen_layers=1), ids)
 
 
 def test_weight_decay_of_the_table_is_refused(world, tmp_path):

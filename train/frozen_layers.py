@@ -15,27 +15,27 @@ LAYER = re.compile(r"\.language_model\.layers\.(\d+)\.")
 
 
 def held_names(model: nn.Module, count: int) -> set[str]:
-    """Parameters that stay as they are with the first `count` layers of the language model: theirs, and a table that is not the head as well."""
-    if not count:
-        return set()
-    names = {name for name, _ in model.named_parameters() if (found := LAYER.search(name)) and int(found[1]) < count}
-    table = None if model.config.tie_word_embeddings else next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
-    return names | {name for name, _ in model.named_parameters() if table is not None and name.startswith(f"{table}.")}
+    """Parameters of the first `count` layers of the language model."""
+    return {name for name, _ in model.named_parameters() if (found := LAYER.search(name)) and int(found[1]) < count}
 
 
 def check_count(model: nn.Module, count: int) -> None:
     """Raises:
-    ConfigError: no layer would be left to train, or the language model does not call its layers so.
+    ConfigError: no layer would be left to train, or the language model does not call its layers so; functional tokens would be looked up in rows
+        that never trained, in a table below held layers that is not the head as well.
     """
     layers = len(getattr(model.model.language_model, "layers", ()))
     if count and count >= layers:
         raise ConfigError(f"{count} layers are to stay as they are, and the language model has {layers}", "frozen_layers", f"Give at most {max(0, layers - 1)}.")
+    if count and not model.config.tie_word_embeddings:
+        raise ConfigError("The embedding table is not tied to the head: below layers that stay as they are its rows of functional tokens do not train",
+                          f"frozen_layers: {count}", "Set frozen_layers=0; with lora_rank few weights train.")
 
 
 def hold_layers(model: nn.Module, count: int) -> set[str]:
-    """Freezes these layers and what lies below them: the projector, and a table that is not the head as well.
+    """Freezes these layers and the projector below them.
 
-    A table that is tied to the head learns there alone. Where count is 0 nothing changes.
+    The table, which is the head as well, learns there alone. Where count is 0 nothing changes.
 
     Args:
         model: with the parts of its stage set to train, and with the adapters that it has.

@@ -62,8 +62,6 @@ def hold_other_rows(model, config: FunctionsConfig, token_ids: Iterable[int]) ->
                           "Set weight_decay=0, optimizer=muon, which decays no tables, or let all train.")
     ids = torch.tensor(sorted(token_ids))
     for weight in dict.fromkeys((model.get_input_embeddings().weight, model.get_output_embeddings().weight)):
-        if not weight.requires_grad:  # a table below held layers
-            continue
         weight.register_hook(lambda grad_VD: torch.zeros_like(grad_VD).index_copy_(0, ids.to(grad_VD.device), grad_VD[ids]))
 
 
