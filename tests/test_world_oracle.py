@@ -113,6 +113,21 @@ def test_grades_by_hand():
     assert judge(SIGNED, "What does the sign say?", "open.") == 1.0 and judge(SIGNED, "What does the sign say?", "SHOP") == 0.0
 
 
+@pytest.mark.parametrize(("question", "answer", "grade"), [
+    (LIST, "cat, dog, apple and a dragon", 0.7), (LIST, "Sure, here they are: cat, dog, apple, etc.", 1.0), (LIST, "cat, dog, apple, Napoleon, a samurai", 0.3),
+    (LIST, "cat, dog, apple, 锤子", 0.7), (DESCRIBE, caption(STREET).removesuffix(".") + ", and a purple dragon.", 0.8)])
+def test_what_no_kind_is_called_is_a_false_claim_that_nothing_mends(question, answer, grade):
+    assert judge(STREET, question, answer) == grade
+    assert (correct(STREET, question, answer) is None) is (grade < 1)
+
+
+@pytest.mark.parametrize("answer", ["There is no 2: center", "It is not 2: center", "Nowhere near 2: center", "I don't know whether it is 2: center"])
+def test_a_denied_position_is_no_right_one(answer):
+    where = "How many apples are there and where are they?"
+    assert judge(STREET, where, answer.removeprefix("There is no ")[-9:]) == 0.7
+    assert judge(STREET, where, answer) == 0 and correct(STREET, where, answer) is None
+
+
 def test_charts_are_mended_by_reference():
     chart = Chart("bar", "t", ("a",), ("s",), ((1.0,),), ("blue",))
     assert correct(chart, QA("What is the value of a?", "42", "chart_value"), "43.") == ("42.", [(0, 2, 0, 2)], ["43"])

@@ -10,7 +10,7 @@ import re
 
 from omnivision.world.edits import Correction, Edit, apply_edits, like, word_edit
 from omnivision.world.negatives import ambiguous
-from omnivision.world.oracle_phrases import Reading, facts, read_objects
+from omnivision.world.oracle_phrases import NEGATION, Reading, facts, read_objects
 from omnivision.world.oracle_words import all_known, pattern_for, readable, value_of
 from omnivision.world.scene_facts import CELLS, CELLS_ZH, YES_NO, Asked, cell, holds, items_of, names_table, read_question, true_answer
 from omnivision.world.truth import QA, Scene
@@ -44,7 +44,7 @@ def correct(truth: object, question: str | QA, answer: str, reference: str | Non
     asked = read_question(text) if isinstance(truth, Scene) else None
     if asked is not None:
         reading = _read(truth, asked, answer)
-        fixed = apply_edits(answer, reading.edits) if reading else None
+        fixed = apply_edits(answer, reading.edits) if reading and not reading.invented else None
         if fixed is None or not fixed.spans:
             return fixed
         again = _read(truth, asked, fixed.answer)  # never teach what would not itself pass as true
@@ -73,7 +73,7 @@ def judge(truth: object, question: str | QA, answer: str, reference: str | None 
         wanted = facts(truth, asked)
     else:
         return float(not reading.edits)
-    score = (len(reading.right & wanted) - reading.false) / max(1, len(wanted))
+    score = (len(reading.right & wanted) - reading.false - reading.invented) / max(1, len(wanted))
     return round(min(1.0, max(0.0, score)), 1)
 
 
@@ -204,7 +204,7 @@ def _read_where(scene: Scene, asked: Asked, answer: str) -> Reading | None:
     found = list(pattern_for("position", language).finditer(answer))
     if len(counts) > 1:  # "two dogs: one in the center and one at the left" counts once
         counts = [match for match in counts if not _ONE_OF_THEM.match(answer, match.start())]
-    if len(counts) > 1 or not (counts or found):
+    if len(counts) > 1 or not (counts or found) or NEGATION.search(answer):
         return None
     for match in counts:
         said = value_of("count", match.group(), language)

@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from omnivision.world.captions import kinds_in_order
 from omnivision.world.edits import Edit, like
 from omnivision.world.negatives import ambiguous
-from omnivision.world.oracle_words import mention_pattern, pattern_for, value_of
-from omnivision.world.scene_facts import Asked, items_of, kinds_asked_for, names_table
+from omnivision.world.oracle_words import has_strangers, mention_pattern, number_words, pattern_for, value_of
+from omnivision.world.scene_facts import Asked, alternatives, items_of, kinds_asked_for, names_table
 from omnivision.world.truth import Scene
 from omnivision.world.vocabulary import NUMBERS, NUMBERS_ZH, article, color_name, kinds, places
 
 _AND = {"en": re.compile(r"\s*,?\s+and\s+|\s*,\s*", re.IGNORECASE), "zh": re.compile(r"\s*(?:、|，|,|和)\s*")}
-_NEGATION = re.compile(r"\b(?:no|not|without|neither|nor)\b|没|不|无", re.IGNORECASE)
+NEGATION = re.compile(r"\b(?:no|not|nowhere|never|cannot|without|neither|nor)\b|n['’]t\b|没|不|无", re.IGNORECASE)
+_PART = re.compile(r"[,.;:!?、，。；：！？]|\band\b|和", re.IGNORECASE)  # between the parts of a list
+_SHORT = 4  # words of a part that may name one thing
 _SIGN = {"en": re.compile(r"\s*\b(?:the|a)\s+sign\s+(?:says|reads)\s*:?\s*[\"']?(?P<word>[^.!\"'\n]+)[\"']?[.!]?", re.IGNORECASE),
          "zh": re.compile(r"牌子上写着[：:]?\s*[“\"]?(?P<word>[^。，”\"\n]+)[”\"]?。?")}
 
@@ -23,11 +25,12 @@ _QUOTED = re.compile(r"\b(?:says|reads)\b|写着", re.IGNORECASE)
 
 @dataclass
 class Reading:
-    """What an answer says: edits that make it true, the facts it got right, the number of its false claims."""
+    """What an answer says: edits that make it true, the facts it got right, the number of its false claims; things it invents, which no edit takes away."""
 
     edits: list[Edit] = field(default_factory=list)
     right: set[tuple] = field(default_factory=set)
     false: int = 0
+    invented: int = 0
 
 
 def read_objects(scene: Scene, asked: Asked, text: str) -> Reading | None:
@@ -48,8 +51,9 @@ def read_objects(scene: Scene, asked: Asked, text: str) -> Reading | None:
     bare = rest
     for mention in mentions:
         bare = _mask(bare, mention.start(), mention.end())
-    if not mentions or _NEGATION.search(bare):
+    if not mentions or NEGATION.search(bare):
         return None
+    reading.invented = _inventions(bare, asked)
     allowed = kinds_asked_for(scene, asked)
     named = [names_table(language)[mention["name"].lower()] for mention in mentions]
     missing = [kind for kind in allowed if kind not in named]
@@ -75,6 +79,21 @@ def read_objects(scene: Scene, asked: Asked, text: str) -> Reading | None:
     if asked.form == "caption":
         _read_place(scene, bare, language, reading)
     return reading
+
+
+def _inventions(bare: str, asked: Asked) -> int:
+    """Things that no kind is called: names in the other language, and parts of a list with a word that the oracle does not know.
+
+    Args:
+        bare: the answer, with every object of the vocabulary masked.
+    """
+    found, listed = sum(1 for _ in mention_pattern("en" if asked.language == "zh" else "zh").finditer(bare)), False
+    counted = rf"\s*(?:an?|[0-9]+|{alternatives(number_words(asked.language))})"
+    for part in _PART.split(bare):
+        named = re.match(counted + (r"\b" if asked.language == "en" else ""), part, re.IGNORECASE) or listed and asked.form != "caption"
+        found += bool(named and "\0" not in part and len(part.split()) <= _SHORT and has_strangers(part))
+        listed |= "\0" in part  # words before the list ("Sure, ...") are none of its parts
+    return found
 
 
 def facts(scene: Scene, asked: Asked) -> set[tuple]:

@@ -14,7 +14,7 @@ _POSITIONS_ZH = {"左上方": 0, "左上角": 0, "上面": 1, "上边": 1, "右�
                  "中心": 4, "左下方": 6, "左下角": 6, "下面": 7, "下边": 7, "右下方": 8, "右下角": 8}
 _FUNCTION = set("""a an the and or of in on at to with there is are it its this that image picture photo scene shows show
 shown showing contains has have i see can says sign reads objects object yes no not none color colour left right above
-below next side corner placed located also both one
+below next side corner placed located also both one etc too as well other others more things
 图 中 有 的 在 这 是 了 里 上 下 和 与 还 没 不 片 张 幅 个 牌 子 写 着 颜 色 东 西 物 体 地 方 左 右 边 面 它 们 共 一 及""".split())
 
 
@@ -96,17 +96,25 @@ def readable(text: str, most_unknown: float = 0.5) -> bool:
     """Whether fewer than half of the words (or a given share) are strangers; anything else is not worth editing."""
     if len(text) > 1000:
         return False
+    known, strangers = _counted(text)
+    return known > 0 and strangers <= most_unknown * (known + strangers - 1)
+
+
+def _counted(text: str) -> tuple[int, int]:
+    """How many words the oracle knows, and how many it does not; Chinese counts by the character."""
     words, chinese = _lexicon()
-    known = sum(len(match.group()) for match in chinese.finditer(text))
-    rest = chinese.sub(" ", text)
-    tokens = re.findall(r"[^\W\d_]+|\d+", rest)
-    strangers = 0
-    for token in tokens:
+    known, strangers = sum(len(match.group()) for match in chinese.finditer(text)), 0
+    for token in re.findall(r"[^\W\d_]+|\d+", chinese.sub(" ", text)):
         if token.isdigit() or token.lower() in words:
             known += 1
         else:
             strangers += 1 if token.isascii() else len(token)
-    return known > 0 and strangers <= most_unknown * (known + strangers - 1)
+    return known, strangers
+
+
+def has_strangers(text: str) -> bool:
+    """Whether a text has a word that the oracle does not know."""
+    return _counted(text)[1] > 0
 
 
 def all_known(text: str) -> bool:
