@@ -126,8 +126,8 @@ def test_a_misspelt_key_of_any_stage_is_found_before_the_first_runs(world, tmp_p
     assert not ran and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stage, key, remedy", [("align", "out", "give out="), ("sft", "out", "give out="), ("shared", "out", "give out="), ("pairs", "out", "give out="),
-                                                ("align", "start", "starts from the one before"), ("dpo", "start", "starts from the one before")])
+@pytest.mark.parametrize("stage, key, remedy", [
+    *[(stage, "out", "give out=") for stage in ("align", "sft", "shared", "pairs")], *[(stage, "start", "starts from the one before") for stage in ("align", "dpo")]])
 def test_where_a_stage_writes_and_starts_is_the_chains_to_say(tmp_path, ran, stage, key, remedy):
     stages = [{"stage": "align", "config": "align.yaml"}, {"stage": "sft"}, {"stage": "pairs", "data": "rows.jsonl"}, {"stage": "dpo"}]
     (tmp_path / "align.yaml").write_text("out: of_its_own")  # for a run of the stage alone

@@ -50,7 +50,8 @@ def test_deepspeed_numbers_that_say_something_else_than_the_stage_are_refused(ow
 
 
 def test_deepspeed_numbers_that_say_the_same_are_fine():
-    own = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "fp16": {"enabled": "auto"}, "zero_optimization": {"stage": 1}}
+    own = {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "fp16": {"enabled": "auto"},
+           "zero_optimization": {"stage": 1}}
     assert deepspeed_config(SftConfig(deepspeed=own)) == own
 
 

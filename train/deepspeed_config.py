@@ -107,7 +107,8 @@ def check_own(config: StageConfig) -> None:
         DeepSpeedZeroConfig(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"DeepSpeed does not take this: {first['msg']}", f"deepspeed: {'.'.join(map(str, (ZERO, *first['loc'])))}", "Correct `deepspeed`.") from error
+        key = ".".join(map(str, (ZERO, *first["loc"])))
+        raise ConfigError(f"DeepSpeed does not take this: {first['msg']}", f"deepspeed: {key}", "Correct `deepspeed`.") from error
 
 
 def zero_settings(config: StageConfig) -> tuple[int, bool]:
