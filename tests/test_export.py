@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 from functools import partial
@@ -184,8 +185,8 @@ def test_a_damaged_export_does_not_verify(exported, tmp_path, damage, message):
 
 def test_errors_of_the_new_process_come_back_typed(tmp_path, monkeypatch, capsys):
     def run(command, **_):
-        assert command[1:3] == ["-m", "omnivision.export.verify"]
-        monkeypatch.setattr("sys.argv", command[2:])
+        assert command[1:4] == ["-P", "-m", "omnivision.export.verify"]
+        monkeypatch.setattr("sys.argv", command[3:])
         code = verify._child()
         return subprocess.CompletedProcess(command, code, capsys.readouterr().out, "")
 
@@ -198,6 +199,14 @@ def test_errors_of_the_new_process_come_back_typed(tmp_path, monkeypatch, capsys
         verify.verify_in_new_process(tmp_path)
     (tmp_path / "export.json").write_text('{"format": "wax", "sha256": {}}')
     with pytest.raises(ConfigError, match="'wax'"):
+        verify.verify_in_new_process(tmp_path)
+
+
+def test_verification_runs_nothing_of_the_users_folder(tmp_path, monkeypatch):
+    for name in ("json", "tokenizers"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('code of the folder')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no export"):  # what the library itself says
         verify.verify_in_new_process(tmp_path)
 
 
@@ -218,6 +227,25 @@ def test_an_existing_folder_is_never_touched(checkpoint, tmp_path):
     with pytest.raises(ConfigError, match="exists already"):
         fp16.export_fp16(checkpoint, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [lambda out: (out / "other").mkdir(parents=True), Path.touch])
+def test_a_folder_that_another_export_made_meanwhile_is_not_touched(tmp_path, make):
+    out = tmp_path / "phone"
+    with pytest.raises(ConfigError, match="exists already"), whole_or_nothing(out):
+        make(out)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("mask, rights", [(0o022, 0o755), (0o077, 0o700), (0o002, 0o775)])
+def test_a_finished_folder_has_the_rights_that_the_umask_leaves(tmp_path, mask, rights):
+    before = os.umask(mask)
+    try:
+        with whole_or_nothing(tmp_path / "phone") as folder:
+            (folder / "a").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "phone").stat().st_mode & 0o777 == rights and [one.name for one in (tmp_path / "phone").iterdir()] == ["a"]
 
 
 def set_to(value):
@@ -294,6 +322,24 @@ def test_a_layer_that_would_overflow_can_be_kept(tmp_path, in_process):
     assert model.dtype == torch.float16 and fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
     for layer, message in (("nothing", "no layer 'nothing'"), ("model.projector.act", "has no weights"), ("model.language_model.layers", "does not run itself")):
         refused(tmp_path / "other", ConfigError, message, checkpoint, keep=(layer,))
+
+
+@pytest.mark.parametrize("layer", ["model.projector.linear_1", "model.projector.linear_2", "model.projector"])
+def test_any_part_of_the_projector_can_be_kept(checkpoint, tmp_path, in_process, layer):
+    fp16.export_fp16(checkpoint, tmp_path / "out", count=2, keep=(layer,), scan_pictures=0)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert {name for name, values in model.named_parameters() if values.dtype == torch.float32} == {
+        name for name, _ in model.named_parameters() if name.startswith(f"{layer}.")}
+    assert fp16_check.verify(tmp_path / "out", "float16")["top1_agreement"] == 100
+
+
+@pytest.mark.parametrize("own", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_projector_reads_features_in_its_own_type(own):
+    projector, seen = make_model().model.projector.to(own), []
+    projector.linear_1.register_forward_pre_hook(lambda layer, args: seen.append(args[0].dtype))
+    for given in (torch.float32, torch.float16, torch.bfloat16):
+        assert projector(torch.zeros(1, 81, 32, dtype=given)).dtype == own
+    assert seen == [own] * 3
 
 
 def test_an_export_can_be_exported_again(checkpoint, tmp_path, in_process):

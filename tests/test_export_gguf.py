@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 import weakref
 from decimal import Decimal
 from functools import partial
@@ -21,7 +23,7 @@ from omnivision.errors import ConfigError, DataError, ResumableError
 from omnivision.export import verify
 from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.folder import hashes_of, read_manifest
-from omnivision.export.gguf import export
+from omnivision.export.gguf import export, tiles
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
 from omnivision.export.gguf.engine import Engine, Reply
 from omnivision.export.gguf.gbnf import gbnf, whole_numbers
@@ -126,6 +128,16 @@ def test_a_question_beyond_the_context_is_not_repeated(phone):
     assert len(str(caught.value)) < 600
 
 
+def test_steps_of_which_the_server_tells_nothing_end_inside_a_character(phone):
+    engine = Engine(phone[0] / "model-f16.gguf", phone[0] / "mmproj-f16.gguf")
+    words = [make_tokenizer(CONTROL[:6]).encode(one) for one in "鱼a"]
+    assert len(words[0]) == 3  # a byte each
+    reply = engine.ask("?", None, 8, 'root ::= "鱼a"')
+    assert reply.ids[:4] == [*words[0], *words[1]] and [bool(one) for one in reply.logprobs[:4]] == [False, False, True, True]
+    assert reply.logprobs[:2] == [None, None]
+    assert engine._inside_a_character(reply.ids[:2], "?") and not engine._inside_a_character(reply.ids[:3], "?")
+
+
 def test_calls_under_the_grammar_are_calls(phone):
     calls = phone[1]["quantizations"]["f16"]["calls"]
     assert calls["asked"] == 4 and calls["valid"] == 4 and calls["wrong"] == 0
@@ -177,6 +189,24 @@ def test_a_raster_model_written_as_blocks_does_not_pass(raster, questions, tmp_p
 ])
 def test_what_llama_cpp_cannot_express_is_refused_by_name(tmp_path, overrides, message):
     refused(tmp_path / "out", ConfigError, message, save_checkpoint(tmp_path / "final", **overrides))
+
+
+def test_another_chat_template_is_refused(raster, tmp_path):
+    """It differs behind the first answer only, where the reference asks nothing."""
+    folder = shutil.copytree(raster, tmp_path / "final")
+    file = folder / "chat_template.jinja"
+    own = file.read_text(encoding="utf-8")
+    file.write_text(own.replace("{%- for message in messages", "{%- if messages|length > 2 -%}Be brief. {% endif -%}{%- for message in messages", 1))
+    assert file.read_text() != own
+    refused(tmp_path / "out", ConfigError, "a chat template of its own.*omnivision export onnx", folder)
+
+
+def test_questions_with_control_tokens_are_refused_by_name(raster, tmp_path, in_process):
+    (asked := tmp_path / "ask.jsonl").write_text(json.dumps({"text": "How <|image_pad|> many?"}))
+    message = r"'How <\|image_pad\|> many\?' holds the control token <\|image_pad\|>.*ask.jsonl.*Leave the question out"
+    refused(tmp_path / "out", DataError, message, raster, questions=asked)
+    asked.write_text(json.dumps({"text": "Is <|vision_start|> red?"}))  # has another name in the file, and is letters there too
+    assert export.export_gguf(raster, tmp_path / "out", ["f16"], asked, count=1, new_tokens=2)["quantizations"]["f16"]["prompts_equal"] == 2
 
 
 def without(file):
@@ -298,6 +328,16 @@ def test_the_client_is_a_command(tmp_path):
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out.png")), np.asarray(prepared(make_image(5), 216, 8, True)))
 
 
+def test_the_client_says_what_is_wrong_in_one_line(tmp_path):
+    make_image(5).save(tmp_path / "in.png")
+    shutil.copy(tiles.__file__, tmp_path / "client.py")
+    for picture, patch, message in (("none.png", 8, "client.py: .*none.png"), ("in.png", 16, "client.py: .*no 3 x 3 blocks of patches of 16 px"),
+                                    ("in.png", 0, "--patch is 0"), ("in.png", 300, "--patch is 300")):
+        done = subprocess.run([sys.executable, "-P", str(tmp_path / "client.py"), str(tmp_path / picture), str(tmp_path / "out.png"), "--size", "224",
+                               "--patch", str(patch), "--raster"], capture_output=True, text=True)
+        assert done.returncode and re.search(message, done.stderr) and "Traceback" not in done.stderr and not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize("name, shape, quantization, expected", [
     ("token_embd.weight", (151936, 896), "q4_k_m", "Q8_0"),  # 896 is no multiple of 256
     ("blk.0.ffn_down.weight", (896, 4864), "q4_k_m", "Q6_K"),
@@ -360,6 +400,13 @@ def test_answers_are_compared_by_hand():
     loose = Agreement()
     compare(reply(2, [6], [{5: -0.1, 6: -3.0}]), row, LIMITS["q4_k_m"], loose, asked)  # 2.9 apart: no tie, and allowed
     assert (loose.ties, loose.apart, loose.first_apart) == (0, 1, "")
+    silent = Agreement()
+    compare(reply(2, [5, 7], [None, {7: -0.5, 8: -0.55}]), row, LIMITS["f16"], silent, asked)  # ends inside a character
+    assert (silent.answers_equal, silent.logprob_diff) == (1, 0)
+    for told in ([{}, {7: -0.5, 8: -0.55}], [{5: -0.1, 6: -3.0}]):
+        silent = Agreement()
+        compare(reply(2, [5, 7], told), row, LIMITS["q4_k_m"], silent, asked)
+        assert (silent.answers_equal, silent.logprob_diff) == (1, float("inf"))
     compare(reply(2, [5], [{5: float("nan"), 6: -3.0}]), row, LIMITS["f16"], found, asked)
     assert found.logprob_diff != found.logprob_diff
     other = Agreement()

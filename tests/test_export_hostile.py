@@ -70,6 +70,17 @@ def with_a_cut_shard(folder):
     os.truncate(folder / "model-00002-of-00002.safetensors", 900)
 
 
+def with_an_index_of(content):
+    def edit(folder):
+        in_shards(folder)
+        (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+    return edit
+
+
+def template(text):
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
 def other_tokenizer(folder):
     words = make_tokenizer(CONTROL[:6])
     words.add_tokens([f"word{number}" for number in range(300)])
@@ -101,6 +112,17 @@ def other_tokenizer(folder):
     (edited("config.json", lambda config: config.update(image_token_id=3)), "id of the image token"),
     (edited("generation_config.json", lambda said: [said]), "generation_config.json"),
     (other_tokenizer, "ids of the tokenizer: "),
+    (with_an_index_of({"weight_map": {"a": 5}}), "index.json is broken"),
+    (with_an_index_of({"weight_map": {"a": "x", "b": ["x"]}}), "index.json is broken"),
+    (edited("config.json", lambda config: config.update(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})), "weights are quantised"),
+    (edited("generation_config.json", lambda said: said.update(eos_token_id="abc")), "eos_token_id is 'abc'.*generation_config.json"),
+    (edited("generation_config.json", lambda said: said.update(eos_token_id=[["a"]])), "eos_token_id is .*generation_config.json"),
+    (edited("processor_config.json", lambda said: said["image_processor"].update(image_mean=[0.5])), "image_mean is .*processor_config.json"),
+    (edited("processor_config.json", lambda said: said["image_processor"].update(image_mean=["a", "b", "c"])), "image_mean is .*processor_config.json"),
+    (edited("processor_config.json", lambda said: said["image_processor"].update(image_std=[0.5, 0.5, float("inf")])), "image_std is .*processor_config.json"),
+    (template("{% if %}"), "chat template cannot be used: .*chat_template.jinja"),
+    (template("{{ messages[0].foo.bar }}"), "chat template cannot be used: .*chat_template.jinja"),
+    (template("{{ messages[0].content[0].text }}"), "chat template cannot be used: .*chat_template.jinja"),  # drops the question beside a picture
 ])
 def test_broken_checkpoints_are_named(checkpoint, damage, message):
     damage(checkpoint)
@@ -184,3 +206,27 @@ def test_manifests_that_lack_things_are_refused(tmp_path, manifest):
     for read in (verify_folder, report):
         with pytest.raises((ConfigError, DataError)):
             read(tmp_path)
+
+
+PAIR = {"format": "gguf", "files": {"f16": ["a", "b"]}, "picture": {"image_size": 54, "patch_size": 2, "raster": True}, "parts": {"a": {"blocks": 5}}}
+
+
+@pytest.mark.parametrize("manifest, message", [
+    (PAIR, "no reference answers"),  # the pair itself is whole
+    ({"format": "fp16 safetensors", "kept_in_fp32": 5}, "kept_in_fp32 is 5"),
+    ({"format": "fp16 safetensors", "kept_in_fp32": None}, "kept_in_fp32 is None"),
+    ({"format": "onnx", "not_applied": []}, r"not_applied is \[\]"),
+    ({**PAIR, "stop_token_ids": 5}, "stop_token_ids is 5"),
+    ({**PAIR, "stop_token_ids": ["a"]}, "stop_token_ids is "),
+    ({**PAIR, "picture": {**PAIR["picture"], "image_size": "a"}}, "how pictures are prepared"),
+    ({**PAIR, "picture": {**PAIR["picture"], "patch_size": 0}}, "how pictures are prepared"),
+    ({**PAIR, "picture": {**PAIR["picture"], "image_size": 56}}, "how pictures are prepared"),  # 28 patches a side are no blocks of 3
+    ({**PAIR, "parts": {"a": 5}}, "which files make a pair"),
+])
+def test_values_of_other_types_in_a_manifest_are_named(tmp_path, manifest, message):
+    for name in "ab":
+        (tmp_path / name).touch()
+    (tmp_path / "export.json").write_text(json.dumps({**manifest, "sha256": hashes_of(tmp_path)}))
+    with pytest.raises(DataError, match=message) as caught:
+        verify_folder(tmp_path)
+    assert caught.value.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import gguf
@@ -56,7 +57,8 @@ def write(writer, tensors, quantized=False):
     writer.close()
 
 
-def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2", more=(), settings=None):
+def text_file(folder, model, quantized=False, leave_out=(), more=(), settings=None, width=64, blocks=2, heads=4, **said):
+    """`said` is of the vocabulary."""
     state = {name: values.detach().numpy() for name, values in model.state_dict().items()}
     inner = "model.language_model."
     tensors = {"token_embd.weight": state[f"{inner}embed_tokens.weight"], "output_norm.weight": state[f"{inner}norm.weight"]}
@@ -65,10 +67,10 @@ def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2", more=()
     writer = gguf.GGUFWriter(folder / "text.gguf", "qwen2")
     writer.add_name("Nano-Llm-494M")
     writer.add_context_length(512)
-    writer.add_embedding_length(64)
+    writer.add_embedding_length(width)
     writer.add_feed_forward_length(96)
-    writer.add_block_count(2)
-    writer.add_head_count(4)
+    writer.add_block_count(blocks)
+    writer.add_head_count(heads)
     writer.add_head_count_kv(2)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
@@ -76,13 +78,13 @@ def text_file(folder, model, quantized=False, leave_out=(), pre="qwen2", more=()
         (writer.add_string if isinstance(value, str) else writer.add_float32 if isinstance(value, float) else writer.add_uint32)(f"qwen2.rope.{key}", value)
     tokenizer = make_tokenizer(CONTROL[:6])
     tokenizer.add_tokens(list(more))
-    words = replace(vocabulary(tokenizer, 448), pre=pre)
+    words = replace(vocabulary(tokenizer, 448), **{"pre": "qwen2", **said})
     words.describe(writer)
     write(writer, {name: values for name, values in tensors.items() if name not in leave_out}, quantized)
     return folder / "text.gguf"
 
 
-def picture_file(folder, model, more=None, arch="siglip"):
+def picture_file(folder, model, more=None, arch="siglip", settings=None):
     state = {name: values.detach().numpy() for name, values in model.state_dict().items()}
     tower = "model.vision_tower."
     tensors = {"v.patch_embd.weight": state[f"{tower}embeddings.patch_embedding.weight"], "v.patch_embd.bias": state[f"{tower}embeddings.patch_embedding.bias"],
@@ -95,7 +97,7 @@ def picture_file(folder, model, more=None, arch="siglip"):
         tensors.update({f"mm.{number}.{kind}": state[f"model.projector.{layer}.{kind}"] for kind in ("weight", "bias")})
     tensors.update({"v.head.probe": np.zeros((1, 32), np.float32), **(more or {})})
     writer = gguf.GGUFWriter(folder / "mmproj.gguf", arch)
-    for key, value in {"image_size": 54, "patch_size": 6, "block_count": 3, "attention.head_count": 4, "projection_dim": 64}.items():
+    for key, value in {"image_size": 54, "patch_size": 6, "block_count": 3, "attention.head_count": 4, "projection_dim": 64, **(settings or {})}.items():
         writer.add_uint32(f"siglip.vision.{key}", value)
     writer.add_float32("siglip.vision.attention.layer_norm_epsilon", 1e-6)
     writer.add_array("siglip.vision.image_mean", [0.5] * 3)
@@ -177,6 +179,7 @@ def test_what_is_no_such_pair_is_refused(model, tmp_path):
     text, picture = text_file(tmp_path, model), picture_file(tmp_path, model)
     out = tmp_path / "out"
     refused(out, ConfigError, "no such file", tmp_path / "none.gguf", picture)
+    refused(out, ConfigError, "it is a folder", tmp_path, picture)
     refused(out, ConfigError, "architecture is 'siglip', not 'qwen2'", picture, text)
     body = text.read_bytes()
     (tmp_path / "cut.gguf").write_bytes(body[: len(body) // 2])
@@ -187,6 +190,40 @@ def test_what_is_no_such_pair_is_refused(model, tmp_path):
     refused(out, DataError, "projector reads 100", text, picture_file(tmp_path, model, {"mm.0.weight": np.zeros((64, 100), np.float32)}))
     refused(out, DataError, "cuts texts as 'gpt-2'", text_file(tmp_path, model, pre="gpt-2"), picture)
     refused(out, DataError, "blk.1.attn_q.weight is missing", text_file(tmp_path, model, leave_out=("blk.1.attn_q.weight",)), picture_file(tmp_path, model))
+
+
+@pytest.mark.parametrize("damage, message", [
+    ({"merges": ["a"]}, "1 merges join no tokens to a token, the first is 'a'"),
+    ({"merges": ["a zzz"]}, "the first is 'a zzz'"),
+    ({"merges": ["a a", "猫 a"]}, "2 merges join no tokens"),  # "aa" is no token
+    ({"heads": 0}, "make no model"),
+    ({"heads": 5}, "make no model|dimension|has shape"),
+    ({"width": 2**31 + 4}, "make no model|has shape"),
+    ({"blocks": 2**31}, "block_count is 2147483648, and the file holds 26 tensors"),
+    ({"blocks": 0}, "block_count is 0"),
+])
+def test_numbers_of_no_model_in_the_text_file_are_refused(model, tmp_path, damage, message):
+    refused(tmp_path / "out", DataError, message, text_file(tmp_path, model, **damage), picture_file(tmp_path, model))
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"attention.head_count": 0}, "make no model: integer division"),
+    ({"attention.head_count": 5}, "make no model: .*divisible"),
+    ({"block_count": 2**31}, "block_count is 2147483648"),
+    ({"image_size": 0}, "position_embedding.weight has shape"),
+    ({"image_size": 2**31}, "make no model|has shape"),
+])
+def test_numbers_of_no_model_in_the_picture_file_are_refused(model, tmp_path, settings, message):
+    refused(tmp_path / "out", DataError, message, text_file(tmp_path, model), picture_file(tmp_path, model, settings=settings))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["model.language_model.layers.1.mlp.up_proj.weight", "model.projector.linear_2.bias"])
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, name, value):
+    broken = deepcopy(model)
+    with torch.no_grad():
+        broken.get_parameter(name).view(-1)[3] = value
+    refused(tmp_path / "out", DataError, f"{name} holds numbers that are not finite", text_file(tmp_path, broken), picture_file(tmp_path, broken))
 
 
 def test_import_is_a_command(model, tmp_path, capsys):

@@ -98,6 +98,12 @@ def test_a_report_shows_every_part_and_is_well_formed(tmp_path, picture):
     assert page.count('class="mark"') == 3 and all(mark in page for mark in "✓✗")
 
 
+def test_an_exports_total_leaves_out_what_only_proves_it(tmp_path):
+    files = {"model.safetensors": 1000, "config.json": 7, "reference.jsonl": 20, "reference/": 300}
+    page = build_report({"export": [{"file": name, "bytes": number} for name, number in files.items()]}, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert '<td class="n">1,007</td>' in page and "1,327" not in page
+
+
 def test_it_fetches_nothing_and_runs_nothing(tmp_path, picture):
     page = build_report(make_data(picture), tmp_path / "report.html").read_text(encoding="utf-8")
     walker = Walker(page)

@@ -218,7 +218,8 @@ def _export(files: Sequence[Mapping[str, Any]], check: Mapping[str, Any]) -> str
         f'<tr><td>{text(file["file"])}</td><td class="n">{int(file["bytes"]):,}</td><td class="n">{_size(int(file["bytes"]))}</td></tr>'
         for file in files
     ]
-    rows.append(f'<tr class="sum"><td>total, without the reference questions and pictures</td><td class="n">{total:,}</td><td class="n">{_size(total)}</td></tr>')
+    rows.append(f'<tr class="sum"><td>total, without the reference questions and pictures</td><td class="n">{total:,}</td>'
+                f'<td class="n">{_size(total)}</td></tr>')
     said = []
     if "top1_agreement" in check:
         said.append(
