@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import export_parts
 import pytest
 import torch
 from model_parts import make_image, make_model
+from omnivision_cli.failures import TERMINATED
+from omnivision_cli.main import main as command
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
@@ -208,6 +211,17 @@ def test_verification_runs_nothing_of_the_users_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no export"):  # what the library itself says
         verify.verify_in_new_process(tmp_path)
+
+
+def test_a_terminated_export_leaves_nothing_and_starts_anew(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fp16, "verify_in_new_process", lambda folder: signal.raise_signal(signal.SIGTERM))
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        assert command(["export", "fp16", "--model", str(checkpoint), "--out", str(tmp_path / "out"), "--count", "1"]) == TERMINATED
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert "an export starts anew" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_a_dead_process_is_no_agreement(tmp_path, monkeypatch):
