@@ -135,6 +135,8 @@ def test_steps_of_which_the_server_tells_nothing_end_inside_a_character(phone):
     reply = engine.ask("?", None, 8, 'root ::= "鱼a"')
     assert reply.ids[:4] == [*words[0], *words[1]] and [bool(one) for one in reply.logprobs[:4]] == [False, False, True, True]
     assert reply.logprobs[:2] == [None, None]
+    first, letter = make_tokenizer(CONTROL[:6]).encode("😀")[0], words[1][0]
+    assert [engine._inside_a_character([first, *[letter] * more], "?") for more in range(4)] == [True, True, True, False]
     assert engine._inside_a_character(reply.ids[:2], "?") and not engine._inside_a_character(reply.ids[:3], "?")
 
 

@@ -83,8 +83,8 @@ class Engine:
         return Reply(answer["tokens_evaluated"], ids, steps, answer["content"], around)
 
     def _inside_a_character(self, ids: list[int], text: str) -> bool:
-        """Whether tokens end before a character does: of such a step the server tells nothing."""
-        return self._post("/detokenize", {"tokens": ids}, text)["content"].endswith("\ufffd")
+        """Whether tokens end where a character may go on, for the server up to two bytes of any kind behind its first: it tells nothing of such a step."""
+        return "\ufffd" in self._post("/detokenize", {"tokens": ids}, text)["content"][-3:]
 
     def _post(self, path: str, body: dict, text: str) -> dict:
         """One request to the server's own endpoints: those in OpenAI's format do not tell every id."""
