@@ -25,7 +25,7 @@ from omnivision.export.checkpoint import Checkpoint
 from omnivision.export.folder import hashes_of, read_manifest
 from omnivision.export.gguf import export, tiles
 from omnivision.export.gguf.check import LIMITS, Agreement, compare
-from omnivision.export.gguf.engine import Engine, Reply
+from omnivision.export.gguf.engine import Engine, Reply, _by_step
 from omnivision.export.gguf.gbnf import gbnf, whole_numbers
 from omnivision.export.gguf.picture_file import write_picture
 from omnivision.export.gguf.tiles import main as prepare
@@ -138,6 +138,20 @@ def test_steps_of_which_the_server_tells_nothing_end_inside_a_character(phone):
     first, letter = make_tokenizer(CONTROL[:6]).encode("😀")[0], words[1][0]
     assert [engine._inside_a_character([first, *[letter] * more], "?") for more in range(4)] == [True, True, True, False]
     assert engine._inside_a_character(reply.ids[:2], "?") and not engine._inside_a_character(reply.ids[:3], "?")
+
+
+@pytest.mark.parametrize("ids, told, inside, expected", [
+    ([5, 6], [5, 6], [], "56"),
+    ([5, 7, 7, 6], [7, 6], [1, 2], "..76"),  # three bytes of a character, the last two alike
+    ([7, 5, 7], [7], [2, 3], "7.."),  # an answer that was cut inside a character
+    ([7, 7, 6], [7, 7, 6], [1, 2, 3], "776"),  # told all the same
+    ([5, 6, 5], [5, 5], [], "5 5"),
+    ([5, 6], [], [], "  "),
+])
+def test_what_the_server_tells_is_given_to_its_step(ids, told, inside, expected):
+    rows = [{"id": one, "top_logprobs": [{"id": one, "logprob": -0.5}]} for one in told]
+    found = _by_step(ids, rows, lambda some: len(some) in inside)
+    assert found == [None if one == "." else {} if one == " " else {int(one): -0.5} for one in expected]
 
 
 def test_calls_under_the_grammar_are_calls(phone):

@@ -11,6 +11,7 @@ import re
 import secrets
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,8 +79,7 @@ class Engine:
         answer = self._post("/completion", {**request, **({"grammar": grammar} if grammar else {})}, text)
         ids, (before, *after) = answer["tokens"], [prompt] if picture is None else MARKER.split(prompt, 1)
         around = tuple(self._post("/tokenize", {"content": part, "parse_special": True}, text)["tokens"] for part in (before, "".join(after)))
-        steps = [found or (None if self._inside_a_character(ids[: at + 1], text) else {})
-                 for at, found in enumerate(_by_step(ids, answer.get("completion_probabilities", [])))]
+        steps = _by_step(ids, answer.get("completion_probabilities", []), lambda some: self._inside_a_character(some, text))
         return Reply(answer["tokens_evaluated"], ids, steps, answer["content"], around)
 
     def _inside_a_character(self, ids: list[int], text: str) -> bool:
@@ -99,16 +99,21 @@ class Engine:
             raise DataError(f"llama.cpp refuses: {said[:300]}", f"{path}, question {text[:60]!r}", remedy) from error
 
 
-def _by_step(ids: list[int], told: list[dict]) -> list[dict[int, float]]:
-    """The most likely tokens of every step, none where the server tells none."""
-    found, left = [], iter(told)
-    one = next(left, None)
-    for token in ids:
-        if one is not None and one["id"] == token:
-            found.append({other["id"]: other["logprob"] for other in one["top_logprobs"]})
-            one = next(left, None)
+def _by_step(ids: list[int], told: list[dict], inside: Callable[[list[int]], bool]) -> list[dict[int, float] | None]:
+    """The most likely tokens of every step; None of one that ends inside a character, and nothing ({}) of any other that the server does not tell.
+
+    Args:
+        ids: of the answer. told: of its steps, in order, some left out.
+        inside: whether the first tokens of the answer end inside a character. Of a token that stands twice, the one that does not was told.
+    """
+    found, left = [], list(told)
+    for at, token in enumerate(ids):
+        later = iter(ids[at + 1:])
+        fit_later = all(one["id"] in later for one in left)
+        if left and left[0]["id"] == token and not (fit_later and inside(ids[: at + 1])):
+            found.append({other["id"]: other["logprob"] for other in left.pop(0)["top_logprobs"]})
         else:
-            found.append({})
+            found.append(None if inside(ids[: at + 1]) else {})
     return found
 
 
