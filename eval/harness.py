@@ -13,6 +13,11 @@ omnivision_actions.
 
 from __future__ import annotations
 
+import sys
+
+from omnivision.errors import OmniError
+from omnivision_cli.failures import describe, report
+
 
 def main() -> None:
     """Registers the model classes, then hands over to lm-eval."""
@@ -22,7 +27,10 @@ def main() -> None:
 
     from lm_eval.__main__ import cli_evaluate
 
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except OmniError as error:
+        sys.exit(report(describe(error), as_json=False))
 
 
 if __name__ == "__main__":

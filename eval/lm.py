@@ -56,7 +56,7 @@ class OmniVisionLM(LM):
             if context.count(PLACEHOLDER) != len(images):
                 raise ValueError(f"the text has {context.count(PLACEHOLDER)} places for {len(images)} images: {context!r}")
             _refuse_what_is_not_greedy(settings)
-            prompts.append(Prompt(context.replace(PLACEHOLDER, ""), tuple(_picture(one, files) for one in images), int(settings.get("max_gen_toks", LONGEST))))
+            prompts.append(Prompt(context.replace(PLACEHOLDER, ""), tuple(_picture(one, files) for one in images), _longest(request)))
         answers = self.opened.answer_all(prompts, self.batch_size)
         return [_until(answers[prompt], request.args[1].get("until") or []) for prompt, request in zip(prompts, requests, strict=True)]
 
@@ -109,3 +109,9 @@ def _picture(image: Any, files: dict) -> Picture:
             raise found
         return found
     return Picture.of(image)
+
+
+def _longest(request: Instance) -> int:
+    """Tokens of an answer: the task's limit, or more where one's own rows have longer ones."""
+    asked = int(request.args[1].get("max_gen_toks", LONGEST))
+    return max(asked, (request.doc or {}).get("longest", 0))

@@ -56,9 +56,10 @@ def load(questions: str, data_dir: str | None = None, split: str | None = None, 
     if not data_dir:
         raise ConfigError("No data folder was given", "lm-eval --metadata",
                           """Add --metadata '{"data_dir": "<the folder of the questions>"}'.""")
-    rows, judge = Rows(load_task(questions, data_dir, split).rows), _judge(others)
+    found, judge = load_task(questions, data_dir, split), _judge(others)
+    rows = Rows(found.rows)
     for row in rows:
-        row |= {"shown": chosen(row["pictures"], pictures), "by_path": images == "path", "judge": judge}
+        row |= {"shown": chosen(row["pictures"], pictures), "by_path": images == "path", "judge": judge, "longest": found.longest}
     return {"test": rows}
 
 

@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from omnivision.data.flags import within
+from omnivision.errors import DataError, OmniError
+from omnivision_cli.failures import describe, report
 
 from .benchmarks import MODULES, expand
 from .pictures import few_faults, look_at
@@ -25,20 +30,27 @@ ALONE, PADDED, OURS = "one at a time", "padded batches", "omnivision eval"
 
 
 def prompts_of(data: str, tasks: list[str], images: int) -> list[list[Prompt]]:
-    """Different prompts about each of the first pictures."""
+    """Different prompts about each of the first pictures.
+
+    Raises:
+        DataError: there are none, or as `load_task`.
+    """
     groups: dict[Any, dict[Prompt, None]] = {}
     for task in expand(tasks, MODULES, "that a model can answer"):
-        found = load_task(task, data)
-        for row in found.rows:
+        loaded = load_task(task, data)
+        for row in loaded.rows:
             row["shown"] = chosen(row["pictures"], "first")
-        rows = [row for row in found.rows if row["shown"] and (row["shown"][0] in groups or len(groups) < images)
+        rows = [row for row in loaded.rows if row["shown"] and (row["shown"][0] in groups or len(groups) < images)
                 and groups.setdefault(row["shown"][0], {}) is not None]
         seen = look_at([row["shown"][0] for row in rows])
-        for row, fault in zip(rows, few_faults(task, rows, seen, found.remedy), strict=True):
+        for row, fault in zip(rows, few_faults(task, rows, seen, loaded.remedy), strict=True):
             if fault:
                 continue
-            groups[row["shown"][0]][prompt_of(found, row, seen)] = None
-    return [list(group) for group in groups.values()]
+            groups[row["shown"][0]][prompt_of(loaded, row, seen)] = None
+    found = [list(group) for group in groups.values() if group]
+    if not found:
+        raise DataError("No question has a picture", data, "Name another task.")
+    return found
 
 
 def ways(model: Any, processor: Any, batch_size: int) -> dict[str, Callable[[list[Prompt]], list[str]]]:
@@ -68,7 +80,7 @@ def _alone(model: Any, processor: Any, prompt: Prompt) -> str:
 
 
 def measure(model: Any, processor: Any, groups: list[list[Prompt]], rounds: int, batch_size: int) -> dict[str, Any]:
-    """Questions a second of each way, over rounds that each have their own pictures.
+    """Questions a second of each way, over rounds that each have their own pictures: as many as there are pictures at most.
 
     Returns:
         `rates` (way -> one a round), `ratios` (way -> times one at a time, one a round), `equal` (way -> share of answers as one at a time gives).
@@ -78,6 +90,7 @@ def measure(model: Any, processor: Any, groups: list[list[Prompt]], rounds: int,
         answer(groups[0][:2])  # warms up
     rates: dict[str, list[float]] = {name: [] for name in arms}
     same: dict[str, list[bool]] = {name: [] for name in arms}
+    rounds = min(rounds, len(groups))
     for number in range(rounds):
         prompts = [prompt for group in groups[number::rounds] for prompt in group]
         order, said = list(arms), {}
@@ -123,11 +136,17 @@ def main(argv: list[str] | None = None) -> None:
     model.add_argument("--preset", help="968m, small or tiny, with random weights")
     parser.add_argument("--data", required=True, type=Path, metavar="DIR")
     parser.add_argument("--tasks", nargs="+", default=["pope"], metavar="TASK")
-    parser.add_argument("--images", type=int, default=40, metavar="N")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--images", type=within("--images", int, 1), default=40, metavar="N")
+    parser.add_argument("--rounds", type=within("--rounds", int, 1), default=5, metavar="N")
+    parser.add_argument("--batch-size", type=within("--batch-size", int, 1), default=32, metavar="N")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
+    try:
+        _measured(parser.parse_args(argv))
+    except OmniError as error:
+        sys.exit(report(describe(error), as_json=False))
+
+
+def _measured(options: argparse.Namespace) -> None:
     if options.preset:
         opened = random_model(options.preset)
     else:

@@ -1,5 +1,6 @@
 """The benchmarks as lm-eval tasks: the same answers and scores as `omnivision eval`, whichever way a checkpoint is asked."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -82,9 +83,29 @@ def test_settings_of_generation_are_kept_or_refused(model):
     whole = answers(max_gen_toks=8, do_sample=False, temperature=0.0)
     assert len(whole) > 2 and answers(max_gen_toks=8, until=[whole[2:4], ""]) == whole[:whole.find(whole[2:4])] and answers(max_gen_toks=8, until="never there") == whole
     assert answers().startswith(whole)  # as long as lm-eval's other models may be
+    long = Instance("generate_until", {"longest": 12}, ("<image>What?", {"max_gen_toks": 4}, {"visual": [Image.new("RGB", (54, 54), "red")]}), 0)
+    assert len(OmniVisionLM(model=model).generate_until([long])[0].ids) > len(answers(max_gen_toks=4).ids)  # of one's own rows
     for settings in ({"do_sample": True}, {"temperature": 5.0}, {"num_beams": 4}, {"repetition_penalty": 1.2}):
         with pytest.raises(ConfigError, match=f"answers greedily, and {next(iter(settings))} is"):
             answers(max_gen_toks=4, **settings)
+
+
+@pytest.mark.parametrize("module", ["harness", "speed"])
+def test_what_is_wrong_is_told_in_one_paragraph(tmp_path, monkeypatch, capsys, module):
+    words = {"harness": ["run", "--model", "omnivision", "--model_args", f"pretrained={tmp_path}", "--include_path", str(TASKS), "--tasks", "omnivision_pope_random",
+                         "--metadata", json.dumps({"data_dir": str(tmp_path)})], "speed": ["--preset", "tiny", "--data", str(tmp_path)]}[module]
+    monkeypatch.setattr("sys.argv", ["program", *words])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"omnivision_eval.{module}").main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code in (2, 3) and last.startswith("omnivision: ") and str(tmp_path) in last
+
+
+def test_speed_makes_no_more_rounds_than_there_are_pictures(world, model):
+    from omnivision_eval import speed
+
+    found = speed.measure(model.model, model.processor, speed.prompts_of(world, ["pope"], 1), 5, 4)
+    assert found["images"] == 1 and {len(rates) for rates in found["rates"].values()} == {1} and set(found["equal"].values()) == {1}
 
 
 def test_pictures_without_a_file_are_told_apart_by_their_pixels(model):

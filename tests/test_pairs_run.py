@@ -102,9 +102,10 @@ def test_rows_that_are_passed_over_are_counted(folder, model):
     uri = "data:image/png;base64,QUJD"
     others = [{"images": [], "question": "Two and two?", "answer": "4"}, {"images": [IMAGE, IMAGE], "question": "What differs?", "answer": "Nothing"},
               {"image": uri, "question": "What is it?", "answer": "A cat"}, {"images": [IMAGE], "request": "Buy it", "calls": [{"name": "order", "arguments": {}}]}]
+    others.append({"images": [IMAGE], "messages": [{"role": role, "content": "Be brief."} for role in ("system", "user", "assistant")]})
     file = train_world.write_lines(folder / "mixed.jsonl", [*rows, *others, *others[:1]])
     report = run(options(folder, model, "--data", str(file)))
-    assert report["answers"] == 3 and report["passed_over"] == {"no picture": 2, "several pictures": 1, "picture inside the data": 1, "request": 1}
+    assert report["answers"] == 3 and report["passed_over"] == {"no picture": 2, "several pictures": 1, "picture inside the data": 1, "request": 1, "system text": 1}
     assert json.loads((folder / "pairs.report.json").read_text())["passed_over"] == report["passed_over"]
 
 

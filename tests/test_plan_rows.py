@@ -108,7 +108,7 @@ def test_grounding_is_told_apart(tmp_path, capsys):
     assert "before them 800 steps of grounding, whose time and memory are not told here" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--ranks", "0"], ["--rows", "-5"], ["--length", "0"], ["--memory", "nan"], ["--seconds-per-step", "-1"]])
+@pytest.mark.parametrize("flags", [["--ranks", "0"], ["--rows", "-5"], ["--length", "0"], ["--memory", "nan"], ["--seconds-per-step", "-1"], ["--seconds-per-step", "inf"]])
 def test_numbers_that_cannot_be_are_refused(capsys, flags):
     assert main(["plan", "--preset", "tiny", *flags]) == 2
     assert flags[0] in capsys.readouterr().err
@@ -119,6 +119,8 @@ def test_data_that_cannot_be_read_and_wrong_settings_end_the_plan(tmp_path, caps
     for config, code in ((SftConfig(preset="tiny", data=[str(tmp_path / "bad.jsonl")]), 3), (SftConfig(preset="tiny", data=[str(lines(tmp_path))], limit=0), 2)):
         (tmp_path / "sft.yaml").write_text(dump_config(config))
         assert main(["plan", "--config", str(tmp_path / "sft.yaml")]) == code
+    assert main(["plan", "--preset", "tiny", "--rows", "9", "data=[a.jsonl, ./a.jsonl]", "--config", str(tmp_path / "sft.yaml")]) == 2
+    assert "stands twice" in capsys.readouterr().err
 
 
 def test_a_chains_stages_are_planned_and_shown_with_the_model_that_they_share(tmp_path, capsys):

@@ -168,6 +168,11 @@ def test_the_shipped_chains_are_whole(root):
         assert [link.stage for link in links if link.config] == ["align", "sft", "dpo", "functions"]
 
 
+def test_a_number_that_pairs_cannot_have_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match="5.0 cannot be used.*--most-edited"):
+        read_links(ChainConfig("runs/x", [{"stage": "align"}, {"stage": "sft"}, {"stage": "pairs", "data": "a.jsonl", "most_edited": 5.0}]), tmp_path, [], [])
+
+
 def test_pairs_of_another_model_are_made_again(tmp_path):
     final = tmp_path / "sft" / "final"
     final.mkdir(parents=True)

@@ -27,6 +27,7 @@ from omnivision.data.room import make_folder
 from omnivision.data.sources import source_hash
 from omnivision.data.tables import HUB
 from omnivision.errors import ConfigError
+from omnivision.pairs.main import parser as pairs_parser
 from omnivision.runs import HAND_OVER, file_hash, read_hand_over, read_json, write_json
 from omnivision_train.config import BATCH, FOLLOWS, MAY_CHANGE, StageConfig
 from omnivision_train.run_data import MANIFEST
@@ -187,7 +188,9 @@ def _pairs_link(keys: dict, shared: dict, overrides: list[str], before: Link | N
     tree = {key: value for key, value in shared.items() if key in known} | keys
     config = dataclasses.asdict(load_tree(PairsConfig, tree, overrides, "pairs of the chain"))
     flags = [word for key, value in config.items() if value is not None for word in (f"--{key.replace('_', '-')}", str(value))]
-    words = ["--model", str(before.result), *flags, "--out", str(result)]
+    words = ["--model", str(before.result), *flags, "--out"]
+    pairs_parser().parse_args([*words, os.devnull])  # refuses a number that cannot be, before any stage runs
+    words.append(str(result))
     return Link(PAIRS, [sys.executable, "-m", "omnivision_cli", "data", "pairs", *words], None, result, before)
 
 

@@ -117,8 +117,7 @@ def read_data(config: StageConfig, run, cache: FeatureCache | None = None, files
     files = config.data if main else files
     if not files:
         raise DataError("The config names no data", "data", "Give at least one file.")
-    if len({file if file.startswith(HUB) else Path(file).resolve() for file in files}) != len(files):
-        raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
+    check_once(files)
     loaded = {file: load_rows(file, limit if limit is not None else config.limit, config.urls) for file in files}
     told, hashes = {"held_out": True} if held_out else {}, known_hashes(run, loaded)
     if run.main:
@@ -282,12 +281,23 @@ def passes(config: StageConfig, rows: Iterable[Row]) -> list[float] | None:
     return list(config.passes) or None
 
 
+def check_once(files: list[str]) -> None:
+    """Every file stands once, however its path is written.
+
+    Raises:
+        ConfigError: one stands twice.
+    """
+    if len({file if file.startswith(HUB) else Path(file).resolve() for file in files}) != len(files):
+        raise ConfigError("A file stands twice", ", ".join(files), "Name it once, and how often it is seen in `passes`.")
+
+
 def check_settings(config: StageConfig) -> None:
     """What the config says of the data, before any of them is read.
 
     Raises:
-        ConfigError: `passes` or `weights` that do not fit `data`, or both; a share outside of 0 to 1; a limit below 1.
+        ConfigError: a file twice; `passes` or `weights` that do not fit `data`, or both; a share outside of 0 to 1; a limit below 1.
     """
+    check_once(config.data)
     for key, most in (("passes", MOST_PASSES), ("weights", MOST_WEIGHT)):
         given = getattr(config, key)
         if given and not (len(given) == len(config.data) and all(0 < one <= most for one in given)):  # NaN is not

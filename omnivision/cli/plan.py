@@ -40,8 +40,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--length", type=within("--length", int, 1), metavar="N",
                         help="tokens of a row, image tokens included (default: the file's max_length, the most)")
     parser.add_argument("--memory", type=within("--memory", float, 0), metavar="GIB", help="memory of one device: says whether the stage can fit")
-    parser.add_argument("--rows", type=within("--rows", int, 1), metavar="N", help="rows of the data (default: those of the file's data, counted)")
-    parser.add_argument("--seconds-per-step", type=within("--seconds-per-step", float, 0), metavar="S", help="measured: then the time is told")
+    parser.add_argument("--rows", type=within("--rows", int, 1), metavar="N", help="rows of an epoch (default: those of the file's data, counted)")
+    parser.add_argument("--seconds-per-step", type=within("--seconds-per-step", float, 0, 1e6), metavar="S", help="measured: then the time is told")
     parser.add_argument("--metrics", metavar="FILE", help="metrics.jsonl of a run with these settings: its median seconds a step")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key of the stage")
@@ -116,7 +116,10 @@ def plan_steps(config: StageConfig, options: argparse.Namespace) -> dict[str, An
     Raises:
         ConfigError: metrics that measure no step, or settings of the data that cannot be. DataError: data of which nothing can be read.
     """
+    from omnivision_train.run_data import check_settings
+
     missing = [file for file in (*config.data, *getattr(config, "replay", [])) if not Path(file).exists()]  # of the hub's nothing is fetched
+    check_settings(config)
     rows = options.rows
     if rows is None and config.data and not missing:
         rows = _rows_of(config)
@@ -144,9 +147,7 @@ def _rows_of(config: Any) -> int:
     """Rows that an epoch of a stage takes, as its run reads them: for functions, requests about one picture share a row, and others are mixed in."""
     from omnivision.data.rows import load_rows
     from omnivision_train.functions import grouped
-    from omnivision_train.run_data import check_settings
 
-    check_settings(config)
     counts = [len(grouped(load_rows(file, config.limit, config.urls).rows, getattr(config, "requests_per_row", 1))) for file in config.data]
     shares = config.passes or [1.0] * len(counts)  # weights share the same sum out otherwise
     replayed = [len(load_rows(file, config.replay_limit, config.urls).rows) for file in getattr(config, "replay", [])]

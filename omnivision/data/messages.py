@@ -62,7 +62,7 @@ def _parts(content: list) -> tuple[str, list]:
             images.append(None if source is None and kind == "image" else image_of(source))
         else:
             raise ValueError(f"a part is of type `{short(kind)}`; known are text, image, image_url")
-    return "\n".join(text for text in texts if text), images
+    return "".join(texts), images  # as the chat template puts them together
 
 
 def _source(part: dict) -> Any:

@@ -38,8 +38,7 @@ def questions_of(rows: list[Row]) -> Asked:
         if reason := _reason(row):
             passed_over[reason] += 1
         elif row.turns:
-            spoken = [turn for turn in row.turns if turn["role"] != "system"]
-            found.append((row, spoken[0]["text"], spoken[1]["text"]))
+            found.append((row, row.turns[0]["text"], row.turns[1]["text"]))
         else:
             found.append((row, row.prompt, row.chosen))
     if not found:
@@ -48,11 +47,13 @@ def questions_of(rows: list[Row]) -> Asked:
 
 
 def _reason(row: Row) -> str:
-    """Why a row is passed over; "" where it is not."""
+    """Why a row is passed over; "" where it is not. Pairs have no system text, and the model was trained to answer behind it."""
     if row.request:
         return "request"
     if len(row.images) != 1:
         return "several pictures" if row.images else "no picture"
+    if any(turn["role"] == "system" for turn in row.turns):
+        return "system text"
     return "picture inside the data" if isinstance(row.images[0], Packed) else ""
 
 
