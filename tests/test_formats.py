@@ -69,6 +69,12 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
     assert row.turns == ({"role": "system", "text": "Be brief.", "loss": False}, USER, ANSWER)
     (row,) = read_rows(written(tmp_path, {"system": "Be brief. ", "messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]}))
     assert [turn["role"] for turn in row.turns] == ["system", "user", "assistant"]
+    blocks = [{"type": "text", "text": "Be brief."}, {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}]
+    for key, value, text in (("system_prompt", "Be brief.", "Be brief."), ("system_message", "Be brief.", "Be brief."), ("system", blocks, "Be brief.\nBe kind.")):
+        (row,) = read_rows(written(tmp_path, {key: value, "messages": MESSAGES}))
+        assert row.turns == ({"role": "system", "text": text, "loss": False}, USER, ANSWER)
+    (row,) = read_rows(written(tmp_path, {"system": "", "system_prompt": " ", "question": "What is it?", "answer": "A cat", "history": [], "hint": ""}))
+    assert row.turns == (USER, ANSWER)
     (row,) = read_rows(written(tmp_path, {"turns": [USER, {**ANSWER, "weight": 0}, USER, {"role": "assistant", "text": "A cat", "loss": None}]}))
     assert [turn.get("loss") for turn in row.turns] == [False, False, False, None]
     for told in ({"weight": 0}, {"loss": False}):
@@ -78,13 +84,18 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [{"image2": "b.png"}, {"image_b": "b.png"}, {"img": "b.png"}, {"images": ["b.png"]}, {"picture 2": {"path": "b.png"}}, {"image2": "after/a.png"},
-                                    {"image_after": "b.png"}, {"second_image": "b.png"}, {"image_path_2": "b.png"}])
+                                    {"image_after": "b.png"}, {"second_image": "b.png"}, {"image_path_2": "b.png"}, {"image_target": "b.png"}, {"reference_image": "http://x/a.jpg"}, {"image_url_2": "http://x/b.png"},
+                                    {"rejected_image": "b.png"}, {"image_prev": "b.png"}, {"picture": "b.png"}, {"jpg": "b.png"}, {"image_url": "b.png"}, {"shown": "b.png"},
+                                    {"extra": {"image": "b.png"}}, {"extra": {"photo": {"path": "b.png"}}}, {"photo": URI}])
 def test_a_second_picture_in_a_column_of_its_own_is_not_lost(tmp_path, beside):
     with pytest.raises(DataError, match="names another picture than the column that is read"):
         read_rows(written(tmp_path, {"image": "before/a.png", "question": "What differs?", "answer": "All", **beside}))
 
 
-@pytest.mark.parametrize("beside", [{"file_name": "photos/a.png"}, {"images": ["a.png"]}, {"image2": None}, {"image2": ""}, {"image_id": 7}, {"img_url": "http://x/1"}])
+@pytest.mark.parametrize("beside", [{"file_name": "photos/a.png"}, {"images": ["a.png"]}, {"image2": None}, {"image2": ""}, {"image_id": 7}, {"img_url": "http://x/1"},
+                                    {"coco_url": "http://x/train/b.jpg"}, {"url": "https://x/b.jpg"}, {"source": "https://x/b.jpg"}, {"thumbnail": "small/a_64.png"},
+                                    {"id": "b.png", "title": "b.png"}, {"image_classes": ["Drink", "Beer"]}, {"photo": "more/a.png"}, {"meta": {"image_path": "a.png", "file_name": "3.tar"}},
+                                    {"blip_caption": "a page that shows photo.png"}, {"image_source": "coco/train2017"}])
 def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
     (row,) = read_rows(written(tmp_path, {"image": "a.png", "question": "What is it?", "answer": "A cat", **beside}))
     assert row.images == ("a.png",)
@@ -92,13 +103,19 @@ def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
 
 def test_texts_that_name_a_file_are_texts(tmp_path):
     (row,) = read_rows(written(tmp_path, {"id": "7.png", "question": "Which file shows it?", "answer": "cat.png", "image_id": None, "image_ids": [],
-                                          "instruction": "Look for cat.png", "note": "A command that shrinks photo.png"}))
+                                          "title": "Look for cat.png", "note": "A command that shrinks photo.png"}))
     assert row.images == () and row.turns[1]["text"] == "cat.png"
 
 
 def test_packed_pictures_may_have_their_names_in_numbered_columns(tmp_path):
     (row,) = read_rows(written(tmp_path, {"images": [URI, URI], "image_1": URI, "image_2": URI, "question": "What differs?", "answer": "All"}))
     assert len(row.images) == 2
+
+
+@pytest.mark.parametrize("beside, good", [({"file_name": "b.png"}, True), ({"filename": "b.png"}, True), ({"image_2": "b.png"}, False), ({"target_image": "b.png"}, False), ({"photo": URI[:-4]}, False)])
+def test_a_picture_that_is_bytes_alone_may_have_its_name_beside(tmp_path, beside, good):
+    loaded = load_rows(written(tmp_path, {"question": "Fine?", "answer": "Yes"}, {"image": URI, "question": "What differs?", "answer": "All", **beside}))
+    assert [len(row.images) for row in loaded.rows] == ([0, 1] if good else [0]) and all("names another picture" in error.what for error in loaded.bad)
 
 
 def test_a_picture_without_objects_has_no_regions(tmp_path):
@@ -124,6 +141,7 @@ def test_captions_with_boxes_are_rows_of_their_own(tmp_path):
     raw = {"image": "a.png", "width": 200, "height": 100, "captions": ["A cat.", "A sleeping cat."], "objects": [{"category": "cat", "bbox": [20, 10, 40, 80]}]}
     one, other = read_rows(written(tmp_path, raw))
     assert (one.id, other.id) == ("a.png-0", "a.png-1") and [row.turns[1]["text"] for row in (one, other)] == ["A cat.", "A sleeping cat."]
+    assert [row.id for row in read_rows(written(tmp_path, {**raw, "id": None}))] == ["a.png-0", "a.png-1"]
     assert one.regions == ({"box": [0.1, 0.1, 0.3, 0.9], "label": "cat", "kind": "object"},) and other.regions == ()
 
 
@@ -183,6 +201,12 @@ CONTRADICTIONS = {
     "loss as a text in our turns": ({"turns": [USER, {**ANSWER, "loss": "false"}]}, "`loss` of a turn is 'false'"),
     "a misspelt key of our turns": ({"turns": [USER, {**ANSWER, "losss": False}]}, "a turn has 'losss'"),
     "a system text beside a question": ({"system": "Be brief.", "question": "What?", "answer": "A cat"}, "its `system` is read beside conversations"),
+    "OpenOrca's system text": ({"system_prompt": "Be brief.", "question": "What?", "response": "A cat"}, "its `system_prompt` is read beside conversations"),
+    "a system text under two keys": ({"system": "In French.", "system_prompt": "Be brief.", "messages": MESSAGES}, "its `system` is another text"),
+    "a picture in the system text": ({"system": [{"type": "image", "path": "a.png"}], "messages": MESSAGES}, "`system` has an image"),
+    "a system text that is none": ({"system": {"text": "Be brief."}, "messages": MESSAGES}, "`system` is {'text': 'Be brief.'}, not a text"),
+    **{f"{key} beside a question": ({key: told, "query": "Where is it?", "response": "France"}, f"it has `{key}` beside its question")
+       for key, told in (("history", [["Hi", "Ho"]]), ("context", "Paris is in France."), ("passage", "Paris."), ("instruction", "In French."), ("hint", "Blue."))},
     "two system texts": ({"system": "In French.", "messages": [{"role": "system", "content": "Be brief."}, *MESSAGES]}, "its `system` is another text"),
     "a misnamed key of a call": ({"request": "Buy it", "calls": [{"name": "order", "parameters": {"item": "x"}}]}, "the call 'order' has 'parameters'"),
 }  # fmt: skip

@@ -166,6 +166,21 @@ def test_nothing_of_a_record_is_lost(tmp_path, members, said):
     assert [row.id for row in loaded.rows] == ["2"] and said in loaded.bad[0].what
 
 
+@pytest.mark.parametrize("named, good", [("1.a.png", True), ("a.png", True), ("1.b.png", False), ("z.png", False)])
+def test_another_key_may_name_a_picture_that_is_read_and_no_other(tmp_path, named, good):
+    row = {"images": ["1.a.png"], "image2": named, "question": "What is it?", "answer": "A cat"}
+    loaded = load_rows(shard(tmp_path / "0.tar", [("0.txt", b"A thing."), ("0.png", picture()), ("1.a.png", picture()), ("1.b.png", picture()), ("1.json", json.dumps(row).encode())]))
+    assert [row.id for row in loaded.rows] == (["0", "1"] if good else ["0"]) and all("'image2' names another picture" in error.what for error in loaded.bad)
+
+
+def test_members_that_do_not_lie_together_give_no_row_without_its_picture(tmp_path):
+    asked = b'{"question": "What is it?", "answer": "A cat"}'
+    file = shard(tmp_path / "0.tar", [("x.json", asked), ("y.json", asked), ("z.json", asked), ("z.png", picture()), ("x.png", picture()), ("y.png", picture())])
+    loaded = load_rows(file)
+    assert [row.id for row in loaded.rows] == ["z"] and [error.where.rpartition("::")[2] for error in loaded.bad] == ["x", "y", "x", "y"]
+    assert all("its members do not lie together" in error.what for error in loaded.bad)
+
+
 def test_a_mark_of_utf_8_is_no_text(tmp_path):
     loaded = load_rows(shard(tmp_path / "0.tar", [("1.png", picture()), ("1.txt", "\ufeffA cat.".encode()), ("2.png", picture()), ("2.json", b'\xef\xbb\xbf{"caption": "A dog."}'),
                                                   ("2.mask.tif", b"beside"), ("3.png", picture()), ("3.txt", b"A cow."), ("3.json", b'{"caption": "A cow. ", "url": "x"}')]))

@@ -96,6 +96,40 @@ def test_pictures_in_any_column(tmp_path, kind):
     assert [row.turns[1]["text"] for row in (one, text, other)] == ["x", "y", "z"]
 
 
+@pytest.mark.parametrize("second", ["b.png", picture("blue")])
+def test_a_second_picture_beside_bytes_is_not_lost(tmp_path, second):
+    pq.write_table(pa.table({"image": [picture(), picture()], "image_after": [None, second], "question": ["What?"] * 2, "answer": ["x"] * 2}), tmp_path / "rows.parquet")
+    loaded = load_rows(tmp_path / "rows.parquet")
+    assert [row.source for row in loaded.rows] == [f"{tmp_path / 'rows.parquet'}[0]"] and "'image_after' names another picture" in loaded.bad[0].what
+
+
+@pytest.mark.parametrize("image", [{"bytes": picture(), "path": "b.png"}, {"bytes": picture(), "path": None}, picture()])
+def test_bytes_in_a_messages_part_are_refused(tmp_path, image):
+    parts = [{"type": "image", "text": None, "image": image}, {"type": "text", "text": "What is it?", "image": None}]
+    pq.write_table(pa.table({"messages": [[{"role": "user", "content": parts}]]}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="an image is bytes inside another field") as caught:
+        read_rows(tmp_path / "rows.parquet")
+    assert "PNG" not in str(caught.value)
+
+
+def test_classes_are_learnt_by_their_names(tmp_path):
+    animal = datasets.ClassLabel(names=["cat", "dog"])
+    features = {"question": datasets.Value("string"), "answer": animal}
+    made = datasets.Dataset.from_dict({"question": ["a", "b", "c", "d"], "answer": [1, 0, None, -1]}, features=datasets.Features(features))
+    made.to_parquet(tmp_path / "rows.parquet")
+    made.save_to_disk(tmp_path / "saved")
+    for source in ("rows.parquet", "saved"):
+        loaded = load_rows(tmp_path / source)
+        assert [row.turns[1]["text"] for row in loaded.rows] == ["dog", "cat"] and len(loaded.bad) == 2
+    nested = {"conversations": datasets.List({"from": datasets.Value("string"), "value": animal}), "note": datasets.Value("int64")}
+    turns = [{"from": "human", "value": 0}, {"from": "gpt", "value": 1}]
+    datasets.Dataset.from_list([{"conversations": turns, "note": 1}], features=datasets.Features(nested)).to_parquet(tmp_path / "nested.parquet")
+    assert [turn["text"] for turn in read_rows(tmp_path / "nested.parquet")[0].turns] == ["cat", "dog"]
+    several = datasets.Features({**features, "answer": datasets.List(animal)})
+    datasets.Dataset.from_dict({"question": ["a"], "answer": [[1]]}, features=several).to_parquet(tmp_path / "list.parquet")
+    assert read_rows(tmp_path / "list.parquet")[0].turns[1]["text"] == "dog"
+
+
 def test_several_pictures_and_none_keep_their_places(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "AT_ONCE", 2)
     red, lime, named = {"bytes": picture("red"), "path": None}, {"bytes": picture("lime"), "path": None}, {"bytes": None, "path": "a.png"}

@@ -24,7 +24,7 @@ def captions(raw: dict) -> list[dict]:
     if regions and rows:
         rows[0]["regions"] = regions
     if len(rows) > 1:
-        name = raw.get("id", images[0])
+        name = images[0] if raw.get("id") is None else raw["id"]
         rows = [{**row, "id": f"{name}-{number}"} for number, row in enumerate(rows)]
     return rows
 

@@ -106,6 +106,8 @@ def image_of(one: Any) -> str | Packed:
     Raises:
         ValueError: it is none of them.
     """
+    if isinstance(one, bytes) or isinstance(one, dict) and one.get("bytes"):
+        raise ValueError("an image is bytes inside another field; a table's pictures stand in the column `images`")
     if isinstance(one, dict) and isinstance(one.get("path"), str):
         one = one["path"]
     if not isinstance(one, str | Packed) or one == "":

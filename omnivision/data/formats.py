@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
 
 from omnivision.data.captions import captions
 from omnivision.data.fields import IMAGES, PLACEHOLDER, SEEN_AND_HEARD, as_told, images_of, list_of, short, text_of, turn_of, value_of, without_placeholders
-from omnivision.data.messages import completion, messages, preference
-from omnivision.data.pictures import Packed
+from omnivision.data.messages import completion, messages, parts_of, preference
+from omnivision.data.pictures import Packed, TarPicture
 
 ANSWERS = ("answer", "label", "answers", "response")
 QUESTIONS = ("question", "query", "text")
@@ -20,8 +20,13 @@ PICTURE_KEY = re.compile(r"^(?!.*(id|ids|hash|size|width|height|count|type)$).*(
 PICTURE_ID = re.compile(r"^(image|img|picture|photo)[_ ]?ids?$", re.IGNORECASE)
 PICTURE_FILE = re.compile(r"\S\.(png|jpe?g|jfif|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
 MOST_WORDS = 3  # of a file's name: more are a sentence that ends with one
-NUMBERED = re.compile(r"^(image|img|picture|photo)s?[_ ]?(path|file|name)?[_ ]?([0-9]+|[ab]|before|after|left|right)$"
-                      r"|^(first|second|third|before|after|left|right|other)[_ ](image|img|picture|photo)s?$", re.IGNORECASE)  # one of several columns with a picture each
+WHICH = "([0-9]+|[ab]|before|after|left|right|first|second|third|other|next|prev|previous|target|ref|reference|edited|rejected)"
+NUMBERED = re.compile(rf"^(image|img|picture|photo)s?[_ ]?(path|file|name|url)?[_ ]?{WHICH}$|^{WHICH}[_ ]?(image|img|picture|photo)s?[_ ]?(path|file|name|url)?$",
+                      re.IGNORECASE)  # one of several columns with a picture each
+WEB = ("http://", "https://")
+OF_THE_SAME = re.compile(r"(url|uri|link|source|src)s?$", re.IGNORECASE)  # where a picture was found on the web
+SYSTEMS = ("system", "system_prompt", "system_message")
+BEFORE_A_QUESTION = ("history", "context", "passage", "instruction", "hint")
 LETTER = re.compile(r"^(option|choice)[_ ]?(?=[a-z]$)", re.IGNORECASE)  # before the letter of a column of choices
 KEPT = ("regions", "edit_spans")
 
@@ -63,30 +68,54 @@ def _without_marks(row: dict, name: str) -> dict:
     return {**row, "turns": turns} if "turns" in row else {**row, "prompt": turns[0]["text"]}
 
 
+def _values(raw: dict) -> Iterator[tuple[str, Any]]:
+    """What stands under each key, one by one, also inside an object."""
+    inner = [one for value in raw.values() if isinstance(value, dict) for one in value.items()]
+    for key, value in [*raw.items(), *inner]:
+        for one in value if isinstance(value, list) else [value]:
+            yield str(key), one
+
+
+def _is_file(text: str) -> bool:
+    return bool(PICTURE_FILE.search(text)) and len(text.split()) <= MOST_WORDS
+
+
 def _check_nothing_lost(raw: dict) -> None:
     """A picture under a key that nobody reads would be lost in silence, and its row learn to answer blindly."""
-    inner = [(name, one) for value in raw.values() if isinstance(value, dict) for name, one in value.items()]
-    for key, value in [*raw.items(), *inner]:
-        held = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str | dict | Packed)]
-        called = isinstance(key, str) and (PICTURE_KEY.search(key) and any(held) or PICTURE_ID.search(key) and value not in (None, "", []))
-        named = key not in READ and any(isinstance(one, str) and PICTURE_FILE.search(one) and len(one.split()) <= MOST_WORDS for one in held)
-        if called or named or any(isinstance(one, Packed) for one in held):
+    for key, one in _values(raw):
+        called = PICTURE_KEY.search(key) and one and isinstance(one, str | dict | Packed) or PICTURE_ID.search(key) and one not in (None, "", [])
+        if called or isinstance(one, Packed) or key not in READ and isinstance(one, str) and _is_file(one):
             raise ValueError(f"{key!r} seems to name a picture; pictures are read from {', '.join(('images', *IMAGES))}")
 
 
 def _check_nothing_beside(raw: dict, images: list) -> None:
-    """A second picture in a column of its own would be lost as well. The same one as bytes and by its name, or under two paths, is one picture."""
-    paths = [PurePath(image).parts for image in images if isinstance(image, str)]
-    names = {parts[-1:] for parts in paths}
-    for key, value in raw.items():
-        for one in value if isinstance(value, list) else [value]:
-            path = one.get("path") if isinstance(one, dict) else one
-            packed = isinstance(one, Packed) and one not in images
-            parts = PurePath(path).parts if isinstance(path, str) else ()
-            other = key in ("images", *IMAGES) and names and parts[-1:] not in names
-            beside = paths and isinstance(key, str) and NUMBERED.search(key) and not any(_one_ends_the_other(parts, read) for read in paths)
-            if packed or parts and (other or beside):
-                raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
+    """A second picture under a key of its own would be lost as well. The same one as bytes and by its name, or under two paths, is one picture."""
+    paths = [path for image in images for path in _paths(image)]
+    nameless = any(isinstance(image, Packed) or image.startswith("data:") for image in images)
+    for key, one in _values(raw):
+        path = one.get("path") if isinstance(one, dict) else one
+        packed = isinstance(one, Packed) or isinstance(one, dict) and one.get("bytes")
+        if one not in images and (packed or isinstance(path, str) and path and _is_another(key, path, paths, nameless)):
+            raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
+
+
+def _paths(image: str | Packed) -> list[tuple[str, ...]]:
+    """The names of a picture that is read, none where it has bytes alone; a shard's member also goes by what follows its record's key."""
+    if isinstance(image, TarPicture):
+        path = PurePath(image.member)
+        return [path.parts, (path.name.partition(".")[2],)]
+    return [] if isinstance(image, Packed) or image.startswith("data:") else [PurePath(image).parts]
+
+
+def _is_another(key: str, path: str, paths: list[tuple[str, ...]], nameless: bool) -> bool:
+    """Whether a key's path is that of another picture than those at `paths`; `nameless` says that there are some besides, which it may name."""
+    if path.startswith("data:image/"):
+        return True
+    if NUMBERED.search(key):
+        return not any(_one_ends_the_other(PurePath(path).parts, read) for read in paths)
+    if nameless or key in READ or "thumb" in key.casefold() or path.startswith(WEB) and (OF_THE_SAME.search(key) or not PICTURE_KEY.search(key)):
+        return False
+    return (key in ("images", *IMAGES) and PICTURE_KEY.search(key) or _is_file(path)) and PurePath(path).name not in [read[-1] for read in paths if read]
 
 
 def _one_ends_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
@@ -96,16 +125,26 @@ def _one_ends_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool
 
 
 def _with_system(raw: dict, row: dict, name: str) -> dict:
-    """Anthropic's and LLaVA's system text stands beside the turns."""
-    system = raw.get("system")
+    """Anthropic's, OpenOrca's and LLaVA's system text stands beside the turns."""
+    found = {key: _system_text(raw[key], key) for key in SYSTEMS if raw.get(key)}
+    key, system = next(((key, text) for key, text in found.items() if text.strip()), ("", ""))
     own = [turn["text"] for turn in row.get("turns") or () if isinstance(turn, dict) and turn.get("role") == "system"]
-    if not isinstance(system, str) or not system.strip() or [text.strip() for text in own if isinstance(text, str)] == [system.strip()]:
+    if not system or [text.strip() for text in own if isinstance(text, str)] == [system.strip()]:
         return row
-    if own:
-        raise ValueError("its `system` is another text than its turns have")
+    if own or len({text.strip() for text in found.values()} - {""}) > 1:
+        raise ValueError(f"its `{key}` is another text than its turns or {', '.join(f'`{other}`' for other in SYSTEMS if other != key)} have")
     if name not in ("conversations", "messages"):
-        raise ValueError("its `system` is read beside conversations and messages only: put it in front of the question, or leave it out")
+        raise ValueError(f"its `{key}` is read beside conversations and messages only: put it in front of the question, or leave it out")
     return {**row, "turns": [turn_of("system", system), *row["turns"]]}
+
+
+def _system_text(value: Any, key: str) -> str:
+    if not isinstance(value, list):
+        return text_of(value, f"`{key}`")
+    blocks = [parts_of([block]) for block in value]
+    if any(pictures for _, pictures in blocks):
+        raise ValueError(f"`{key}` has an image")
+    return "\n".join(text for text, _ in blocks)
 
 
 # -- ours
@@ -152,6 +191,8 @@ def _question(raw: dict) -> list[dict]:
     question = next(raw[key] for key in QUESTIONS if key in raw)
     if "choices" in raw or "options" in raw or _letters(raw):
         raise ValueError("it has choices: write question and choices as one text and the answer as it is to be said")
+    if before := [key for key in BEFORE_A_QUESTION if raw.get(key)]:
+        raise ValueError(f"it has `{before[0]}` beside its question: write both as one text, or earlier turns as `conversations`; or leave it out")
     answer = next(raw[key] for key in ANSWERS if key in raw)
     answer = answer[0] if isinstance(answer, list) and len(answer) == 1 else answer
     if isinstance(answer, int | float) and not isinstance(answer, bool):

@@ -38,7 +38,7 @@ def _from_messages(messages: Any) -> tuple[list[dict], list]:
     turns, images = [], []
     for number, message in enumerate(list_of(messages, "messages")):
         role, content = value_of(message, "role", "from"), value_of(message, "content", "value")
-        text, found = _parts(content) if isinstance(content, list) else (text_of(content, "a message"), [])
+        text, found = parts_of(content) if isinstance(content, list) else (text_of(content, "a message"), [])
         if found and any(turn["role"] == "user" for turn in turns):
             raise ValueError(f"message {number} has an image behind the first question")
         if found and ROLES.get(role) != "user":
@@ -48,7 +48,12 @@ def _from_messages(messages: Any) -> tuple[list[dict], list]:
     return turns, images
 
 
-def _parts(content: list) -> tuple[str, list]:
+def parts_of(content: list) -> tuple[str, list]:
+    """(text, pictures) of a content that is written in parts.
+
+    Raises:
+        ValueError: a part of an unknown type.
+    """
     texts, images = [], []
     for part in content:
         if isinstance(part, str):

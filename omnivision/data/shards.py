@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from omnivision.data.fields import IMAGES
 from omnivision.data.messages import named_parts
 from omnivision.data.pictures import MAX_BYTES, TarPicture, state_of
-from omnivision.data.raw import MAX_LINE, Record, bad_row, parse, printable
+from omnivision.data.raw import MAX_LINE, Record, bad_row, broken, parse, printable
 from omnivision.errors import DataError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -34,7 +35,12 @@ def read_shard(path: Path) -> Iterator[Record]:
             _check_end(path, shard.offset)
             state = state_of(os.fstat(shard.fileobj.fileno()))
             names = {_plain(member.name) for member in members}
-            for key, group in groupby((member for member in members if not member.isdir()), _key):
+            members = [member for member in members if not member.isdir()]
+            groups = Counter(key for key, _ in groupby(members, _key))
+            for key, group in groupby(members, _key):
+                if groups[key] > 1:
+                    yield broken("its members do not lie together in the shard: make it anew with those of each record side by side", f"{path}::{key}")
+                    continue
                 gathered = _Gathered(key)
                 for member in group:
                     gathered.add(shard, member, path, state)

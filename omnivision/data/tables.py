@@ -80,6 +80,8 @@ def _records(rows, source: str, start: int, stop: int) -> Iterator[Record]:
     try:
         part = rows[start:stop]
         columns = {name: _cells(part[name], source, start, name) for name in part.column_names}
+        for name, feature in rows.features.items():
+            columns[name] = [_labelled(cell, feature) for cell in columns[name]] if _holds_labels(feature) else columns[name]
     except Exception as error:  # noqa: BLE001 - a text that is no UTF-8, a broken page
         if stop - start > 1:
             for number in range(start, stop):
@@ -124,6 +126,20 @@ def _pictures(column) -> list[bool | str | None]:
         return [one or None for one in pc.is_valid(column).to_pylist()]
     held = pc.greater(pc.binary_length(pc.struct_field(column, "bytes")), 0).to_pylist()  # reads lengths, no bytes
     return [held_one or path for held_one, path in zip(held, pc.struct_field(column, "path").to_pylist(), strict=True)]
+
+
+def _holds_labels(feature: Any) -> bool:
+    inner = feature.values() if isinstance(feature, dict) else [feature.feature] if hasattr(feature, "feature") else []
+    return hasattr(feature, "names") or any(map(_holds_labels, inner))
+
+
+def _labelled(value: Any, feature: Any) -> Any:
+    """The value with the names of its classes in place of their numbers; None for -1, which is no class."""
+    if isinstance(value, int) and hasattr(feature, "names"):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(value, list) and hasattr(feature, "feature"):
+        return [_labelled(one, feature.feature) for one in value]
+    return {key: _labelled(one, feature[key]) for key, one in value.items()} if isinstance(value, dict) and isinstance(feature, dict) else value
 
 
 def _without_null(value: Any) -> Any:
