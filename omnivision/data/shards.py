@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from omnivision.data.fields import IMAGES
+from omnivision.data.formats import PICTURE_KEY
 from omnivision.data.messages import named_parts
 from omnivision.data.pictures import MAX_BYTES, TarPicture, state_of
 from omnivision.data.raw import MAX_LINE, Record, bad_row, broken, parse, printable
@@ -98,6 +99,7 @@ class _Gathered:
         if not self.pictures:
             return raw  # names lie below the image root
         found = chosen(self.pictures, names)
+        self._check_unread(raw, found)
         raw = {name: value for name, value in raw.items() if name not in ("images", *IMAGES)}
         if not parts:
             return {**raw, "images": found}
@@ -113,6 +115,14 @@ class _Gathered:
             meant = {_plain(name), str(folder / name)} if isinstance(name, str) else set()
             if not own & meant and members & meant:
                 raise ValueError(f"its JSON names {name[:200]}, which is another record's: members of one record share their name up to the first dot")
+
+    def _check_unread(self, raw: dict, found: list[TarPicture]) -> None:
+        """A second picture under a key of its own, as formats.py has it; what is read replaces the columns."""
+        unread = {word for suffix, picture in self.pictures.items() if picture not in found for word in (suffix[1:], PurePosixPath(picture.member).name)}
+        for key, value in raw.items():
+            for name in value if isinstance(value, list) else [value]:
+                if isinstance(name, str) and (key in IMAGES or PICTURE_KEY.search(key)) and PurePosixPath(name).name in unread:
+                    raise ValueError(f"{key!r} of its JSON names {name[:200]}, which is not read: write all of its pictures into `images`")
 
     def add(self, shard: tarfile.TarFile, member: tarfile.TarInfo, path: Path, state: tuple[int, ...]) -> None:
         """Takes a member in, or keeps what is wrong with it."""
