@@ -84,7 +84,8 @@ def test_a_system_text_and_answers_outside_the_loss(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [{"image2": "b.png"}, {"image_b": "b.png"}, {"img": "b.png"}, {"images": ["b.png"]}, {"picture 2": {"path": "b.png"}}, {"image2": "after/a.png"},
-                                    {"image_after": "b.png"}, {"second_image": "b.png"}, {"image_path_2": "b.png"}, {"image_target": "b.png"}, {"reference_image": "http://x/a.jpg"}, {"image_url_2": "http://x/b.png"},
+                                    {"image_after": "b.png"}, {"second_image": "b.png"}, {"image_path_2": "b.png"},
+                                    {"image_target": "b.png"}, {"reference_image": "http://x/a.jpg"}, {"image_url_2": "http://x/b.png"},
                                     {"rejected_image": "b.png"}, {"image_prev": "b.png"}, {"picture": "b.png"}, {"jpg": "b.png"}, {"image_url": "b.png"}, {"shown": "b.png"},
                                     {"extra": {"image": "b.png"}}, {"extra": {"photo": {"path": "b.png"}}}, {"photo": URI}])
 def test_a_second_picture_in_a_column_of_its_own_is_not_lost(tmp_path, beside):
@@ -94,8 +95,10 @@ def test_a_second_picture_in_a_column_of_its_own_is_not_lost(tmp_path, beside):
 
 @pytest.mark.parametrize("beside", [{"file_name": "photos/a.png"}, {"images": ["a.png"]}, {"image2": None}, {"image2": ""}, {"image_id": 7}, {"img_url": "http://x/1"},
                                     {"coco_url": "http://x/train/b.jpg"}, {"url": "https://x/b.jpg"}, {"source": "https://x/b.jpg"}, {"thumbnail": "small/a_64.png"},
-                                    {"id": "b.png", "title": "b.png"}, {"image_classes": ["Drink", "Beer"]}, {"photo": "more/a.png"}, {"meta": {"image_path": "a.png", "file_name": "3.tar"}},
-                                    {"blip_caption": "a page that shows photo.png"}, {"image_source": "coco/train2017"}])
+                                    {"id": "b.png", "title": "b.png"}, {"image_classes": ["Drink", "Beer"]}, {"photo": "more/a.png"},
+                                    {"meta": {"image_path": "a.png", "file_name": "3.tar"}},
+                                    {"blip_caption": "a page that shows photo.png"}, {"image_source": "coco/train2017"},
+                                    {"meta": {"file": {"bytes": 900}}}])
 def test_the_same_picture_under_two_names_is_one(tmp_path, beside):
     (row,) = read_rows(written(tmp_path, {"image": "a.png", "question": "What is it?", "answer": "A cat", **beside}))
     assert row.images == ("a.png",)
@@ -112,7 +115,8 @@ def test_packed_pictures_may_have_their_names_in_numbered_columns(tmp_path):
     assert len(row.images) == 2
 
 
-@pytest.mark.parametrize("beside, good", [({"file_name": "b.png"}, True), ({"filename": "b.png"}, True), ({"image_2": "b.png"}, False), ({"target_image": "b.png"}, False), ({"photo": URI[:-4]}, False)])
+@pytest.mark.parametrize("beside, good", [({"file_name": "b.png"}, True), ({"filename": "b.png"}, True), ({"photo": URI[:-4]}, False),
+                                          ({"image_2": "b.png"}, False), ({"target_image": "b.png"}, False)])
 def test_a_picture_that_is_bytes_alone_may_have_its_name_beside(tmp_path, beside, good):
     loaded = load_rows(written(tmp_path, {"question": "Fine?", "answer": "Yes"}, {"image": URI, "question": "What differs?", "answer": "All", **beside}))
     assert [len(row.images) for row in loaded.rows] == ([0, 1] if good else [0]) and all("names another picture" in error.what for error in loaded.bad)
@@ -202,7 +206,9 @@ CONTRADICTIONS = {
     "a misspelt key of our turns": ({"turns": [USER, {**ANSWER, "losss": False}]}, "a turn has 'losss'"),
     "a system text beside a question": ({"system": "Be brief.", "question": "What?", "answer": "A cat"}, "its `system` is read beside conversations"),
     "OpenOrca's system text": ({"system_prompt": "Be brief.", "question": "What?", "response": "A cat"}, "its `system_prompt` is read beside conversations"),
-    "a system text under two keys": ({"system": "In French.", "system_prompt": "Be brief.", "messages": MESSAGES}, "its `system` is another text"),
+    "a system text under two keys": ({"system": "In French.", "system_prompt": "Be brief.", "messages": MESSAGES}, "its `system` and `system_prompt` are two texts"),
+    "a system text under two keys, one of them a turn's": ({"system": "In French.", "system_prompt": "Be brief.", "messages": [{"role": "system", "content": "In French."}, *MESSAGES]},
+                                                           "its `system` and `system_prompt` are two texts"),
     "a picture in the system text": ({"system": [{"type": "image", "path": "a.png"}], "messages": MESSAGES}, "`system` has an image"),
     "a system text that is none": ({"system": {"text": "Be brief."}, "messages": MESSAGES}, "`system` is {'text': 'Be brief.'}, not a text"),
     **{f"{key} beside a question": ({key: told, "query": "Where is it?", "response": "France"}, f"it has `{key}` beside its question")

@@ -170,7 +170,8 @@ def test_nothing_of_a_record_is_lost(tmp_path, members, said):
                                               ("img", "b.png", False), ("photo", "x/1.b.png", False), ("file_name", "train/x.png", True), ("img", "1.a.png", True)])
 def test_another_key_may_name_a_picture_that_is_read_and_no_other(tmp_path, key, named, good):
     row = {"images": ["1.a.png"], key: named, "question": "What is it?", "answer": "A cat"}
-    loaded = load_rows(shard(tmp_path / "0.tar", [("0.txt", b"A thing."), ("0.png", picture()), ("1.a.png", picture()), ("1.b.png", picture()), ("1.json", json.dumps(row).encode())]))
+    file = shard(tmp_path / "0.tar", [("0.txt", b"A thing."), *((name, picture()) for name in ("0.png", "1.a.png", "1.b.png")), ("1.json", json.dumps(row).encode())])
+    loaded = load_rows(file)
     assert [row.id for row in loaded.rows] == (["0", "1"] if good else ["0"]) and all(f"'{key}' " in error.what and " names " in error.what for error in loaded.bad)
 
 

@@ -98,7 +98,8 @@ def test_pictures_in_any_column(tmp_path, kind):
 
 @pytest.mark.parametrize("second", ["b.png", picture("blue")])
 def test_a_second_picture_beside_bytes_is_not_lost(tmp_path, second):
-    pq.write_table(pa.table({"image": [picture(), picture()], "image_after": [None, second], "question": ["What?"] * 2, "answer": ["x"] * 2}), tmp_path / "rows.parquet")
+    table = pa.table({"image": [picture(), picture()], "image_after": [None, second], "question": ["What?"] * 2, "answer": ["x"] * 2})
+    pq.write_table(table, tmp_path / "rows.parquet")
     loaded = load_rows(tmp_path / "rows.parquet")
     assert [row.source for row in loaded.rows] == [f"{tmp_path / 'rows.parquet'}[0]"] and "'image_after' names another picture" in loaded.bad[0].what
 

@@ -94,7 +94,7 @@ def _check_nothing_beside(raw: dict, images: list) -> None:
     nameless = any(isinstance(image, Packed) or image.startswith("data:") for image in images)
     for key, one in _values(raw):
         path = one.get("path") if isinstance(one, dict) else one
-        packed = isinstance(one, Packed) or isinstance(one, dict) and one.get("bytes")
+        packed = isinstance(one, Packed) or isinstance(one, dict) and isinstance(one.get("bytes"), bytes)
         if one not in images and (packed or isinstance(path, str) and path and _is_another(key, path, paths, nameless)):
             raise ValueError(f"{key!r} names another picture than the column that is read; write all of them into `images`")
 
@@ -126,13 +126,16 @@ def _one_ends_the_other(first: tuple[str, ...], second: tuple[str, ...]) -> bool
 
 def _with_system(raw: dict, row: dict, name: str) -> dict:
     """Anthropic's, OpenOrca's and LLaVA's system text stands beside the turns."""
-    found = {key: _system_text(raw[key], key) for key in SYSTEMS if raw.get(key)}
-    key, system = next(((key, text) for key, text in found.items() if text.strip()), ("", ""))
+    given = {key: _system_text(raw[key], key) for key in SYSTEMS if raw.get(key)}
+    given = {key: text for key, text in given.items() if text.strip()}
+    key, system = next(iter(given.items()), ("", ""))
+    if len({text.strip() for text in given.values()}) > 1:
+        raise ValueError(f"its {' and '.join(f'`{key}`' for key in given)} are two texts")
     own = [turn["text"] for turn in row.get("turns") or () if isinstance(turn, dict) and turn.get("role") == "system"]
     if not system or [text.strip() for text in own if isinstance(text, str)] == [system.strip()]:
         return row
-    if own or len({text.strip() for text in found.values()} - {""}) > 1:
-        raise ValueError(f"its `{key}` is another text than its turns or {', '.join(f'`{other}`' for other in SYSTEMS if other != key)} have")
+    if own:
+        raise ValueError(f"its `{key}` is another text than its turns have")
     if name not in ("conversations", "messages"):
         raise ValueError(f"its `{key}` is read beside conversations and messages only: put it in front of the question, or leave it out")
     return {**row, "turns": [turn_of("system", system), *row["turns"]]}
