@@ -96,7 +96,7 @@ def test_pictures_in_any_column(tmp_path, kind):
     assert [row.turns[1]["text"] for row in (one, text, other)] == ["x", "y", "z"]
 
 
-@pytest.mark.parametrize("second", ["b.png", picture("blue")])
+@pytest.mark.parametrize("second", ["b.png", picture("blue")], ids=["a path", "bytes"])
 def test_a_second_picture_beside_bytes_is_not_lost(tmp_path, second):
     table = pa.table({"image": [picture(), picture()], "image_after": [None, second], "question": ["What?"] * 2, "answer": ["x"] * 2})
     pq.write_table(table, tmp_path / "rows.parquet")
@@ -104,7 +104,7 @@ def test_a_second_picture_beside_bytes_is_not_lost(tmp_path, second):
     assert [row.source for row in loaded.rows] == [f"{tmp_path / 'rows.parquet'}[0]"] and "'image_after' names another picture" in loaded.bad[0].what
 
 
-@pytest.mark.parametrize("image", [{"bytes": picture(), "path": "b.png"}, {"bytes": picture(), "path": None}, picture()])
+@pytest.mark.parametrize("image", [{"bytes": picture(), "path": "b.png"}, {"bytes": picture(), "path": None}, picture()], ids=["and a path", "without a path", "bare"])
 def test_bytes_in_a_messages_part_are_refused(tmp_path, image):
     parts = [{"type": "image", "text": None, "image": image}, {"type": "text", "text": "What is it?", "image": None}]
     pq.write_table(pa.table({"messages": [[{"role": "user", "content": parts}]]}), tmp_path / "rows.parquet")
@@ -116,7 +116,7 @@ def test_bytes_in_a_messages_part_are_refused(tmp_path, image):
 def test_classes_are_learnt_by_their_names(tmp_path):
     animal = datasets.ClassLabel(names=["cat", "dog"])
     features = {"question": datasets.Value("string"), "answer": animal}
-    made = datasets.Dataset.from_dict({"question": ["a", "b", "c", "d"], "answer": [1, 0, None, -1]}, features=datasets.Features(features))
+    made = datasets.Dataset.from_dict({"question": ["a", "b", "c", "d"], "answer": [1, 0, None, -1], "kind": [0, -1, 0, 0]}, features=datasets.Features({**features, "kind": animal}))
     made.to_parquet(tmp_path / "rows.parquet")
     made.save_to_disk(tmp_path / "saved")
     for source in ("rows.parquet", "saved"):
