@@ -28,8 +28,11 @@ class Picture:
 
     @classmethod
     def of(cls, image: Image.Image) -> Picture:
-        """A picture that is open already, named by its pixels."""
-        return cls(hashlib.sha256(f"{image.size}{image.mode}".encode() + image.tobytes()).hexdigest(), image)
+        """A picture that is open already, named by its pixels as a model sees them."""
+        from omnivision.model.processing import as_read
+
+        shown = as_read(image)
+        return cls(hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest(), image)
 
 
 class Prompt(NamedTuple):

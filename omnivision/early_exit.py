@@ -34,8 +34,11 @@ def exit_layer_of(model: Any, layer: int | None = None) -> int:
     """The layer to leave at: the given one, or the config's.
 
     Raises:
-        ConfigError: neither says one, or it does not lie between the first and the last layer.
+        ConfigError: neither says one, it does not lie between the first and the last layer, or the language model runs all of its layers always.
     """
+    language = model.model.language_model
+    if not hasattr(language, "layers") or not hasattr(language, "norm"):  # GPT-2, OPT, ...: their number in the config makes no difference
+        raise ConfigError(f"{type(language).__name__} cannot be left early", "early_exit_layer", "Use a language model of Llama's or Qwen2's form.")
     depth = model.config.text_config.num_hidden_layers
     layer = model.config.early_exit_layer if layer is None else layer
     if layer is None:
@@ -63,7 +66,7 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
 
     Args:
         model: in evaluation mode or not; it is put into it for the call.
-        inputs: what the processor makes of one prompt: `input_ids` (1, L), and its pictures as `pixel_values` or `image_features`.
+        inputs: what the processor makes of one prompt: `input_ids` (1, L), padded or not, and its pictures as `pixel_values` or `image_features`.
         layer: to leave at while drafting; None is the config's. draft: tokens drafted at a time; 0 drafts none, which is plain greedy decoding.
         stop_token_ids: ids that end the answer; None is the generation config's.
 
@@ -77,6 +80,8 @@ def generate_speculatively(model: Any, inputs: dict[str, Tensor], max_new_tokens
     cache = DynamicCache(config=model.config)
     cache.activate_past_recording()  # sliding windows keep what a rejected draft would have pushed out
     shown = {key: value for key, value in inputs.items() if key in ("input_ids", "pixel_values", "image_features")}
+    if (mask := inputs.get("attention_mask")) is not None:
+        shown["input_ids"] = shown["input_ids"][:, mask[0].bool()]  # without padding
     was_training = model.training
     model.eval()
     try:

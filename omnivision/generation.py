@@ -23,6 +23,7 @@ from transformers import DynamicCache
 from omnivision.constants import VISION_END
 from omnivision.data.parallel import at_once, cores
 from omnivision.data.pictures import Packed
+from omnivision.model.caches import check_cache, counts_places
 from omnivision.model.conversation import encode_conversation
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
 from omnivision.model.processing import OmniVisionProcessor, as_read
@@ -74,7 +75,9 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
 
     Raises:
         ValueError: questions and images differ in number, or questions and the seeds that sampling needs; a temperature below 0.
+        ConfigError: a language model whose past cannot be shared, see check_cache.
     """
+    check_cache(model.model.language_model, "generate_ids")
     if len(questions) != len(images):
         raise ValueError(f"There are {len(questions)} questions and {len(images)} images: give one image (or None) per question.")
     given = 0 if seeds is None else len(seeds)
@@ -93,7 +96,7 @@ def generate_ids(model: OmniVisionForConditionalGeneration, processor: OmniVisio
     autocast = torch.autocast(device.type, autocast_dtype) if autocast_dtype else contextlib.nullcontext()
     try:
         with autocast:
-            for batch in _batches(prompts, keys, batch_size):
+            for batch in _batches(prompts, keys, batch_size, counts_places(model.config.text_config)):
                 wanted = {key: picture for i in batch for key, picture in zip(keys[i], shown[i])}
                 features = _features(model, processor, wanted, features)  # an image at a batch's edge is kept
                 cache = _prefix_cache(model, prompts[batch[0]][0], features, [keys[i] for i in batch])
@@ -136,21 +139,22 @@ def _split_prompt(processor: OmniVisionProcessor, question: Question, images: in
 
 def _image_key(image: ImageInput) -> Hashable:
     if isinstance(image, Tensor):
-        return image.data_ptr(), tuple(image.shape), str(image.device)  # views of one cache are new objects each time
+        return image.data_ptr(), tuple(image.shape), image.stride(), image.dtype, str(image.device)  # views of one cache are new objects each time
     if isinstance(image, Image.Image):
         image = as_read(image)
         return hashlib.sha256(image.tobytes()).digest(), image.size
     return str(image)
 
 
-def _batches(prompts: Sequence[tuple[tuple[int, ...], list[int]]], keys: Sequence[Hashable], batch_size: int) -> list[list[int]]:
-    """Batches of one prefix each; questions about the same images stay together, images with long questions too."""
+def _batches(prompts: Sequence[tuple[tuple[int, ...], list[int]]], keys: Sequence[Hashable], batch_size: int, alike: bool) -> list[list[int]]:
+    """Batches of one prefix each, and of one length where they have to be `alike` (nothing is padded then); questions about the same images stay
+    together, images with long questions too."""
     groups: dict[tuple, list[int]] = defaultdict(list)
-    for index, (prefix, _) in enumerate(prompts):
-        groups[prefix, keys[index]].append(index)
-    by_prefix: dict[tuple[int, ...], list[list[int]]] = defaultdict(list)
-    for (prefix, _), members in groups.items():
-        by_prefix[prefix].append(sorted(members, key=lambda i: len(prompts[i][1])))
+    for index, (prefix, rest) in enumerate(prompts):
+        groups[(prefix, len(rest) if alike else None), keys[index]].append(index)
+    by_prefix: dict[tuple, list[list[int]]] = defaultdict(list)
+    for (head, _), members in groups.items():
+        by_prefix[head].append(sorted(members, key=lambda i: len(prompts[i][1])))
     batches = []
     for members in by_prefix.values():
         order = [i for group in sorted(members, key=lambda g: len(prompts[g[-1]][1])) for i in group]

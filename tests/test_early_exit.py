@@ -65,6 +65,18 @@ def test_layers_that_add_nothing_make_every_draft_right():
     assert found.drafted == found.accepted == 16 and len(found.ids) == 21  # a first token, then 4 of 4 and one more, four times
 
 
+def test_padding_is_no_part_of_a_prompt(model):
+    inputs = prompt(model, "two")
+    padded = {"input_ids": torch.nn.functional.pad(inputs["input_ids"], (9, 0)), "attention_mask": torch.nn.functional.pad(inputs["attention_mask"], (9, 0))}
+    assert generate_speculatively(model, {**inputs, **padded}, 12, 1) == generate_speculatively(model, inputs, 12, 1)
+
+
+def test_a_language_model_that_always_runs_all_layers_cannot_be_left(model):
+    gpt2 = make_model(text_config={"model_type": "gpt2", "vocab_size": 448, "n_embd": 48, "n_layer": 3, "n_head": 4, "bos_token_id": None, "eos_token_id": None})
+    with pytest.raises(ConfigError, match="GPT2Model cannot be left early"):
+        exit_layer_of(gpt2, 1)
+
+
 def test_an_answer_ends_where_the_greedy_one_does(model):
     inputs = prompt(model, "two")
     whole = greedy(model, inputs, 12)

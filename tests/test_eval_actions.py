@@ -196,6 +196,14 @@ def test_what_cannot_be_swapped_is_said(rows):
         counterfactuals.swap(rows, pictures_of(rows))
 
 
+def test_open_pictures_are_told_apart_as_a_model_sees_them():
+    shown = [Image.new("P", (9, 9), 1) for _ in range(2)]
+    for one, levels in zip(shown, ([0, 0, 0, 255, 0, 0], [0, 0, 0, 0, 255, 0])):
+        one.putpalette(levels)
+    assert shown[0].tobytes() == shown[1].tobytes() and Picture.of(shown[0]) != Picture.of(shown[1])
+    assert Picture.of(shown[0]) == Picture.of(Image.new("RGB", (9, 9), (255, 0, 0)))
+
+
 def test_equal_pixels_under_two_names_are_one_picture():
     rows = row("a", "cat") + row("b", "dog")
     same = (Picture("x", "a"),)

@@ -58,6 +58,12 @@ def test_a_conversation_of_any_kind(tmp_path, raw):
     assert row.images == ("a.png",) and row.turns == (USER, ANSWER) and row.format
 
 
+def test_text_parts_of_a_message_stand_as_the_chat_template_puts_them(tmp_path):
+    said = [{"type": "text", "text": "Context.\n"}, "Question", {"type": "text", "text": "?"}]
+    rows = read_rows(written(tmp_path, {"messages": [{"role": "user", "content": said}, MESSAGES[1]]}))
+    assert rows[0].turns[0]["text"] == "Context.\nQuestion?"
+
+
 def test_a_system_text_and_answers_outside_the_loss(tmp_path):
     raw = {"messages": [{"role": "system", "content": "Be brief."}, MESSAGES[0], {**MESSAGES[1], "weight": 0}, MESSAGES[0], MESSAGES[1]]}
     (row,) = read_rows(written(tmp_path, raw))

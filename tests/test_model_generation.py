@@ -6,7 +6,9 @@ import pytest
 import torch
 from model_parts import make_image, make_model, make_processor
 
+from omnivision.errors import ConfigError
 from omnivision.generation import _image_key, encode_images, generate_ids
+from omnivision.model.caches import check_cache
 
 QUESTIONS = ["Is there a red cat in the image?", "two", "How many apples are there? How many?", "图中有几只猫？", "Is", "No two three"]
 IMAGES = [0, 1, 0, 2, 1, 0]
@@ -60,6 +62,45 @@ def test_several_images_a_question(parts, batch_size):
     found = generate_ids(model, processor, QUESTIONS, pictures, 15, batch_size)
     assert found == [_one_at_a_time(model, processor, q, image, max_new_tokens=15) for q, image in zip(QUESTIONS, pictures)]
     assert len({tuple(ids) for ids in generate_ids(model, processor, ["How many?"] * 3, [[one, two], [two, one], [one]], 15)}) == 3
+
+
+TEXT = {"vocab_size": 448, "hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512, "tie_word_embeddings": True,
+        "bos_token_id": None, "eos_token_id": None, "initializer_range": 0.3}
+BY_PLACE = {
+    "mistral": {"intermediate_size": 96, "num_key_value_heads": 2, "sliding_window": 12},
+    "qwen2": {"intermediate_size": 96, "num_key_value_heads": 2, "sliding_window": 12, "use_sliding_window": True, "max_window_layers": 0},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 12}, "mpt": {"d_model": 48, "n_heads": 4, "n_layers": 2}}
+
+
+@pytest.mark.parametrize("kind", BY_PLACE)
+def test_where_masked_places_count_nothing_is_padded(kind):
+    model = make_model(text_config={"model_type": kind, **TEXT, **BY_PLACE[kind]})
+    processor, pictures = make_processor(model), [make_image(i) for i in IMAGES]
+    pictures[4] = None
+    found = generate_ids(model, processor, QUESTIONS, pictures, 8, 32)
+    assert found == [generate_ids(model, processor, [q], [image], 8)[0] for q, image in zip(QUESTIONS, pictures)]
+    assert found == [_one_at_a_time(model, processor, q, image, max_new_tokens=8) for q, image in zip(QUESTIONS, pictures)]
+
+
+@pytest.mark.parametrize("kind", ["mamba", "lfm2", "rwkv"])
+def test_language_models_that_keep_states_are_refused(kind):
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import CONFIG_MAPPING
+
+    more = {"layer_types": ["conv", "full_attention"]} if kind == "lfm2" else {}
+    config = CONFIG_MAPPING[kind](vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, **more)
+    with pytest.raises(ConfigError, match=r"keeps states, not keys and values.*\(here\)"):
+        check_cache(AutoModelForCausalLM.from_config(config), "here")
+
+
+def test_beams_and_samples_keep_a_questions_pictures_together(parts):
+    model, processor = parts
+    content = [{"type": "image", "image": make_image(0)}, {"type": "image", "image": make_image(1)}, {"type": "text", "text": "two"}]
+    inputs = processor.apply_chat_template([[{"role": "user", "content": content}], [{"role": "user", "content": content[1:]}], [{"role": "user", "content": "Is"}]],
+                                           tokenize=True, return_dict=True, return_tensors="pt", padding=True, add_generation_prompt=True)
+    greedy = model.generate(**inputs, do_sample=False, max_new_tokens=8)
+    several = model.generate(**inputs, do_sample=True, top_k=1, num_return_sequences=3, max_new_tokens=8)
+    assert torch.equal(several, greedy.repeat_interleave(3, 0))
 
 
 def test_rows_that_stop_early_do_not_disturb_the_others(parts):

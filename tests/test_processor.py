@@ -101,6 +101,11 @@ def test_images_beside_the_messages(processor):
 
 
 def test_counts_that_differ_are_refused(processor):
+    two, one = [[{"role": "user", "content": [{"type": "image"}]}]] * 2, make_image(1)
+    for conversation, images, message in ((two[0], one, "not one list for each"), (two, [[one]], "2 conversations"), (two, [one, one], "not one list"),
+                                          (two, [[one], [one], [one]], "2 conversations"), (_user("x", one), [one], "give them in one of the two")):
+        with pytest.raises(ValueError, match=message):
+            processor.apply_chat_template(conversation, tokenize=True, processor_kwargs={"images": images})
     with pytest.raises(ValueError, match="1 image parts and 0 images"):
         processor.apply_chat_template([{"role": "user", "content": [{"type": "image"}]}], tokenize=True)
     with pytest.raises(ValueError, match="2 .*placeholders.*1 images"):

@@ -49,6 +49,8 @@ def main(argv: list[str]) -> int:
     else:
         for error in errors:
             print(for_terminal(f"malformed ({error['kind']}): {error['message']}"), file=sys.stderr)
+        if errors and len(ids) == options.max_new_tokens:
+            print(f"The answer was cut at {len(ids)} tokens: give --max-new-tokens more.", file=sys.stderr)
     return 0 if deeds and not errors and all(deed.outcome in ("done", "dry run", "nothing to do") for deed in deeds) else 1
 
 

@@ -12,6 +12,7 @@ from transformers.models.siglip.modeling_siglip import SiglipVisionModel
 
 from omnivision.constants import END_OF_TEXT, IMAGE_TOKEN, TURN_END, TURN_START, VISION_END, VISION_START
 from omnivision.errors import ConfigError, one_line
+from omnivision.model.caches import check_cache
 from omnivision.model.checkpoints import load_whole
 from omnivision.model.configuration import OmniVisionConfig
 from omnivision.model.modeling import OmniVisionForConditionalGeneration
@@ -87,6 +88,7 @@ def load_language_model(source: str, dtype: torch.dtype) -> PreTrainedModel:
     if head is None or head.bias is not None or extras:
         raise ConfigError(f"The language model's head is more than one matrix ({', '.join(extras) or 'bias'})",
                           f"language: {source}", "Use a model with a plain head (Qwen2.5, Llama, SmolLM2, ...).")
+    check_cache(model, f"language: {source}")
     return model
 
 

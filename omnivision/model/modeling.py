@@ -278,6 +278,16 @@ class OmniVisionForConditionalGeneration(OmniVisionPreTrainedModel, GenerationMi
             count = (targets_S != IGNORE_INDEX).sum().clamp(min=1)
         return total / (count.to(total.device) if isinstance(count, Tensor) else count)
 
+    def _expand_inputs_for_generation(self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None,
+                                      **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+        """For beams and samples: a row is repeated with all of its pictures, where transformers would repeat picture by picture."""
+        images = {key: kwargs.pop(key) for key in ("pixel_values", "image_features") if kwargs.get(key) is not None}
+        if images and expand_size > 1:
+            counts = ((input_ids == self.config.image_token_id).sum(1) // self.config.image_seq_length).tolist()
+            images = {key: torch.cat([row.repeat(expand_size, *[1] * (row.dim() - 1)) for row in value.split(counts)]) for key, value in images.items()}
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs | images
+
     def prepare_inputs_for_generation(self, input_ids: Tensor, is_first_iteration: bool = False,
                                       **kwargs: Any) -> dict[str, Any]:
         """Passes images with the prompt only: in later steps the cache holds them."""

@@ -174,10 +174,15 @@ class OmniVisionProcessor(ProcessorMixin):
         batched = not (conversation and isinstance(conversation[0], dict))
         conversations = conversation if batched else [conversation]
         outside = options.get("images") if batched else ([options["images"]] if options.get("images") else None)
+        if outside is not None and not (len(outside) == len(conversations) and all(isinstance(one, list | tuple | None) for one in outside)):
+            raise ValueError(f"There are {len(conversations)} conversations, and images are not one list for each of them.")
         rows, pictures = [], []
         for index, messages in enumerate(conversations):
             numbered, bodies, images = _numbered(messages)
-            images = images or list((outside or {index: []})[index] or [])
+            given = list(outside[index] or ()) if outside is not None else []
+            if images and given:
+                raise ValueError(f"Conversation {index} has images in its parts and in `images`: give them in one of the two.")
+            images = images or given
             places = sum(part["type"] == "image" for message in numbered for part in message["content"])
             if places != len(images):
                 raise ValueError(f"Conversation {index} has {places} image parts and {len(images)} images: give one image per part.")
