@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 
 import export_parts
 import pytest
@@ -187,8 +188,9 @@ def test_an_export_neither_changes_its_checkpoint_nor_follows_a_link(checkpoint,
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_files_that_may_not_grow_leave_nothing(whole, tmp_path, target):
+def test_files_that_may_not_grow_leave_nothing(whole, tmp_path, monkeypatch, target):
     """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would leave what it compiles of a package cut short, for all processes after it
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))
     try:
