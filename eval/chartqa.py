@@ -21,6 +21,7 @@ METRICS = ("relaxed_accuracy", "valid_rate")
 SUFFIXES = {"en": "\nAnswer the question with a single word.", "zh": "\n用一个词回答问题。"}  # "en" is ChartQA's own
 SLACK = 0.05
 SOURCES = ("human", "augmented")  # the hub says 0 and 1; both halves make the score
+HALVES = ("human", "machine")  # the names of its two classes
 LMMS_TYPES = {f"{half}_test": at for at, half in enumerate(SOURCES)}
 
 _CURRENCY = "$€£¥₹"
@@ -58,7 +59,7 @@ def load(folder: Path, task: str = "chartqa") -> Questions:
 
 
 def _hub(files: list[str]) -> list[dict]:
-    found = [one for path in files for one in read_rows(path, ("image", "query", "label", "human_or_machine"), _from_lmms)]
+    found = [one for path in files for one in read_rows(path, ("image", "query", "label", "human_or_machine"), _from_hub)]
     if odd := [one["human_or_machine"] for one in found if one["human_or_machine"] not in (0, 1)]:
         what = f"{len(odd)} rows have a human_or_machine that is neither 0 nor 1, the first {odd[0]!r}"
         raise DataError(what, files[0], "Copy the file again.")
@@ -66,10 +67,11 @@ def _hub(files: list[str]) -> list[dict]:
             for at, one in enumerate(found)]
 
 
-def _from_lmms(one: dict) -> dict:
-    """A row of lmms-lab/ChartQA with the names of HuggingFaceM4/ChartQA."""
+def _from_hub(one: dict) -> dict:
+    """A row of HuggingFaceM4/ChartQA with the number of its half, whose name a table gives; one of lmms-lab/ChartQA with that one's names."""
     if not {"question", "answer", "type"} <= one.keys():
-        return one
+        half = one.get("human_or_machine")
+        return one | ({"human_or_machine": HALVES.index(half)} if half in HALVES else {})
     return {"image": one.get("image"), "query": one["question"], "label": one["answer"], "human_or_machine": LMMS_TYPES.get(one["type"], one["type"])}
 
 
